@@ -1,0 +1,258 @@
+"""The typed config: structure and types. `load` reads YAML and overrides, and reports every mistake at once.
+
+A component's own settings (those of a loss, a sampler, a schedule, a noise model) stand beside its `name`; their meaning, default
+and range live in that component's signature, to which `reid.experiment` binds them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reid.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Size = Annotated[list[Count], Field(min_length=2, max_length=2)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Component(BaseModel):
+    """Something chosen by name; every other key is an argument of what the name stands for."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Data(Section):
+    name: str = Field("mars", description="dataset: mars or demo")
+    root: str | None = Field(None, description="folder that holds one folder per dataset; else REID_DATA, else ./data")
+    labels: Literal["given", "true"] = Field(
+        "given", description="true: the demo's side file instead of the names on disk"
+    )
+    noise: Component | None = Field(None, description="extra label noise on training tracklets: {name, rate, seed}")
+    holdout: Share = Field(0.0, description="share of training identities kept out of training to choose best.pt")
+
+
+class Model(Section):
+    name: str = Field("googlenet_bn", description="googlenet_bn, bn_inception, or any other timm model")
+    pretrained: bool = Field(True, description="start from ImageNet weights")
+    weights: str | None = Field(None, description="file with those weights, instead of a download")
+
+
+class Augment(Section):
+    resize: Size = Field([256, 256], description="(height, width) before the crop")
+    crop: Size = Field(
+        [224, 224], description="(height, width) that the network sees: random in training, centre in test"
+    )
+    flip: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="probability of a horizontal flip in training")
+
+
+class Train(Section):
+    iterations: Count = 50000
+    batch_size: Count = Field(180, description="images per step, over all processes together")
+    lr: Positive = 0.01
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Component = Component(name="constant")
+    clip_grad: Positive | None = Field(None, description="largest norm of the gradient; off by default")
+    log_freq: Count = Field(50, description="steps between log lines")
+    checkpoint_freq: Count = Field(1000, description="steps between checkpoints")
+    eval_freq: int = Field(-1, description="steps between evaluations of the held-out identities; -1: only at the end")
+
+
+class Test(Section):
+    batch_size: Count = Field(256, description="frames per forward pass, per process")
+    pooling: Literal["mean", "max"] = Field("mean", description="frames to tracklet feature")
+    protocols: str = Field("all", description="a protocol's name, or all")
+    baselines: bool = Field(False, description="also evaluate colour histograms and the untrained network")
+
+
+class Machine(Section):
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    workers: Annotated[int, Field(ge=0)] = Field(
+        4, description="image-decoding processes; 0: decode in the main process"
+    )
+
+
+class Config(Section):
+    """Everything a run depends on."""
+
+    name: str = Field("", description="name of the run; the config file's name by default")
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: Data = Data()
+    model: Model = Model()
+    loss: Component = Component(name="cce")
+    sampler: Component = Component(name="frames")
+    augment: Augment = Augment()
+    train: Train = Train()
+    test: Test = Test()
+    machine: Machine = Machine()
+
+    def dump(self) -> str:
+        """The resolved config as YAML; `load` reads it back to an equal one."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, default_flow_style=None)
+
+    def training_settings(self) -> dict[str, Any]:
+        """What a resumed run must share with its checkpoint: all but where it runs, how it is tested, and how often it reports."""
+        settings = self.model_dump(exclude={"name", "test", "machine"})
+        settings["data"].pop("root")
+        for key in ("log_freq", "checkpoint_freq"):
+            settings["train"].pop(key)
+        return settings
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that differ when `training_settings` do."""
+        text = json.dumps(self.training_settings(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-3 as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config file, its `base` (one level), and overrides.
+
+    Args:
+        path: YAML file. A key `base` names another file, relative to this one, whose settings it changes. A section whose `name`
+            changes is replaced as a whole, so that `loss.name=cce` does not inherit IMAE's T.
+        overrides: `key.path=value`, or `key.path` followed by `value`; values are YAML.
+
+    Raises:
+        ConfigError: with one line for each unknown key, wrong type or value out of range.
+    """
+    path = Path(path)
+    settings = _read(path)
+    if "base" in settings:
+        base_path = path.parent / str(settings.pop("base"))
+        base = _read(base_path)
+        if "base" in base:
+            raise ConfigError(
+                f"{base_path}: `base` in a base config; one level of inheritance is all there is, named by {path}"
+            )
+        settings = _merge(base, settings)
+    settings = _merge(settings, _parse_overrides(overrides))
+    settings.setdefault("name", path.stem)
+    return _validated(settings, path)
+
+
+def parse(text: str, source: Path | str) -> Config:
+    """A config from the text that `Config.dump` made, such as a checkpoint's; `source` is named in errors."""
+    return _validated(_mapping(text, source), source)
+
+
+def _validated(settings: dict[str, Any], source: Path | str) -> Config:
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(*(f"{source}: {_explain(item)}" for item in error.errors())) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return _mapping(path.read_text(encoding="utf-8"), path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot read this config: {error.strerror}; expected a YAML file such as configs/demo.yaml"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file: {error}") from None
+
+
+def _mapping(text: str, source: Path | str) -> dict[str, Any]:
+    try:
+        settings = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{source}: expected a mapping of settings, got {type(settings).__name__}")
+    return settings
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        renamed = (
+            isinstance(value, dict) and isinstance(old, dict) and value.get("name", old.get("name")) != old.get("name")
+        )
+        merged[key] = _merge(old, value) if isinstance(value, dict) and isinstance(old, dict) and not renamed else value
+    return merged
+
+
+def _parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    pending = list(tokens)
+    while pending:
+        key, equals, text = pending.pop(0).partition("=")
+        if not equals:
+            if not pending:
+                raise ConfigError(f"override {key!r}: expected key.path=value or key.path value, got no value")
+            text = pending.pop(0)
+        try:
+            value = yaml.load(text, _Loader)
+        except yaml.YAMLError:
+            raise ConfigError(f"override {key}={text}: the value is not valid YAML; quote it") from None
+        place = settings
+        *sections, last = key.split(".")
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"override {key}={text}: {section!r} is set to a value by another override")
+        place[last] = value
+    return settings
+
+
+def _explain(item: Any) -> str:
+    """One pydantic error as: dotted path, expected, got, nearest valid key."""
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        valid = _keys_beside(item["loc"])
+        return f"{where}: unknown key; {nearest(str(item['loc'][-1]), valid)}"
+    if item["type"] == "missing":
+        return f"{where}: missing; expected a value"
+    expected = item["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+    return f"{where}: expected {expected}, got {item['input']!r}"
+
+
+def _keys_beside(location: Sequence[str | int]) -> list[str]:
+    section: Any = Config
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)
+
+
+def nearest(word: str, valid: Sequence[str]) -> str:
+    """Advice on an unknown word: the nearest valid one when there is one, and the list."""
+    close = difflib.get_close_matches(word, valid, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"expected one of: {', '.join(valid) or '(none)'}"

@@ -1,0 +1,143 @@
+"""Where the work runs: device, number format, processes, seeds. The only reader of RANK, LOCAL_RANK and WORLD_SIZE."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from reid.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One process of a run. `dtype` is the autocast type; float32 switches autocast off."""
+
+    device: torch.device
+    dtype: torch.dtype
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """The module on this process's device, convolutions channels last, which every device runs faster."""
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"device: {name!r} asked for, but torch {torch.__version__} sees no CUDA device; use device=cpu"
+            )
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
+        if device.index >= torch.cuda.device_count():
+            raise ConfigError(f"device: cuda:{device.index} asked for, but there are {torch.cuda.device_count()}")
+    elif device.type != "cpu":
+        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        fast_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast_bf16 else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+@contextlib.contextmanager
+def start(device: str = "auto", dtype: str = "float32") -> Iterator[Runtime]:
+    """Chooses the device, joins the process group under torchrun, leaves it at the end.
+
+    Args:
+        device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N".
+        dtype: "float32", "bfloat16", or "auto" (bfloat16 on CUDA devices that have it, else float32).
+    """
+    world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    runtime = Runtime(chosen, _dtype(dtype, chosen), rank, world_size)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if world_size > 1:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield runtime
+    finally:
+        if world_size > 1:
+            dist.destroy_process_group()
+
+
+def is_main_process() -> bool:
+    """True in the one process that prints and writes, also before `start`."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all processes, in rank order; the input itself in a single process. Counts may differ between processes."""
+    if not dist.is_initialized():
+        return rows
+    counts = sum_over_processes(
+        torch.eye(dist.get_world_size(), device=rows.device)[dist.get_rank()] * len(rows)
+    ).long()
+    padded = rows.new_zeros((int(counts.max()), *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Sum of a tensor over all processes, in place; the tensor itself in a single process."""
+    if dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def wait_for_all() -> None:
+    """Returns once every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def seed_of(*parts: int | str) -> int:
+    """A 63-bit seed from a few numbers and words, e.g. `seed_of(seed, "augment", step)`; the same on every machine."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware, for logs and reports."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gpu": gpu,
+        "cpu": f"{_cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+    }
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
