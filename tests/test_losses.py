@@ -1,0 +1,207 @@
+"""Losses against the paper's equations in float64, with autograd on independent formulas as the second witness."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.special import erf
+from torch.nn import functional as F
+
+from reid.errors import ConfigError
+from reid.losses import CCE, GCE, IMAE, LOSSES, MAE, GCETruncated
+
+PLAIN = [CCE(), MAE(), GCE(q=0.7), GCE(q=0.2), IMAE(T=0.0), IMAE(T=0.5), IMAE(T=8.0)]
+
+
+def sample(classes: int, batch: int = 64, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(batch, classes, generator=generator, dtype=torch.float64) * scale
+    return logits.requires_grad_(), torch.randint(classes, (batch,), generator=generator)
+
+
+def gradient(loss: torch.nn.Module, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    (grad,) = torch.autograd.grad(loss(logits, target).sum(), logits)
+    return grad
+
+
+def paper_gradient(name: str, logits: torch.Tensor, target: torch.Tensor, **options: float) -> torch.Tensor:
+    """Eq. 15, 18 and 22 as they are printed, sample by sample and class by class."""
+    p = torch.softmax(logits.detach(), dim=1)
+    grad = torch.empty_like(p)
+    for i, y in enumerate(target.tolist()):
+        py = p[i, y]
+        for j in range(p.shape[1]):
+            cce = py - 1 if j == y else p[i, j]
+            mae = 2 * py * (py - 1) if j == y else 2 * py * p[i, j]
+            imae = mae * torch.exp(options.get("T", 0) * py * (1 - py)) / (4 * py * (1 - py))
+            gce = cce * py ** options.get("q", 0)
+            grad[i, j] = {"cce": cce, "mae": mae, "gce": gce, "imae": imae}[name]
+    return grad
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 101])
+@pytest.mark.parametrize(
+    ("name", "options"), [("cce", {}), ("mae", {}), ("gce", {"q": 0.7}), ("imae", {"T": 0.5}), ("imae", {"T": 8.0})]
+)
+def test_gradient_is_the_papers(name: str, options: dict[str, float], classes: int) -> None:
+    logits, target = sample(classes)
+    expected = paper_gradient(name, logits, target, **options)
+    torch.testing.assert_close(gradient(LOSSES[name](**options), logits, target), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_values_are_the_papers() -> None:
+    logits, target = sample(7)
+    p = torch.softmax(logits, 1)[torch.arange(64), target]
+    one_hot = F.one_hot(target, 7)
+    torch.testing.assert_close(CCE()(logits, target), F.cross_entropy(logits, target, reduction="none"))
+    torch.testing.assert_close(
+        MAE()(logits, target), (torch.softmax(logits, 1) - one_hot).abs().sum(1)
+    )  # Eq. 3, first line
+    torch.testing.assert_close(IMAE(T=8.0)(logits, target), MAE()(logits, target))  # Sec. 4: the forward pass is MAE's
+    torch.testing.assert_close(GCE(q=0.7)(logits, target), (1 - p**0.7) / 0.7)
+
+
+@pytest.mark.parametrize("loss", PLAIN, ids=repr)
+def test_weight_is_the_gradients_l1_norm(loss: torch.nn.Module) -> None:
+    logits, target = sample(5)
+    p = torch.softmax(logits.detach(), 1)[torch.arange(64), target]
+    torch.testing.assert_close(gradient(loss, logits, target).abs().sum(1), loss.weight(p), rtol=1e-9, atol=1e-12)
+
+
+def test_a_hand_worked_imae_gradient() -> None:
+    # K = 3, all logits equal: p = 1/3, w = exp(9 * 1/3 * 2/3) = e^2; y pulls with -w/2, the two others share w/2.
+    logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    w = math.exp(2)
+    expected = torch.tensor([[w / 4, -w / 2, w / 4]], dtype=torch.float64)
+    torch.testing.assert_close(gradient(IMAE(T=9.0), logits, torch.tensor([1])), expected)
+
+
+@pytest.mark.parametrize("loss", PLAIN, ids=repr)
+def test_only_differences_of_logits_matter(loss: torch.nn.Module) -> None:
+    logits, target = sample(6)
+    shifted = (logits + 17.0).detach().requires_grad_()
+    torch.testing.assert_close(gradient(loss, shifted, target), gradient(loss, logits, target))
+
+
+@pytest.mark.parametrize("classes", [2, 625, 100_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("loss", [*PLAIN, IMAE(T=32.0)], ids=repr)  # exp(32/4) is about the most that float16 holds
+def test_finite_at_extreme_logits(loss: torch.nn.Module, dtype: torch.dtype, classes: int) -> None:
+    logits = torch.zeros(4, classes, dtype=dtype)
+    logits[0, 0], logits[1, 1], logits[2, 0] = 1e4, 1e4, -1e4  # right for sure, wrong for sure, least likely, uniform
+    logits.requires_grad_()
+    values = loss(logits, torch.zeros(4, dtype=torch.int64))
+    values.sum().backward()
+    assert values.dtype == torch.float32
+    assert torch.isfinite(values).all()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_finite_at_the_largest_T() -> None:
+    logits = torch.tensor([[0.0, 0.0], [1e4, 0.0], [0.0, 1e4]], requires_grad=True)
+    IMAE(T=300.0)(logits, torch.zeros(3, dtype=torch.int64)).sum().backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_float32_under_autocast(dtype: torch.dtype) -> None:
+    logits, target = sample(10)
+    low = logits.detach().to(dtype)
+    with torch.autocast("cpu", dtype):
+        inside = IMAE()(low, target)
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, IMAE()(low.float(), target))
+
+
+@pytest.mark.parametrize(
+    ("T", "sigma"), [(16, 354.113), (8, 4.546), (4, 0.299), (2, 0.040), (1, 0.007), (0.5, 0.002), (0, 0.0)]
+)
+def test_table_4(T: float, sigma: float) -> None:
+    weight = IMAE(T=float(T)).weight
+    first = quad(lambda p: float(weight(torch.tensor(p, dtype=torch.float64))), 0, 1)[0]
+    second = quad(lambda p: float(weight(torch.tensor(p, dtype=torch.float64))) ** 2, 0, 1)[0]
+    assert second - first**2 == pytest.approx(sigma, abs=6e-4)
+    if T:  # Eq. 26, the closed form
+        closed = math.sqrt(math.pi) * erf(math.sqrt(2 * T) / 2) * math.exp(T / 2) / math.sqrt(2 * T)
+        closed -= math.pi * erf(math.sqrt(T) / 2) ** 2 * math.exp(T / 2) / T
+        assert second - first**2 == pytest.approx(closed, rel=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "sigma"), [(MAE(), 4 / 45), (CCE(), 1 / 3)], ids=["mae", "cce"])
+def test_weighting_variance(loss: torch.nn.Module, sigma: float) -> None:
+    p = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    assert float(loss.weight(p).var(correction=0)) == pytest.approx(sigma, rel=1e-6)
+
+
+def test_first_gradient_with_625_classes() -> None:
+    p = torch.tensor(1 / 625, dtype=torch.float64)
+    norms = [float(loss.weight(p)) for loss in (CCE(), IMAE(T=8.0), GCE(q=0.7), MAE())]
+    assert norms == pytest.approx([1.9968, 1.0128, 0.02205, 0.00639], rel=1e-3)
+
+
+def test_gce_lies_between_cce_and_mae() -> None:
+    logits, target = sample(10)
+    torch.testing.assert_close(GCE(q=1.0)(logits, target), MAE()(logits, target) / 2)
+    torch.testing.assert_close(GCE(q=1e-7)(logits, target), CCE()(logits, target), rtol=1e-4, atol=1e-5)
+
+
+def test_truncated_gce_prunes_and_takes_back() -> None:
+    loss = GCETruncated(num_samples=4, q=0.7, k=0.5, start=1, every=1)
+    index, target = torch.arange(3), torch.zeros(3, dtype=torch.int64)
+    p = torch.tensor([0.9, 0.3, 0.6], dtype=torch.float64)
+
+    def call(p: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        logits = torch.stack([p.log(), (1 - p).log()], 1).requires_grad_()
+        values = loss(logits, target, index)
+        (grad,) = torch.autograd.grad(values.sum(), logits)
+        return values.detach().numpy(), grad.abs().sum(1).numpy()
+
+    plain, constant = (1 - p.numpy() ** 0.7) / 0.7, (1 - 0.5**0.7) / 0.7
+    values, weights = call(p)  # call 0: before `start`, everything is kept
+    np.testing.assert_allclose(values, plain)
+    np.testing.assert_allclose(weights, 2 * p.numpy() ** 0.7 * (1 - p.numpy()))
+    values, weights = call(p)  # call 1: the second sample's p is at most k
+    np.testing.assert_allclose(values, [plain[0], constant, plain[2]], rtol=1e-6)
+    assert weights[1] == 0
+    assert weights[0] > 0
+    call(torch.tensor([0.9, 0.8, 0.5], dtype=torch.float64))  # it has learnt; the third falls to exactly k
+    assert loss.keep_N.tolist() == [True, True, False, True]
+    loss.eval()
+    call(torch.tensor([0.1, 0.1, 0.1], dtype=torch.float64))
+    assert loss.keep_N.tolist() == [True, True, False, True]
+    with pytest.raises(ValueError, match="index_B"):
+        loss(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))
+
+
+def test_truncated_gce_resumes_from_its_state() -> None:
+    loss, other = (GCETruncated(num_samples=3, start=0, every=1) for _ in range(2))
+    loss(torch.tensor([[-5.0, 5.0]]), torch.tensor([0]), torch.tensor([1]))
+    other.load_state_dict(loss.state_dict())
+    assert other.keep_N.tolist() == [True, False, True]
+    assert int(other.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: IMAE(T=-1.0), "T: expected >= 0 and <= 300, got -1"),
+        (lambda: IMAE(T=301.0), "T: expected"),
+        (lambda: IMAE(T=math.nan), "T: expected"),
+        (lambda: GCE(q=0.0), "q: expected > 0 and <= 1, got 0"),
+        (lambda: GCE(q=1.5), "q: expected"),
+        (lambda: GCETruncated(num_samples=3, k=1.0), "k: expected"),
+        (lambda: GCETruncated(num_samples=3, every=0), "every: expected"),
+    ],
+)
+def test_ranges_are_checked(build, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build()
+
+
+def test_one_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="K >= 2"):
+        CCE()(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))
