@@ -1,0 +1,88 @@
+"""Which frames make batch t: a pure function of (seed, t), so that resuming needs no sampler state.
+
+Every sampler is called with a step and returns the whole batch's frame numbers; a process of several takes every world_size-th.
+Shapes: T tracklets, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from reid.errors import ConfigError
+from reid.runtime import seed_of
+from reid.tracklets import Split
+
+
+class Sampler(Protocol):
+    def __call__(self, step: int) -> np.ndarray:
+        """(B,) int64 frame numbers of batch `step`."""
+        ...
+
+
+class FrameSampler:
+    """Frames uniformly, as in the paper: epoch after epoch, each a new permutation of all frames; batches run across epochs."""
+
+    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
+        self._items, self._batch_size, self._seed = split.frames(), batch_size, seed
+        self._epoch = lru_cache(maxsize=2)(
+            self._permuted
+        )  # a batch touches two epochs at most, unless it is larger than one
+
+    def _permuted(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng(seed_of(self._seed, "epoch", epoch)).permutation(self._items)
+
+    def __call__(self, step: int) -> np.ndarray:
+        positions = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
+        epochs, offsets = np.divmod(positions, len(self._items))
+        batch = np.empty(len(positions), dtype=np.int64)
+        for epoch in np.unique(epochs):
+            batch[epochs == epoch] = self._epoch(int(epoch))[offsets[epochs == epoch]]
+        return batch
+
+
+class TrackletSampler:
+    """Tracklets uniformly, one random frame of each: long tracklets count no more than short ones."""
+
+    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
+        rows = Split(split.root, split.names, np.arange(len(split)), np.arange(len(split)) + 1, split.pid, split.camid)
+        self._rows, self._split, self._seed = FrameSampler(rows, batch_size, seed), split, seed
+
+    def __call__(self, step: int) -> np.ndarray:
+        rows = self._rows(step)
+        draw = np.random.default_rng(seed_of(self._seed, "frame", step))
+        return draw.integers(self._split.start[rows], self._split.stop[rows])
+
+
+class IdentitySampler:
+    """P identities x K frames, from as many different tracklets of the identity as there are.
+
+    Args:
+        K: frames per identity; the batch size must be a multiple of it.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int, K: int = 4) -> None:
+        num_ids = len(np.unique(split.pid))
+        if K < 1 or batch_size % K or batch_size // K > num_ids:
+            raise ConfigError(
+                f"K: expected a divisor of the batch size {batch_size} with batch size / K <= {num_ids} identities, got {K}"
+            )
+        self._split, self._K, self._P, self._seed = split, K, batch_size // K, seed
+        labels, _ = split.labels()
+        self._rows = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+
+    def __call__(self, step: int) -> np.ndarray:
+        draw = np.random.default_rng(seed_of(self._seed, "identities", step))
+        identities = draw.choice(len(self._rows), self._P, replace=False)
+        rows = np.concatenate([np.resize(draw.permutation(self._rows[i]), self._K) for i in identities])
+        return draw.integers(self._split.start[rows], self._split.stop[rows])
+
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "frames": FrameSampler,
+    "tracklets": TrackletSampler,
+    "identities": IdentitySampler,
+}
