@@ -1,0 +1,176 @@
+"""Backbones by timm name; initial weights are random, downloaded or from a file, and every error says what to do.
+
+Shapes: B batch, C channels, H height, W width, D feature.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import (
+    get_arch_pretrained_cfgs,
+    get_pretrained_cfg,
+    load_state_dict,
+    set_pretrained_check_hash,
+    split_model_name_tag,
+)
+from torch import Tensor, nn
+
+from reid.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def create_backbone(name: str, *, pretrained: bool, weights: str | Path | None = None, **kwargs: Any) -> nn.Module:
+    """Build a network (B, C, H, W) -> (B, D) without classifier.
+
+    Args:
+        name: any model that timm lists, `googlenet_bn` and `bn_inception` among them; a tag chooses among published
+            weights (`resnet50.a1_in1k`).
+        pretrained: start from the published weights, downloaded once; False: random weights, unless `weights` is given.
+        weights: a local file to start from instead: a state dict, bare or under `state_dict` or `model`, by
+            `torch.save` or as `.safetensors`, in any layout that timm converts. A classifier in it is left out.
+        kwargs: settings of the model, as for `timm.create_model`.
+
+    Raises:
+        ConfigError: timm has no such model or tag.
+        CheckpointError: the weights cannot be downloaded or read, or do not match the model.
+    """
+    _check_name(name)
+    if weights is not None:
+        return _from_file(name, Path(weights), kwargs)
+    if pretrained:
+        return _from_network(name, kwargs)
+    return timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
+
+
+def _check_name(name: str) -> None:
+    arch, tag = split_model_name_tag(name)
+    if not timm.is_model(arch):
+        near = ", ".join(get_close_matches(arch, timm.list_models(), n=4, cutoff=0.5)) or "none close"
+        raise ConfigError(f"model.name: timm has no model {arch!r}; nearest: {near}; all: timm.list_models()")
+    tags = list(get_arch_pretrained_cfgs(arch))
+    if tag and name not in tags:
+        raise ConfigError(f"model.name: {arch} has no weights tagged {tag!r}; expected one of: {', '.join(tags)}")
+
+
+def _from_network(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    published = get_pretrained_cfg(name)
+    if published is None or not published.has_weights:
+        raise CheckpointError(
+            f"model.pretrained: no weights are published for {name}: set model.pretrained=false or model.weights=PATH"
+        )
+    origin, cache = _whence(published)
+    set_pretrained_check_hash(True)
+    try:
+        with _network_timeout():
+            return _load(name, kwargs, f"{origin} (kept at {cache})" if cache else origin)
+    except OSError as error:
+        raise CheckpointError(
+            f"model.pretrained: the weights of {name} could not be downloaded from {origin} ({_brief(error)}): "
+            f"set model.pretrained=false to train from scratch, or model.weights=PATH to a copy of the file"
+            + (f", or put the copy at {cache}" if cache else "")
+        ) from error
+
+
+def _from_file(name: str, path: Path, kwargs: dict[str, Any]) -> nn.Module:
+    if not path.is_file():
+        raise CheckpointError(f"model.weights: no such file: {path}; expected weights for {name}")
+    classes = _classes(_read(path), get_pretrained_cfg(name))
+    overlay = dict(file=str(path), num_classes=classes, label_offset=None)
+    return _load(name, kwargs, str(path), num_classes=classes, pretrained_cfg_overlay=overlay)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        state_dict = load_state_dict(str(path), weights_only=True)  # tensors only: no code in the file ever runs
+    except Exception as error:
+        raise CheckpointError(
+            f"model.weights: {path} cannot be read as tensors ({_brief(error)}); "
+            f"expected a state dict by torch.save, or .safetensors; pickled Python objects are refused"
+        ) from error
+    if not any(isinstance(value, Tensor) for value in state_dict.values()):
+        raise CheckpointError(
+            f"model.weights: {path} has no tensors, neither at the top nor under 'state_dict' or 'model'; "
+            f"found {_some(list(state_dict))}"
+        )
+    return state_dict
+
+
+def _classes(state_dict: dict[str, Tensor], cfg: Any) -> int:
+    """Number of classes of the classifier in a state dict, 0 without one."""
+    classifier = (cfg and cfg.classifier) or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    heads = (state_dict.get(f"{name}.weight") for name in (*names, "last_linear"))
+    return next((len(head) for head in heads if head is not None), 0)
+
+
+def _load(name: str, kwargs: dict[str, Any], origin: str, **door: Any) -> nn.Module:
+    # timm ignores keys that do not match as soon as the number of classes differs from the published one, so that
+    # foreign weights would load as random ones. Hence the classifier is built, checked with the rest, and taken off.
+    try:
+        model = timm.create_model(name, pretrained=True, **door, **kwargs)
+    except OSError:
+        raise
+    except Exception as error:
+        expected = timm.create_model(name, pretrained=False, **door, **kwargs).state_dict()  # or kwargs are at fault
+        raise CheckpointError(f"weights in {origin} do not fit {name}: {_misfit(error, expected)}") from error
+    logger.info("%s: all %d tensors from %s", name, len(model.state_dict()), origin)
+    model.reset_classifier(0)  # type: ignore[operator]
+    return model
+
+
+def _misfit(error: Exception, expected: dict[str, Tensor]) -> str:
+    """What matched and what did not, from the message of torch's `load_state_dict`."""
+    text = str(error)
+    missing, unexpected = (
+        re.findall(r'"([^"]+)"', "".join(re.findall(rf"{kind} key\(s\) in state_dict: (.*)", text)))
+        for kind in ("Missing", "Unexpected")
+    )
+    reshaped = re.findall(r"size mismatch for (\S+):", text)
+    if not (missing or unexpected or reshaped):
+        return _brief(error)
+    # A batch counter may be absent: PyTorch before 0.4.1 had none, and torch does not count it as missing.
+    total = sum(not key.endswith("num_batches_tracked") for key in expected)
+    matched = total - len(missing) - len(reshaped)
+    found = {"missing": missing, "not expected": unexpected, "of another shape": reshaped}
+    return f"{matched} of {total} tensors match; " + "; ".join(
+        f"{kind}: {_some(keys)}" for kind, keys in found.items() if keys
+    )
+
+
+def _some(keys: list[str], shown: int = 3) -> str:
+    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return ", ".join(map(str, keys[:shown])) + more
+
+
+def _whence(cfg: Any) -> tuple[str, Path | None]:
+    """Where timm downloads from and, for a plain URL, the file it would keep."""
+    if cfg.hf_hub_id:
+        return f"https://huggingface.co/{cfg.hf_hub_id}", None
+    return cfg.url, Path(torch.hub.get_dir()) / "checkpoints" / cfg.url.rpartition("/")[2]
+
+
+@contextmanager
+def _network_timeout(seconds: float = 30.0) -> Iterator[None]:
+    # By default urllib waits for ever, where a firewall drops packets without a word.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(before or seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _brief(error: Exception, length: int = 160) -> str:
+    text = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+    return text if len(text) <= length else text[:length] + "…"
