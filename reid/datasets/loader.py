@@ -98,9 +98,7 @@ class StepBatches:
         return self._sampler(self._first + i)[self._rank :: self._world_size]
 
 
-def load_batches(
-    split: Split, batches: Batches, *, workers: int, pin_memory: bool = False
-) -> Iterator[FrameBatch]:
+def load_batches(split: Split, batches: Batches, *, workers: int, pin_memory: bool = False) -> Iterator[FrameBatch]:
     """Decoded batches in the given order, whatever the number of workers.
 
     Args:

@@ -1,0 +1,128 @@
+"""Who walks past which camera in the demo dataset, and for how long: the plan that is drawn. Shapes: T tracklets."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.datasets.scenes import CAMERAS
+from reid.errors import ConfigError
+
+Ints = NDArray[np.int64]
+
+LAYOUT, LOOKS, TRACKLET = range(3)  # the second word of every seed: what is being drawn
+STRANGERS = 10_000  # looks from here on belong to people without a pid
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """All that decides what a demo dataset contains.
+
+    Args:
+        train_ids, test_ids: identities, each seen by 2 to 6 cameras; at most 9999 together.
+        tracklets_per_id: on average over identities, 2..999.
+        min_frames, max_frames: tracklet lengths, 2..999, drawn uniformly.
+        distractors, junk: tracklets of pid 0 and of pid -1 in the test set.
+        intruders: expected share of frames that show another person or background, in [0, 0.15].
+        label_noise: share of training tracklets filed under another training identity, in [0, 1].
+        noise_seed: draws the wrong labels and nothing else.
+        seed: draws everything else.
+    Raises:
+        ConfigError: a setting out of its range.
+    """
+
+    train_ids: int = 125
+    test_ids: int = 50
+    tracklets_per_id: int = 12
+    min_frames: int = 4
+    max_frames: int = 10
+    distractors: int = 80
+    junk: int = 30
+    intruders: float = 0.08
+    label_noise: float = 0.3
+    noise_seed: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "train_ids and test_ids must be at least 2 and 9999 at most together": (
+                min(self.train_ids, self.test_ids) >= 2 and self.train_ids + self.test_ids <= 9999
+            ),
+            "tracklets_per_id must lie in 2..999": 2 <= self.tracklets_per_id <= 999,
+            "min_frames and max_frames must satisfy 2 <= min <= max <= 999": 2
+            <= self.min_frames
+            <= self.max_frames
+            <= 999,
+            "distractors and junk must lie in 0..9999": 0 <= self.distractors <= 9999 and 0 <= self.junk <= 9999,
+            "intruders must lie in [0, 0.15]": 0 <= self.intruders <= 0.15,
+            "label_noise must lie in [0, 1]": 0 <= self.label_noise <= 1,
+            "seed and noise_seed must not be negative": min(self.seed, self.noise_seed) >= 0,
+        }
+        if failed := [rule for rule, holds in checks.items() if not holds]:
+            raise ConfigError(*(f"demo dataset: {rule}, got {dataclasses.asdict(self)}." for rule in failed))
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """Tracklets to draw, in the order of the noiseless table; every field (T,)."""
+
+    number: Ints  # seeds the tracklet
+    pid: Ints
+    camid: Ints
+    length: Ints
+    looks: Ints  # seeds the person; -1 for a box that follows nobody
+    intruder: Ints  # seeds the person who takes over the box
+    slip: NDArray[np.float64]  # misplacement of the box
+
+
+def draw_pids(settings: DemoSettings) -> tuple[Ints, Ints]:
+    """Training and test pids, each sorted, interleaved as in MARS."""
+    rng = np.random.default_rng([settings.seed, LAYOUT, 0])
+    mixed = 1 + rng.permutation(settings.train_ids + settings.test_ids)
+    return np.sort(mixed[: settings.train_ids]), np.sort(mixed[settings.train_ids :])
+
+
+def plan_identities(settings: DemoSettings, pids: Ints, subset: int) -> DemoPlan:
+    """Tracklets of people with a pid: each person walks past 2 to 6 cameras, past some of them repeatedly."""
+    rng = np.random.default_rng([settings.seed, LAYOUT, 1 + subset])
+    pid, camid = [], []
+    for person in pids:
+        count = max(2, settings.tracklets_per_id + int(rng.integers(-2, 3)))
+        seen_by = 1 + rng.permutation(len(CAMERAS))[: rng.integers(2, min(count, len(CAMERAS)) + 1)]
+        again = rng.choice(seen_by, size=count - len(seen_by))
+        camid.append(np.sort(np.concatenate([seen_by, again])))
+        pid.append(np.full(count, person))
+    pid_T, total = np.concatenate(pid), sum(map(len, pid))
+    shift_T = rng.integers(1, len(pids), size=total)
+    return DemoPlan(
+        number=np.arange(total) * 2 + subset,  # even numbers train, odd ones test: neither moves when the other grows
+        pid=pid_T,
+        camid=np.concatenate(camid),
+        length=rng.integers(settings.min_frames, settings.max_frames + 1, size=total),
+        looks=pid_T,
+        intruder=pids[(np.searchsorted(pids, pid_T) + shift_T) % len(pids)],
+        slip=np.zeros(total),
+    )
+
+
+def plan_test(settings: DemoSettings, pids: Ints) -> DemoPlan:
+    """The test people, then distractors (strangers, a few boxes around nobody), then junk (boxes far off their person)."""
+    people = plan_identities(settings, pids, subset=1)
+    rng = np.random.default_rng([settings.seed, LAYOUT, 3])
+    lost, junk = settings.distractors, settings.junk
+    strangers = np.where(rng.random(lost) < 0.2, -1, STRANGERS + np.arange(lost))
+    extra = lost + junk
+    added = DemoPlan(
+        number=people.number[-1] + 2 * np.arange(1, extra + 1),
+        pid=np.repeat([0, -1], [lost, junk]),
+        camid=rng.integers(1, len(CAMERAS) + 1, size=extra),
+        length=rng.integers(settings.min_frames, settings.max_frames + 1, size=extra),
+        looks=np.concatenate([strangers, rng.choice(pids, size=junk)]),
+        intruder=rng.choice(pids, size=extra),
+        slip=np.repeat([0.0, 0.6], [lost, junk]),
+    )
+    fields = (field.name for field in dataclasses.fields(DemoPlan))
+    return DemoPlan(**{name: np.concatenate([getattr(people, name), getattr(added, name)]) for name in fields})
