@@ -8,12 +8,15 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from reid.errors import ConfigError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Runtime:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def place(self, module: nn.Module) -> nn.Module:
+    def place(self, module: Module) -> Module:
         """The module on this process's device, convolutions channels last, which every device runs faster."""
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -18,7 +18,9 @@ def people(count: int, height: int = 40, width: int = 20) -> np.ndarray:
     return coarse.repeat(4, 1).repeat(4, 2)
 
 
-def reference(image: np.ndarray, resize: list[int], crop: list[int], draw: list[float] | None, flip: float) -> np.ndarray:
+def reference(
+    image: np.ndarray, resize: list[int], crop: list[int], draw: list[float] | None, flip: float
+) -> np.ndarray:
     """What the usual per-image recipe does: Pillow's resize, a crop, a flip, normalise."""
     resized = np.asarray(Image.fromarray(image).resize((resize[1], resize[0]), Image.Resampling.BILINEAR))
     room = [resize[0] - crop[0], resize[1] - crop[1]]
@@ -36,7 +38,9 @@ def test_equals_pillow_within_its_rounding(resize: list[int], training: bool) ->
     draws = np.random.default_rng(1).random((6, 3)) if training else None
     preprocess = Preprocess(resize, crop, MEAN, STD, flip=0.5)
     batch = preprocess(torch.from_numpy(images), CPU, None if draws is None else torch.from_numpy(draws))
-    expected = [reference(im, resize, crop, None if draws is None else draws[i].tolist(), 0.5) for i, im in enumerate(images)]
+    expected = [
+        reference(im, resize, crop, None if draws is None else draws[i].tolist(), 0.5) for i, im in enumerate(images)
+    ]
     assert batch.shape == (6, 3, *crop)
     assert batch.dtype == torch.float32
     one_level = 1 / 255 / min(STD)

@@ -131,7 +131,12 @@ def test_a_missing_frame_stops_training(split: Split) -> None:
 
 
 def _train_one_of_many(rank: int, world_size: int, folder: Path, port: int) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     torch.set_num_threads(1)
     with runtime.start("cpu") as here:
         rows: list[dict[str, float]] = []

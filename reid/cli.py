@@ -1,0 +1,126 @@
+"""What all tools share: flags, exit codes, signals, logging. Imports torch only when work begins, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from reid.errors import ReidError
+
+logger = logging.getLogger(__name__)
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came in; the run can be resumed. `code` is the exit code."""
+
+    def __init__(self, signum: int) -> None:
+        self.code = 128 + signum
+
+
+class StopFlag:
+    """Remembers SIGINT and SIGTERM, so that a loop can stop where its state is whole; a second signal stops at once."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    def __enter__(self) -> StopFlag:
+        self._before = {signum: signal.signal(signum, self._note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum:
+            raise Interrupted(signum)
+        self.signum = signum
+        logger.warning("%s: stopping after this step; once more to stop at once", signal.Signals(signum).name)
+
+
+def run(main: Callable[[], int | None]) -> int:
+    """Calls a tool's main and returns the exit code: 0 done, 2 the user's error, 130 and 143 after SIGINT and SIGTERM.
+
+    Any other exception is our bug; it keeps its traceback and exit code 1.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return main() or 0
+    except ReidError as error:
+        from reid.runtime import is_main_process
+
+        for problem in error.problems if is_main_process() else ():
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except Interrupted as interrupted:
+        return interrupted.code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted(signum)
+
+
+def parser(description: str, examples: str) -> argparse.ArgumentParser:
+    """A parser that shows examples as they are written."""
+    return argparse.ArgumentParser(
+        description=description, epilog=f"examples:\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_config_flags(arguments: argparse.ArgumentParser) -> None:
+    """Flags that stand for config keys, and free overrides; `overrides_of` turns both into one list."""
+    arguments.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="change a setting, e.g. loss.T=4 (or: loss.T 4)"
+    )
+    arguments.add_argument("--data-root", metavar="DIR", help="folder that holds one folder per dataset (data.root)")
+    arguments.add_argument("--device", help="auto, cpu, cuda or cuda:N (machine.device)")
+    arguments.add_argument("--seed", type=int, help="of everything but label noise (seed)")
+
+
+def overrides_of(flags: argparse.Namespace) -> list[str]:
+    """The overrides, flags last."""
+    named = {"data.root": flags.data_root, "machine.device": flags.device, "seed": flags.seed}
+    # Quoted, because a folder may be named like a number.
+    return [*flags.overrides, *(f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None)]
+
+
+def log_to_stderr() -> None:
+    """Log lines on stderr, from the main process only."""
+    from reid.runtime import is_main_process
+
+    root = logging.getLogger()
+    root.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root.handlers = [handler]
+
+
+@contextlib.contextmanager
+def logging_to_file(path: Path) -> Iterator[None]:
+    """The same lines, with times, appended to a file too."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def command_line(argv: Sequence[str] | None) -> str:
+    """The command as typed, for logs."""
+    return " ".join(sys.argv if argv is None else [sys.argv[0], *argv])

@@ -1,0 +1,116 @@
+"""The run's report: gathers what the page shows from the run directory, the dataset and the features.
+
+Shapes: N test tracklets, T training tracklets, P points of a curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from reid import experiment
+from reid.augment import Preprocess
+from reid.config import Config
+from reid.datasets.loader import load_batches
+from reid.engine.train import TrainingSet
+from reid.evaluation.ranking import rank
+from reid.features import EvalResult, FeatureSet
+from reid.losses import CCE, IMAE, MAE
+from reid.models.embedding import Embedding
+from reid.report.html import write_report
+from reid.report.records import RankedList, ReportInput, Thumbnail
+from reid.rundir import RunDirectory
+from reid.runtime import Runtime, environment
+from reid.tracklets import Split
+
+LISTS = 4  # best and worst queries shown
+HITS = 8  # ranks shown of each
+SAMPLED = 2000  # training tracklets whose probabilities are drawn
+
+
+def write_run_report(
+    directory: RunDirectory,
+    config: Config,
+    model: Embedding,
+    preprocess: Preprocess,
+    features: FeatureSet,
+    results: Sequence[EvalResult],
+    baselines: Sequence[tuple[str, EvalResult]],
+    runtime: Runtime,
+) -> None:
+    """Writes report.html into the run directory; `results[0]` is the headline and chooses the queries shown."""
+    data, headline = experiment.load_data(config), results[0]
+    order = np.argsort(-headline.ap, kind="stable")
+    best, worst = order[:LISTS], order[LISTS:][::-1][:LISTS]
+    loss = ", ".join(f"{key} {value}" for key, value in config.loss.model_dump().items())
+    minutes = sum(row["seconds"] for row in directory.read_metrics()) / 60
+    facts = {
+        f"{name.capitalize()} set": f"{ids} ids, {tracklets} tracklets, {frames} frames, {cameras} cameras"
+        for name, ids, tracklets, frames, cameras in data.benchmark.summary()
+    }
+    facts |= {"Wrong training labels": data.noise, "Training time": f"{minutes:.1f} min on {runtime.device.type}"}
+    write_report(
+        directory.report,
+        ReportInput(
+            title=f"{config.name}: {config.model.name} on {data.benchmark.name}",
+            subtitle=f"loss {loss}; {config.train.iterations} steps of {config.train.batch_size} images",
+            facts=facts,
+            results=results,
+            baselines=baselines,
+            metrics=directory.read_metrics(),
+            weight_curves=_weight_curves(config),
+            probability_histogram=_probabilities(model, preprocess, data.train, config, runtime),
+            best=[_ranked_list(features, data.benchmark.test, headline, i) for i in best],
+            worst=[_ranked_list(features, data.benchmark.test, headline, i) for i in worst],
+            settings=config.dump(),
+            environment=environment(),
+        ),
+    )
+
+
+@torch.inference_mode()
+def _probabilities(
+    model: Embedding, preprocess: Preprocess, data: TrainingSet, config: Config, runtime: Runtime
+) -> list[tuple[str, np.ndarray]]:
+    """p of the label that training saw, on the middle frames of up to `SAMPLED` training tracklets, true and wrong labels apart."""
+    rows = np.linspace(0, len(data.split) - 1, min(SAMPLED, len(data.split))).astype(int)
+    frames = (data.split.start[rows] + data.split.stop[rows]) // 2
+    chunks = np.array_split(frames, -(-len(frames) // config.test.batch_size))
+    p = []
+    for batch in load_batches(data.split, chunks, workers=config.machine.workers):
+        logits = model(preprocess(batch.images, runtime.device)).cpu()
+        p.append(logits.softmax(1).gather(1, data.label_F[batch.frames][:, None])[:, 0])
+    p_N = torch.cat(p).numpy()
+    if data.intact_F is None:
+        return [("training labels", p_N)]
+    intact_N = data.intact_F[torch.from_numpy(frames)].numpy()
+    return [("right labels", p_N[intact_N]), ("wrong labels", p_N[~intact_N])]
+
+
+def _weight_curves(config: Config) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    p = torch.linspace(0, 1, 201)
+    own = experiment.build_loss(config, num_samples=1)
+    shown = [(f"{config.loss.name} (this run)", own), ("CCE", CCE()), ("MAE", MAE()), ("IMAE, T = 8", IMAE(T=8.0))]
+    same = {"cce": "CCE", "mae": "MAE", "imae": "IMAE, T = 8" if config.loss.options.get("T", 8) == 8 else ""}.get(
+        config.loss.name
+    )
+    return [(name, p.numpy(), loss.weight(p).numpy()) for name, loss in shown if name != same]  # type: ignore[operator]
+
+
+def _ranked_list(features: FeatureSet, test: Split, result: EvalResult, i: int) -> RankedList:
+    row, ap = int(result.query[i]), float(result.ap[i])
+    found = rank(features, top_k=HITS, protocol=result.protocol, queries=[row])
+    hits = []
+    for other, similarity, match in zip(found.rows[0], found.similarity[0], found.match[0], strict=True):
+        if other >= 0:
+            kind = "match" if match else "distractor" if features.pid[other] == 0 else "wrong"
+            hits.append(_thumbnail(test, int(other), kind, f"{similarity:.2f}"))
+    return RankedList(test.key(row), ap, _thumbnail(test, row, "query"), hits)
+
+
+def _thumbnail(test: Split, row: int, kind: str, similarity: str = "") -> Thumbnail:
+    middle = (test.start[row] + test.stop[row]) // 2
+    caption = f"pid {test.pid[row]}\n" + " · ".join(filter(None, [f"cam {test.camid[row]}", similarity]))
+    return Thumbnail(test.path(middle).read_bytes(), caption, kind)  # type: ignore[arg-type]

@@ -1,0 +1,126 @@
+"""What a training run says of itself: its first lines, step lines, metrics.jsonl, TensorBoard, a progress bar."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import timedelta
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from reid.config import Config
+from reid.engine.train import Job
+from reid.experiment import LabelledData
+from reid.report.tables import text_table
+from reid.rundir import RunDirectory
+from reid.runtime import Runtime, environment
+
+logger = logging.getLogger(__name__)
+
+
+def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, command: str) -> None:
+    """Command, config, environment, data, model: all that is known before the first step."""
+    logger.info("command: %s", command)
+    logger.info("config %s:\n%s", config.fingerprint(), config.dump().rstrip())
+    logger.info("environment: %s", ", ".join(f"{name} {value}" for name, value in environment().items()))
+    logger.info("device: %s, %s, %d process(es)", runtime.device, runtime.dtype, runtime.world_size)
+    logger.info(
+        "dataset %s:\n%s",
+        data.benchmark.name,
+        text_table(["subset", "ids", "tracklets", "frames", "cameras"], data.benchmark.summary()),
+    )
+    train = job.data.split
+    logger.info(
+        "training on %d classes, %d tracklets, %d frames; wrong labels: %s",
+        len(job.data.pids),
+        len(train),
+        train.num_frames,
+        data.noise,
+    )
+    parameters = sum(p.numel() for p in job.model.parameters())
+    logger.info(
+        "model %s: %.2f M parameters, %.2f GFLOPs per image", config.model.name, parameters / 1e6, _gflops(job, runtime)
+    )
+
+
+def _gflops(job: Job, runtime: Runtime) -> float:
+    """Of one forward pass of one image; a multiply-add counts as two."""
+    image = torch.zeros(1, 3, *job.preprocess.crop, device=runtime.device)
+    was_training = job.model.training
+    job.model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        job.model(image)
+    job.model.train(was_training)
+    return counter.get_total_flops() / 1e9
+
+
+class TrainingLog:
+    """Writes every metrics row to where people look for it; a context manager. Only the main process writes.
+
+    Args:
+        directory: of the run; rows past `first_step` are cut from metrics.jsonl and hidden in TensorBoard.
+        job: the run.
+        runtime: this process.
+        first_step: steps already done.
+    """
+
+    def __init__(self, directory: RunDirectory, job: Job, runtime: Runtime, first_step: int) -> None:
+        self._directory, self._job, self._runtime, self._first_step = directory, job, runtime, first_step
+        self._totals = {"seconds": 0.0, "data_seconds": 0.0, "loss": 0.0, "accuracy": 0.0}
+        self._step = first_step
+
+    def __enter__(self) -> TrainingLog:
+        if self._runtime.is_main:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self._directory.cut_metrics(self._first_step)
+            self._board = SummaryWriter(str(self._directory.tensorboard), purge_step=self._first_step + 1)
+            quiet = not sys.stderr.isatty()
+            self._bar = tqdm(
+                total=self._job.iterations, initial=self._first_step, desc="train", unit="step", disable=quiet
+            )
+            self._redirect = logging_redirect_tqdm()
+            self._redirect.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._runtime.is_main:
+            self._redirect.__exit__(None, None, None)
+            self._bar.close()
+            self._board.close()
+
+    def write(self, row: dict[str, float]) -> None:
+        """Takes a row of `fit`."""
+        if not self._runtime.is_main:
+            return
+        step, steps = int(row["step"]), int(row["step"]) - self._step
+        for key in self._totals:
+            self._totals[key] += row[key] * (1 if "seconds" in key else steps)
+        self._step = step
+        self._directory.append_metrics(row)
+        for key in row.keys() - {"step"}:
+            self._board.add_scalar(f"train/{key}", row[key], step)
+        self._bar.update(steps)
+        if step == 1:
+            logger.info(
+                "first gradient: mean L1 norm of dL/dz %.4f per sample (CCE 2, MAE 4/K, at uniform p)", row["grad_l1"]
+            )
+        logger.info(self._line(row, steps))
+
+    def _line(self, row: dict[str, float], steps: int) -> str:
+        done = self._step - self._first_step
+        mean = {key: total / done for key, total in self._totals.items()}
+        left = timedelta(seconds=round(mean["seconds"] * (self._job.iterations - self._step)))
+        parts = [
+            f"iter {self._step}/{self._job.iterations}",
+            f"eta {left}",
+            f"time {row['seconds'] / steps:.3f} ({mean['seconds']:.3f})",
+            f"data {row['data_seconds'] / steps:.3f} ({mean['data_seconds']:.3f})",
+            f"loss {row['loss']:.4f} ({mean['loss']:.4f})",
+            f"acc {100 * row['accuracy']:.1f} ({100 * mean['accuracy']:.1f})",
+            f"lr {row['lr']:.6f}",
+        ]
+        return "  ".join(parts + ([f"mem {row['memory_mb']:.0f}M"] if "memory_mb" in row else []))

@@ -1,0 +1,134 @@
+"""Who is relevant to a query, who is junk, and why a query has no match.
+
+Shapes: N rows, Q queries, K list length, C gallery columns (junk of pid < 0 left out), P (query, match) pairs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reid.errors import DataError
+from reid.features import FeatureSet
+from reid.protocol import EvalProtocol
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The matches of every query, as pairs, over gallery columns that are ordered by pid.
+
+    Args:
+        columns: (C,) int64 gallery rows with pid >= 0, ordered by (pid, row).
+        own: (Q, 2) int64: `columns[own[i, 0]:own[i, 1]]` are all rows of the query's own pid, matches and junk alike.
+        start: (Q + 1,) int64: pairs `start[i]:start[i + 1]` belong to query i.
+        column: (P,) int64: each match, as a place in `columns`.
+        num_gallery: rows searched, junk included.
+    """
+
+    columns: np.ndarray
+    own: np.ndarray
+    start: np.ndarray
+    column: np.ndarray
+    num_gallery: int
+
+
+def gallery_rows(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
+    """The rows that are searched, junk included.
+
+    Args:
+        features: the features with their query and gallery.
+        protocol: its gallery rule is applied.
+
+    Returns:
+        (G,) int64 row numbers in the gallery's own order.
+
+    Raises:
+        DataError: no query, or no gallery row is left.
+    """
+    if not len(features.query):
+        raise DataError("query: no rows: nothing to evaluate; name at least one query row")
+    if protocol.gallery == "without_queries":
+        rows = features.gallery[~np.isin(features.gallery, features.query)]
+    else:
+        rows = features.gallery
+    if not len(rows):
+        raise DataError(
+            f"gallery: no rows to search under {protocol.name} (gallery: {protocol.gallery}; {len(features.gallery)} "
+            f"rows given, {len(features.query)} queries); add rows that are not queries, or use gallery: as_given"
+        )
+    return rows
+
+
+def is_junk(features: FeatureSet, protocol: EvalProtocol, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Which rows are removed before a query's ranks are counted.
+
+    Args:
+        features: gives pid and camid.
+        protocol: with its camera filter, rows of the query's own pid and known camera; without, the query's own row.
+        query: int row numbers, of a shape that broadcasts with `rows`.
+        rows: int row numbers.
+
+    Returns:
+        bool, of the broadcast shape.
+    """
+    pid, camid = features.pid, features.camid
+    if protocol.camera_filter:
+        hidden = (pid[rows] == pid[query]) & (camid[rows] == camid[query]) & (camid[query] >= 0)
+    else:
+        hidden = rows == query
+    return hidden | (pid[rows] < 0)
+
+
+def find_matches(features: FeatureSet, protocol: EvalProtocol) -> Matches:
+    """All (query, match) pairs: same pid and not junk.
+
+    Args:
+        features: the features with their query and gallery.
+        protocol: its gallery rule and camera filter are applied.
+
+    Raises:
+        DataError: no query, or no gallery row is left.
+    """
+    rows = gallery_rows(features, protocol)
+    columns = np.sort(rows[features.pid[rows] >= 0])
+    columns = columns[np.argsort(features.pid[columns], kind="stable")]
+    column_pid, query_pid = features.pid[columns], features.pid[features.query]
+    own = np.stack([np.searchsorted(column_pid, query_pid, side) for side in ("left", "right")], axis=1)
+    of_query, column = expand(own)
+    match = ~is_junk(features, protocol, features.query[of_query], columns[column])
+    count = np.bincount(of_query[match], minlength=len(query_pid))
+    start = np.concatenate([[0], np.cumsum(count)])
+    return Matches(columns, own, start, column[match], len(rows))
+
+
+def explain_without_match(features: FeatureSet, protocol: EvalProtocol, matches: Matches) -> str:
+    """Why queries have no match: counts by cause, with the option that fits.
+
+    Args:
+        features: the features that were evaluated.
+        protocol: the protocol they were evaluated under.
+        matches: what `find_matches` made of the two.
+
+    Returns:
+        One line.
+    """
+    lost = np.diff(matches.start) == 0
+    query_pid, others = features.pid[features.query], np.diff(matches.own, axis=1)[:, 0]
+    others = others - np.isin(features.query, matches.columns)  # the query itself is no other row of its identity
+    absent = f"have no other row of their identity in the gallery ({matches.num_gallery} rows)"
+    if protocol.gallery == "without_queries":
+        absent += ", from which gallery: without_queries took the query rows (gallery: as_given keeps them)"
+    causes = (
+        ("are junk themselves (pid < 0): drop them from the queries", query_pid < 0),
+        (absent, (query_pid >= 0) & (others <= 0)),
+        ("meet their identity only under their own camera: camera_filter: false counts those", others > 0),
+    )
+    counts = [f"{int((lost & cause).sum())} {text}" for text, cause in causes if (lost & cause).any()]
+    return f"{protocol.name}: {int(lost.sum())} of {len(lost)} queries have no match: {'; '.join(counts)}"
+
+
+def expand(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of the span, and the place, for every place in the half-open spans (Q, 2)."""
+    length = spans[:, 1] - spans[:, 0]
+    of_span = np.repeat(np.arange(len(spans)), length)
+    first = np.cumsum(length) - length
+    return of_span, np.arange(len(of_span)) - np.repeat(first - spans[:, 0], length)

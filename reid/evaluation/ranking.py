@@ -1,0 +1,274 @@
+"""How many wrong rows are nearer than each match (all that AP and CMC need), and the nearest rows themselves.
+
+Shapes: N rows, D feature dimensions, Q queries, C gallery columns, P (query, match) pairs, B queries of a block,
+M candidates of one query, T its thresholds (its matches), U its undecided candidates, K list length.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from reid.errors import ConfigError, DataError
+from reid.evaluation.masks import Matches, expand, gallery_rows, is_junk
+from reid.features import FeatureSet, Ranking
+from reid.protocol import EvalProtocol
+
+BLOCK_SIZE = 512  # queries multiplied at once
+CHUNK = 16384  # gallery rows multiplied at once
+EXACT_PAIRS = 1024  # pairs of rows widened to float64 at once
+PENDING_ROWS = 2**18  # undecided rows that are set aside before they are decided
+FLOAT32_ERROR = 5e-6  # bound for up to 1024 dimensions: two float32 similarities 1e-5 apart are surely in order
+
+
+def float32_error(dimensions: int) -> float:
+    """Bound on the error of a float32 inner product of unit rows; rounding adds up like a random walk."""
+    return FLOAT32_ERROR * math.sqrt(max(1.0, dimensions / 1024))
+
+
+def exact_similarity(features: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Inner products that depend on the two rows alone: equal rows tie exactly, in any company, on any device.
+
+    A product of two float32 numbers is exact in float64, and numpy sums each row in one fixed order.
+
+    Args:
+        features: (N, D) float32.
+        left: (M,) int row numbers.
+        right: (M,) int row numbers.
+
+    Returns:
+        (M,) float64.
+    """
+    out = np.empty(len(left))
+    for start in range(0, len(left), EXACT_PAIRS):
+        part = slice(start, start + EXACT_PAIRS)
+        product = features[left[part]].astype(np.float64)
+        product *= features[right[part]]
+        product.sum(axis=1, out=out[part])
+    return out
+
+
+def count_nearer(
+    features: FeatureSet,
+    matches: Matches,
+    *,
+    block_size: int = BLOCK_SIZE,
+    device: str | torch.device = "cpu",
+    workers: int | None = None,
+) -> np.ndarray:
+    """For each (query, match) pair, how many wrong rows (another pid, not junk) are nearer than the match.
+
+    Nearer = larger similarity, or equal similarity and smaller row number. The product is float32; rows that it
+    cannot tell from the match are decided by `exact_similarity`, so the counts do not depend on the options below.
+    Bytes beside the features: 4 (16384 D) for a chunk of the gallery, 4 block_size (16384 + D) for each worker,
+    and 64 for each pair.
+
+    Args:
+        features: the features.
+        matches: from `find_matches`.
+        block_size: queries multiplied at once by each worker, >= 1.
+        device: where the product is computed; the counting stays on the CPU.
+        workers: threads, >= 1; None = as many as torch uses.
+
+    Returns:
+        (P,) int64, in the order of the pairs.
+
+    Raises:
+        ConfigError: `block_size` or `workers` is below 1.
+    """
+    workers = torch.get_num_threads() if workers is None else workers
+    if min(block_size, workers) < 1:
+        raise ConfigError(f"evaluation: block_size and workers must be at least 1, got {block_size} and {workers}")
+    busy = np.flatnonzero(np.diff(matches.start))
+    if not len(busy):
+        return np.zeros(0, np.int64)
+    blocks = np.array_split(busy, max(workers, math.ceil(len(busy) / block_size)))
+    pairs = _Pairs(features, matches)
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:  # one product per worker, on one thread
+        list(pool.map(pairs.measure, blocks))
+        for first in range(0, len(matches.columns), CHUNK):
+            chunk = _Chunk(pairs, first, device)
+            list(pool.map(chunk.count, blocks))
+    return pairs.nearer
+
+
+class _Pairs:
+    """All (query, match) pairs with their exact similarity and the count that grows chunk by chunk."""
+
+    def __init__(self, features: FeatureSet, matches: Matches) -> None:
+        self.features, self.matches = features.features, matches
+        self.query = np.repeat(features.query, np.diff(matches.start))
+        self.row = matches.columns[matches.column]
+        self.threshold = np.empty(len(self.row))
+        self.nearer = np.zeros(len(self.row), np.int64)
+
+    def measure(self, block: np.ndarray) -> None:
+        """Fills in the similarities of the pairs of a block of queries."""
+        pairs = self.of_block(block)
+        self.threshold[pairs] = exact_similarity(self.features, self.row[pairs], self.query[pairs])
+
+    def of_block(self, block: np.ndarray) -> np.ndarray:
+        """The numbers of the pairs of these queries."""
+        return expand(np.stack([self.matches.start[block], self.matches.start[block + 1]], axis=1))[1]
+
+
+class _Pending:
+    """Pairs and rows that float32 cannot tell apart, decided many at once."""
+
+    def __init__(self, pairs: _Pairs) -> None:
+        self.pairs, self.size = pairs, 0
+        self.pair: list[int] = []
+        self.rows: list[np.ndarray] = []
+
+    def add(self, pair: int, rows: np.ndarray) -> None:
+        """Sets rows aside that may be nearer than the pair's match."""
+        self.pair.append(pair)
+        self.rows.append(rows)
+        self.size += len(rows)
+        if self.size > PENDING_ROWS:
+            self.decide()
+
+    def decide(self) -> None:
+        """Counts the rows that are nearer than the pair's match, or as near with a smaller row number."""
+        if not self.size:
+            return
+        pair, row = np.repeat(self.pair, [len(rows) for rows in self.rows]), np.concatenate(self.rows)
+        n = len(self.pairs.features)
+        distinct, place = np.unique(self.pairs.query[pair] * n + row, return_inverse=True)
+        exact = exact_similarity(self.pairs.features, distinct % n, distinct // n)[place]
+        threshold = self.pairs.threshold[pair]
+        before = (exact > threshold) | ((exact == threshold) & (row < self.pairs.row[pair]))
+        np.add.at(self.pairs.nearer, pair[before], 1)
+        self.pair, self.rows, self.size = [], [], 0
+
+
+class _Chunk:
+    """Gallery columns `first` to `first + CHUNK`, against blocks of queries."""
+
+    def __init__(self, pairs: _Pairs, first: int, device: str | torch.device) -> None:
+        self.pairs, self.first = pairs, first
+        self.row = pairs.matches.columns[first : first + CHUNK]
+        self.similarity = _product(pairs.features[self.row], device)
+        self.column = np.arange(len(self.row))
+        self.own = np.clip(pairs.matches.own - first, 0, len(self.row))
+        self.tolerance = float32_error(pairs.features.shape[1])
+
+    def count(self, block: np.ndarray) -> None:
+        """Adds this chunk's share to the counts of the pairs of a block of queries."""
+        start = self.pairs.matches.start
+        similarity_BC = self.similarity(self.pairs.features[self.pairs.query[start[block]]])
+        tolerance = max(self.tolerance, 4 * self._error(block, similarity_BC))
+        pending = _Pending(self.pairs)
+        for i, similarity in zip(block, similarity_BC, strict=True):
+            similarity[self.own[i, 0] : self.own[i, 1]] = -2.0  # below every cosine
+            pairs = np.arange(start[i], start[i + 1])
+            pairs = pairs[self.pairs.threshold[pairs].argsort()]
+            self._compare(pairs, similarity, tolerance, pending)
+        pending.decide()
+
+    def _compare(self, pairs: np.ndarray, similarity: np.ndarray, tolerance: float, pending: "_Pending") -> None:
+        """Counts what is nearer for sure than each match, in rising similarity; sets aside what float32 cannot tell."""
+        threshold, column = self.pairs.threshold[pairs], self.column
+        low, high = (threshold - tolerance).astype(np.float32), (threshold + tolerance).astype(np.float32)
+        for t, pair in enumerate(pairs):
+            near = similarity > low[t]
+            count = np.count_nonzero(near)
+            if not count:
+                return
+            if 2 * count < len(near):  # what is below this match is below all that follow
+                keep = near.nonzero()[0]
+                column, similarity, near = column[keep], similarity[keep], np.ones(count, bool)
+            above = similarity > high[t]
+            sure = np.count_nonzero(above)
+            self.pairs.nearer[pair] += sure
+            if count > sure:
+                pending.add(pair, self.row[column[(near ^ above).nonzero()[0]]])
+
+    def _error(self, block: np.ndarray, similarity_BC: np.ndarray) -> float:
+        """The largest error of the product, measured at the matches: a coarser product only costs more exact sums."""
+        pairs = self.pairs.of_block(block)
+        column = self.pairs.matches.column[pairs] - self.first
+        here = (column >= 0) & (column < len(self.row))
+        of_query = np.repeat(np.arange(len(block)), np.diff(self.pairs.matches.start)[block])
+        error = similarity_BC[of_query[here], column[here]] - self.pairs.threshold[pairs[here]]
+        return float(np.abs(error).max(initial=0.0))
+
+
+def _product(gallery_CD: np.ndarray, device: str | torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from (B, D) queries to their (B, C) float32 similarities."""
+    if torch.device(device).type == "cpu":
+        return lambda query_BD: query_BD @ gallery_CD.T
+    there = torch.from_numpy(gallery_CD).to(device).T
+    return lambda query_BD: (torch.from_numpy(query_BD).to(device) @ there).cpu().numpy()
+
+
+def rank(features: FeatureSet, *, top_k: int, protocol: EvalProtocol, queries: np.ndarray | None = None) -> Ranking:
+    """The nearest gallery rows of some queries, in the very order that the evaluation counts.
+
+    faiss searches as deep as the junk demands, and deeper while float32 cannot tell the last row from those beyond.
+
+    Args:
+        features: the features with their query and gallery.
+        top_k: rows per query, >= 1.
+        protocol: its gallery rule and junk are applied.
+        queries: (Q,) int row numbers; all of `features.query` when None.
+
+    Raises:
+        DataError: no query or no gallery row; a query's row number is out of range.
+        ConfigError: `top_k` is below 1; faiss is not installed.
+    """
+    if top_k < 1:
+        raise ConfigError(f"top_k: expected 1 or more, got {top_k}")
+    query = features.query if queries is None else np.asarray(queries, np.int64)
+    if query.size and (query.min() < 0 or query.max() >= len(features.pid)):
+        raise DataError(f"queries: row numbers must be within 0..{len(features.pid) - 1}")
+    gallery = gallery_rows(features, protocol)
+    gallery = gallery[features.pid[gallery] >= 0]
+    index = _flat_index(features.features[gallery])
+    rows = np.full((len(query), top_k), -1, np.int64)
+    similarity, match = np.zeros(rows.shape), np.zeros(rows.shape, bool)
+    todo, depth = np.arange(len(query)), min(len(gallery), 2 * top_k + 32)
+    while len(todo) and depth:
+        deeper = []
+        for i, place in _search(index, features.features[query[todo]], depth, todo):
+            found, near, done = _cut(features, protocol, query[i], gallery[place], top_k)
+            rows[i, : len(found)], similarity[i, : len(found)] = found, near
+            match[i, : len(found)] = features.pid[found] == features.pid[query[i]]
+            if not done:
+                deeper.append(i)
+        todo = np.array(deeper if depth < len(gallery) else [], np.int64)
+        depth = min(len(gallery), 2 * depth)
+    return Ranking(protocol, query, rows, similarity, match)
+
+
+def _flat_index(gallery_GD: np.ndarray) -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise ConfigError("ranked lists need faiss: pip install 'robust-reid[cpu]' or 'robust-reid[gpu]'") from None
+    index = faiss.IndexFlatIP(gallery_GD.shape[1])
+    index.add(gallery_GD)
+    return index
+
+
+def _search(index: Any, query_QD: np.ndarray, depth: int, number: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each query's number and its nearest places in the index, by a float32 product."""
+    for first in range(0, len(query_QD), BLOCK_SIZE):
+        part = slice(first, first + BLOCK_SIZE)
+        yield from zip(number[part].tolist(), index.search(query_QD[part], depth)[1], strict=True)
+
+
+def _cut(
+    features: FeatureSet, protocol: EvalProtocol, query: np.ndarray, found: np.ndarray, top_k: int
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The first top_k rows that are not junk, in exact order, and whether rows not found are surely farther."""
+    exact = exact_similarity(features.features, found, np.full(len(found), query))
+    beyond = exact.min() + 2 * float32_error(features.features.shape[1])
+    kept = ~is_junk(features, protocol, query, found)
+    found, exact = found[kept], exact[kept]
+    order = np.lexsort((found, -exact))[:top_k]
+    return found[order], exact[order], len(order) == top_k and bool(exact[order[-1]] > beyond)

@@ -1,0 +1,281 @@
+"""From the config to built objects: the only module that sees the whole Config and knows every builder.
+
+A component's own settings are bound to its signature here, before the first batch, and every mistake is reported at once.
+Shapes: T tracklets, F frame names, K classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+import reid.models  # noqa: F401  registers the backbones with timm
+from reid.augment import Preprocess
+from reid.config import Component, Config, nearest
+from reid.datasets.demo import load_truth
+from reid.datasets.holdout import hold_out
+from reid.datasets.mars import find_dataset, load_mars
+from reid.datasets.noise import NOISES, realised_rate
+from reid.datasets.sampling import SAMPLERS
+from reid.engine.optim import SCHEDULES, sgd
+from reid.engine.train import Job, TrainingSet
+from reid.errors import ConfigError
+from reid.losses import LOSSES
+from reid.models.backbone import create_backbone
+from reid.models.embedding import Embedding
+from reid.protocol import get_protocols
+from reid.runtime import Runtime, seed_of
+from reid.tracklets import Benchmark, Split
+
+DATASETS: dict[str, Callable[[Path], Benchmark]] = {
+    "mars": lambda folder: load_mars(folder, "mars"),
+    "demo": lambda folder: load_mars(folder, "demo"),
+}
+
+# What the wiring itself passes to a component; everything else in its signature is the user's.
+_GIVEN: dict[str, set[str]] = {
+    "loss": {"num_samples"},
+    "sampler": {"split", "batch_size", "seed"},
+    "train.schedule": set(),
+    "data.noise": {"labels_N", "num_classes"},
+}
+
+Built = TypeVar("Built")
+
+
+def check(config: Config) -> None:
+    """Checks every name and every component's settings against the signatures they are for; builds nothing.
+
+    Raises:
+        ConfigError: one line per mistake.
+    """
+    problems = []
+    if config.data.name not in DATASETS:
+        problems.append(f"data.name: unknown dataset {config.data.name!r}; {nearest(config.data.name, list(DATASETS))}")
+    for section, registry, component in _components(config):
+        problems += _binding_problems(section, registry, component)
+    for build in (lambda: get_protocols(config.test.protocols), lambda: _preprocess(config, {"mean": [0], "std": [1]})):
+        problems += _problems_of(build)
+    if config.data.labels == "true" and config.data.name != "demo":
+        problems.append(
+            f"data.labels: 'true' needs a dataset that knows its true labels (demo), got {config.data.name!r}"
+        )
+    if problems:
+        raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
+
+
+def _components(config: Config) -> list[tuple[str, Mapping[str, Callable[..., Any]], Component]]:
+    components: list[tuple[str, Mapping[str, Callable[..., Any]], Component]] = [
+        ("loss", LOSSES, config.loss),
+        ("sampler", SAMPLERS, config.sampler),
+        ("train.schedule", SCHEDULES, config.train.schedule),
+    ]
+    return components + ([("data.noise", NOISES, config.data.noise)] if config.data.noise else [])
+
+
+def _binding_problems(section: str, registry: Mapping[str, Callable[..., Any]], component: Component) -> list[str]:
+    factory = registry.get(component.name)
+    if factory is None:
+        return [f"{section}.name: unknown {component.name!r}; {nearest(component.name, list(registry))}"]
+    parameters = _parameters(factory)
+    settings = {name: p for name, p in parameters.items() if name not in _GIVEN[section]}
+    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    problems = [
+        f"{section}.{name}: missing; {component.name} needs it"
+        for name in _required(settings) - component.options.keys()
+    ]
+    for name, value in component.options.items():
+        if name not in settings:
+            problems.append(f"{section}.{name}: {component.name} takes no {name!r}; {nearest(name, list(settings))}")
+            continue
+        try:
+            TypeAdapter(hints[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            expected = error.errors()[0]["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+            problems.append(f"{section}.{name}: expected {expected}, got {value!r}")
+    if not problems and section in (
+        "loss",
+        "train.schedule",
+    ):  # cheap to build, so their ranges can be checked here too
+        dummy = {name: 1 for name in _GIVEN[section] & parameters.keys()}
+        problems += _problems_of(lambda: _build(section, registry, component, **dummy))
+    return problems
+
+
+def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Named parameters; a module without settings of its own shows only nn.Module's *args and **kwargs."""
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    return {name: p for name, p in inspect.signature(factory).parameters.items() if p.kind in named}
+
+
+def _required(settings: Mapping[str, inspect.Parameter]) -> Collection[str]:
+    return {name for name, parameter in settings.items() if parameter.default is parameter.empty}
+
+
+def _problems_of(build: Callable[[], Any]) -> list[str]:
+    try:
+        build()
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def _build(section: str, registry: Mapping[str, Callable[..., Built]], component: Component, **given: Any) -> Built:
+    factory = registry[component.name]
+    wanted = _parameters(factory)
+    try:
+        return factory(**{name: value for name, value in given.items() if name in wanted}, **component.options)
+    except ConfigError as error:
+        raise ConfigError(*(f"{section}.{problem}" for problem in error.problems)) from None
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """A dataset as training sees it.
+
+    Args:
+        benchmark: as on disk.
+        train: the training set, held-out identities removed.
+        holdout: held-out tracklets, or None.
+        noise: what is known about wrong labels, in words.
+    """
+
+    benchmark: Benchmark
+    train: TrainingSet
+    holdout: Split | None
+    noise: str
+
+
+def data_root(config: Config) -> Path:
+    """The folder that holds one folder per dataset: the config's, else REID_DATA's, else ./data."""
+    return Path(config.data.root or os.environ.get("REID_DATA") or "data").expanduser()
+
+
+def load_benchmark(config: Config) -> Benchmark:
+    """The dataset that the config names.
+
+    Raises:
+        DataError: it is not there, or inconsistent.
+    """
+    return DATASETS[config.data.name](find_dataset(data_root(config), config.data.name))
+
+
+def load_data(config: Config) -> LabelledData:
+    """The dataset with the labels that training is to see."""
+    benchmark = load_benchmark(config)
+    split, intact_T, noise = _labelled(config, benchmark.train)
+    rows, held_rows = np.arange(len(split)), None
+    if config.data.holdout:
+        rows, held_rows = hold_out(split, config.data.holdout, config.seed)
+    train = split.select(rows)
+    labels, pids = train.labels()
+    label_F = _per_frame(train, labels, fill=-1)
+    intact_F = None if intact_T is None else _per_frame(train, intact_T[rows], fill=False)
+    held = None if held_rows is None else split.select(held_rows)
+    return LabelledData(benchmark, TrainingSet(train, label_F, intact_F, pids), held, noise)
+
+
+def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, str]:
+    """The split with the labels to train on, (T,) which of them are true where known, and that in words."""
+    true_pid, order = None, np.arange(len(split))
+    if config.data.name == "demo":
+        truth = load_truth(find_dataset(data_root(config), "demo"))
+        true_pid, order = truth.true_pid, np.argsort(truth.true_row)
+    if config.data.labels == "true":
+        assert true_pid is not None  # `check` has seen to it
+        split = split.with_pid(true_pid)
+    if config.data.noise is not None:
+        clean = split.pid if true_pid is None else true_pid
+        split = split.with_pid(_with_noise(config.data.noise, split, order))
+        if true_pid is None:
+            return (
+                split,
+                None,
+                f"{_rate(split.pid, clean)} tracklet labels changed on purpose; wrong labels on disk: unknown",
+            )
+    if true_pid is None:
+        return split, None, "unknown (no true labels)"
+    return split, split.pid == true_pid, f"{_rate(split.pid, true_pid)} tracklet labels wrong"
+
+
+def _with_noise(noise: Component, split: Split, order: np.ndarray) -> np.ndarray:
+    # Drawn in the order of the true table where there is one, so that the demo's generator and this draw the same flips.
+    labels, pids = split.labels()
+    noisy = np.empty_like(labels)
+    noisy[order] = _build("data.noise", NOISES, noise, labels_N=labels[order], num_classes=len(pids))
+    return pids[noisy]
+
+
+def _rate(given: np.ndarray, clean: np.ndarray) -> str:
+    return f"{int((given != clean).sum())} of {len(clean)} ({100 * realised_rate(given, clean):.2f} %)"
+
+
+def _per_frame(split: Split, value_T: np.ndarray, fill: Any) -> torch.Tensor:
+    value_F = np.full(len(split.names), fill, dtype=value_T.dtype)
+    value_F[split.frames()] = np.repeat(value_T, split.lengths)
+    return torch.from_numpy(value_F)
+
+
+def build_backbone(config: Config, *, initial_weights: bool = True) -> tuple[nn.Module, Preprocess]:
+    """The backbone and the preprocessing that its weights expect.
+
+    Args:
+        initial_weights: load the configured ones; False where a checkpoint's follow anyway.
+
+    Raises:
+        ConfigError: unknown model. CheckpointError: no weights to be had.
+    """
+    torch.manual_seed(seed_of(config.seed, "init"))
+    weights = config.model.weights if initial_weights else None
+    backbone = create_backbone(
+        config.model.name, pretrained=config.model.pretrained and initial_weights, weights=weights
+    )
+    return backbone, _preprocess(config, backbone.pretrained_cfg)  # type: ignore[arg-type]  # timm sets it on every model
+
+
+def _preprocess(config: Config, pretrained_cfg: Mapping[str, Any]) -> Preprocess:
+    augment = config.augment
+    return Preprocess(augment.resize, augment.crop, pretrained_cfg["mean"], pretrained_cfg["std"], augment.flip)
+
+
+def build_loss(config: Config, num_samples: int) -> nn.Module:
+    """The configured loss; `num_samples` is for those that remember samples."""
+    return _build("loss", LOSSES, config.loss, num_samples=num_samples)
+
+
+def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_weights: bool = True) -> Job:
+    """Everything that `reid.engine.train.fit` needs; arguments as in `build_backbone`."""
+    backbone, preprocess = build_backbone(config, initial_weights=initial_weights)
+    model = runtime.place(Embedding(backbone, len(data.pids)))
+    train = config.train
+    if train.batch_size < runtime.world_size:
+        raise ConfigError(
+            f"train.batch_size: expected at least one image for each of {runtime.world_size} processes, got {train.batch_size}"
+        )
+    return Job(
+        model=model,
+        loss=build_loss(config, len(data.split.names)).to(runtime.device),
+        optimizer=sgd(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay),
+        schedule=_build("train.schedule", SCHEDULES, train.schedule),
+        data=data,
+        sampler=_build(
+            "sampler", SAMPLERS, config.sampler, split=data.split, batch_size=train.batch_size, seed=config.seed
+        ),
+        preprocess=preprocess,
+        seed=config.seed,
+        iterations=train.iterations,
+        batch_size=train.batch_size,
+        lr=train.lr,
+        clip_grad=train.clip_grad,
+        workers=config.machine.workers,
+        log_freq=train.log_freq,
+    )

@@ -1,0 +1,276 @@
+"""What comes out of a model and of an evaluation: features, ranked lists and results, each checked at birth.
+
+Shapes: N rows, D feature dimensions, Q queries, G gallery, K list length, R ranks.
+"""
+
+import json
+import logging
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reid.errors import DataError
+from reid.files import atomic
+from reid.protocol import EvalProtocol
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+RANKS = (1, 5, 10, 20)
+REQUIRED_ARRAYS = ("features", "pid", "camid", "query")
+OPTIONAL_ARRAYS = ("gallery", "key", "fingerprint")
+UNIT_NORM_TOLERANCE = 1e-6  # float32 rows that are of unit norm already stay bit for bit as they are
+ROWS_AT_ONCE = 16384  # rows checked at once: bounds the float64 working copy
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """One unit-norm feature per row, who and where it is, and which rows are queries and gallery.
+
+    Args:
+        features: (N, D) real; kept as float32 rows of unit norm, normalised on entry where they are not.
+        pid: (N,) int; < 0 is junk; 0 is an identity like any other.
+        camid: (N,) int; -1 = unknown, never equal to any camera.
+        query: (Q,) int, 0-based row numbers, each at most once; may be empty where nothing is evaluated.
+        gallery: (G,) int, likewise.
+        key: (N,) unicode names of the rows, or None.
+        fingerprint: of model and preprocessing, or None when made elsewhere.
+
+    Raises:
+        DataError: a zero or non-finite row (named), a wrong shape or type, a row number out of range or twice.
+    """
+
+    features: np.ndarray
+    pid: np.ndarray
+    camid: np.ndarray
+    query: np.ndarray
+    gallery: np.ndarray
+    key: np.ndarray | None = None
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        features = np.asanyarray(self.features)
+        if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "fiu":
+            raise DataError(
+                f"features: expected real numbers of shape (N, D) with N, D >= 1, got {features.dtype} {features.shape}"
+            )
+        n = len(features)
+        key = None if self.key is None else _checked_key(self.key, n)
+        if not isinstance(self.fingerprint, str | None):
+            raise DataError(f"fingerprint: expected a text or nothing, got {type(self.fingerprint).__name__}")
+        checked = {
+            "pid": _checked_ids("pid", self.pid, n),
+            "camid": _checked_ids("camid", self.camid, n),
+            "query": _checked_rows("query", self.query, n),
+            "gallery": _checked_rows("gallery", self.gallery, n),
+            "key": key,
+            "features": _unit_rows(features, key),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if (self.camid < -1).any():
+            row = int(np.argmax(self.camid < -1))
+            raise DataError(f"camid: {_row(row, key)} has {self.camid[row]}; expected 0 or more, or -1 for unknown")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "FeatureSet":
+        """Reads a feature file.
+
+        Args:
+            path: `.npz` with `features`, `pid`, `camid`, `query`; optional `gallery` (all rows when absent), `key`,
+                `fingerprint`. Pickled objects are refused.
+
+        Raises:
+            DataError: the file is missing or damaged, lacks an array, or holds one that does not fit.
+        """
+        arrays = _read_arrays(Path(path))
+        if missing := [name for name in REQUIRED_ARRAYS if name not in arrays]:
+            raise DataError(f"{path}: no array {', '.join(missing)}; found {', '.join(sorted(arrays)) or 'none'}")
+        if unknown := sorted(set(arrays) - {*REQUIRED_ARRAYS, *OPTIONAL_ARRAYS}):
+            logger.warning("%s: not used: %s; optional arrays are %s", path, unknown, ", ".join(OPTIONAL_ARRAYS))
+        rows = len(arrays["features"]) if arrays["features"].ndim else 0
+        fingerprint = arrays.get("fingerprint")
+        try:
+            return cls(
+                arrays["features"],
+                arrays["pid"],
+                arrays["camid"],
+                arrays["query"],
+                arrays.get("gallery", np.arange(rows)),
+                arrays.get("key"),
+                None if fingerprint is None else _checked_text(fingerprint),
+            )
+        except DataError as error:
+            raise DataError(*(f"{path}: {problem}" for problem in error.problems)) from None
+
+    def save(self, path: str | Path) -> None:
+        """Writes a feature file that `load` gives back bit for bit; a crash leaves the old file or the new one.
+
+        Args:
+            path: the `.npz` to write.
+        """
+        arrays = {name: getattr(self, name) for name in (*REQUIRED_ARRAYS, *OPTIONAL_ARRAYS)}
+        arrays = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+        with atomic(Path(path)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The nearest gallery rows of each query, junk removed, nearest first, ties by row number.
+
+    Args:
+        protocol: which rows were searched and which were junk.
+        query: (Q,) int64 row numbers.
+        rows: (Q, K) int64 row numbers; -1 where fewer than K rows remain.
+        similarity: (Q, K) float64 cosine in [-1, 1]; 0 where `rows` is -1.
+        match: (Q, K) bool: the query's own pid; False where `rows` is -1.
+    """
+
+    protocol: EvalProtocol
+    query: np.ndarray
+    rows: np.ndarray
+    similarity: np.ndarray
+    match: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class EvalResult:
+    """A number that never travels without its definition.
+
+    Args:
+        protocol: how it was computed.
+        mAP: mean of `ap`, a fraction; None when no query counts.
+        cmc: (R,) float64: `cmc[k - 1]` is the share of the counted queries with a hit at rank k or better;
+            (0,) when no query counts.
+        ap: (num_queries,) float64 average precision of the counted queries, in the order of `query`.
+        query: (num_queries,) int64 their row numbers.
+        num_without_match: queries left out because they have no match.
+        num_gallery: rows searched, junk included.
+    """
+
+    protocol: EvalProtocol
+    mAP: float | None
+    cmc: np.ndarray
+    ap: np.ndarray
+    query: np.ndarray
+    num_without_match: int
+    num_gallery: int
+
+    @property
+    def num_queries(self) -> int:
+        """Queries in the means."""
+        return len(self.query)
+
+    def to_json(self) -> dict[str, Any]:
+        """The public object of `eval.json`: fractions, None where no query counts, never NaN."""
+        return {
+            "schema": SCHEMA,
+            "protocol": self.protocol.name,
+            "mAP": self.mAP,
+            "cmc": {str(rank): self.at_rank(rank) for rank in RANKS},
+            "num_queries": self.num_queries,
+            "num_without_match": self.num_without_match,
+            "num_gallery": self.num_gallery,
+        }
+
+    def at_rank(self, rank: int) -> float | None:
+        """CMC at a rank from 1 on; ranks beyond the curve repeat its last value; None when no query counts."""
+        return float(self.cmc[min(rank, len(self.cmc)) - 1]) if len(self.cmc) else None
+
+
+def save_results(path: str | Path, results: list[EvalResult]) -> None:
+    """Writes `eval.json`: a list of one object per protocol, whole or not at all.
+
+    Args:
+        path: the file to write.
+        results: one per protocol.
+    """
+    text = json.dumps([result.to_json() for result in results], indent=2, allow_nan=False)
+    with atomic(Path(path)) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _row(row: int, key: np.ndarray | None) -> str:
+    return f"row {row}" if key is None else f"row {row} (key {str(key[row])!r})"
+
+
+def _checked_ids(name: str, values: np.ndarray, n: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.shape != (n,) or array.dtype.kind not in "iu":
+        raise DataError(f"{name}: expected {n} integers, one per row of features, got {array.dtype} {array.shape}")
+    return array.astype(np.int64, copy=False)
+
+
+def _checked_rows(name: str, values: np.ndarray, n: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise DataError(f"{name}: expected a list of integer row numbers, got {array.dtype} {array.shape}")
+    array = array.astype(np.int64, copy=False)
+    outside = array[(array < 0) | (array >= n)]
+    if outside.size:
+        raise DataError(
+            f"{name}: {outside.size} of {array.size} row numbers are outside 0..{n - 1}, the first is {outside[0]}; "
+            "row numbers are 0-based"
+        )
+    repeated = np.flatnonzero(np.bincount(array, minlength=n) > 1)
+    if repeated.size:
+        raise DataError(f"{name}: {repeated.size} row numbers occur more than once, the first is {repeated[0]}")
+    return array
+
+
+def _checked_key(values: np.ndarray, n: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.shape != (n,) or array.dtype.kind != "U":
+        raise DataError(f"key: expected {n} texts, one per row of features, got {array.dtype} {array.shape}")
+    return array
+
+
+def _checked_text(value: np.ndarray) -> str:
+    if value.shape not in ((), (1,)) or value.dtype.kind != "U":
+        raise DataError(f"fingerprint: expected one text, got {value.dtype} {value.shape}")
+    return str(value.reshape(())[()])
+
+
+def _unit_rows(features: np.ndarray, key: np.ndarray | None) -> np.ndarray:
+    """Float32 rows of unit norm; memory that is so already (mapped files too) is not copied."""
+    n, out, renormalised = len(features), features.astype(np.float32, copy=False), 0
+    for start in range(0, n, ROWS_AT_ONCE):
+        rows = np.array(features[start : start + ROWS_AT_ONCE], dtype=np.float64)
+        peak = np.abs(rows).max(axis=1)
+        _refuse_dead_rows(peak, start, key)
+        rows /= peak[:, None]  # so that squares neither overflow nor vanish
+        norm = np.sqrt(np.square(rows).sum(axis=1))
+        other = np.flatnonzero(np.abs(norm * peak - 1) > UNIT_NORM_TOLERANCE)
+        if other.size:
+            out = out.copy() if np.shares_memory(out, features) else out
+            out[start + other] = rows[other] / norm[other, None]
+            renormalised += other.size
+    if renormalised:
+        logger.warning("features: %d of %d rows were not of unit norm and have been normalised", renormalised, n)
+    return out
+
+
+def _refuse_dead_rows(peak: np.ndarray, start: int, key: np.ndarray | None) -> None:
+    for what, dead in (("has a value that is not finite", ~np.isfinite(peak)), ("is all zero", peak == 0)):
+        if dead.any():
+            row = start + int(np.argmax(dead))
+            raise DataError(
+                f"features: {_row(row, key)} {what}: a cosine is undefined for it; mend the model or drop the row"
+            )
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such feature file; expected an .npz") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not a feature file: {error}; save plain arrays with numpy.savez") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, AttributeError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read as .npz ({error}): damaged or not an .npz; write it again") from None

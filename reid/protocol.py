@@ -1,0 +1,81 @@
+"""Evaluation protocols as values: three different numbers are published for MARS under the one name "mAP"."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from reid.errors import ConfigError
+
+GalleryRule = Literal["as_given", "without_queries"]
+ApRule = Literal["trapezoid", "hit"]
+WithoutMatchRule = Literal["zero", "skip", "error"]
+
+
+@dataclass(frozen=True)
+class EvalProtocol:
+    """What a query searches, what counts as junk, how AP is computed, and what a query without a match means.
+
+    In every protocol a gallery row with pid < 0 is junk, and ties are stable by row number.
+
+    Args:
+        name: written beside every number.
+        gallery: `as_given`, or `without_queries`: as given, less the rows that are queries.
+        ap: `trapezoid` = area under the interpolated precision-recall steps; `hit` = mean precision at the hits.
+        without_match: `zero` counts AP 0 and a miss at every rank; `skip` leaves the query out and counts it;
+            `error` refuses to evaluate.
+        camera_filter: rows of the query's own pid and own known camera (camid >= 0) are junk. Off: they are matches,
+            all but the query's own row.
+
+    Raises:
+        ConfigError: a rule is not one of those above.
+
+    Source: MARS' evaluation code (trapezoid); Zheng et al., Market-1501, ICCV 2015 (camera filter, junk).
+    """
+
+    name: str
+    gallery: GalleryRule = "as_given"
+    ap: ApRule = "trapezoid"
+    without_match: WithoutMatchRule = "zero"
+    camera_filter: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise ConfigError(f"protocol.name: expected a non-empty text, got {self.name!r}")
+        for field, rule in (("gallery", GalleryRule), ("ap", ApRule), ("without_match", WithoutMatchRule)):
+            value, valid = getattr(self, field), get_args(rule)
+            if value not in valid:
+                raise ConfigError(f"protocol.{field}: expected one of {', '.join(valid)}; got {value!r}")
+        if not isinstance(self.camera_filter, bool):
+            raise ConfigError(f"protocol.camera_filter: expected true or false, got {self.camera_filter!r}")
+
+
+MARS_OFFICIAL = EvalProtocol("mars-official")
+MARS_HIT_AP = EvalProtocol("mars-hit-ap", ap="hit", without_match="skip")
+MARS_TORCHREID = EvalProtocol("mars-torchreid", gallery="without_queries", ap="hit", without_match="skip")
+MARKET1501 = EvalProtocol("market1501", ap="hit", without_match="skip")
+
+PROTOCOLS = {protocol.name: protocol for protocol in (MARS_OFFICIAL, MARS_HIT_AP, MARS_TORCHREID, MARKET1501)}
+
+
+def get_protocols(name: str) -> list[EvalProtocol]:
+    """The protocol of that name in a list; `all` stands for every one in `PROTOCOLS`.
+
+    Args:
+        name: a key of `PROTOCOLS`, or `all`.
+
+    Returns:
+        One protocol, or all of them in the order of `PROTOCOLS`.
+
+    Raises:
+        ConfigError: no such protocol; the nearest name is suggested.
+
+    >>> [protocol.ap for protocol in get_protocols("market1501")]
+    ['hit']
+    """
+    if name == "all":
+        return list(PROTOCOLS.values())
+    if name in PROTOCOLS:
+        return [PROTOCOLS[name]]
+    valid = [*PROTOCOLS, "all"]
+    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.0)[0]
+    raise ConfigError(f"protocol: unknown name {name!r}; did you mean {near!r}? Valid: {', '.join(valid)}")

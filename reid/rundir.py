@@ -1,0 +1,140 @@
+"""The run directory: what a training run leaves on disk, and when an existing one may be continued or replaced."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reid import config as configs
+from reid.config import Config
+from reid.errors import ConfigError, DataError, ReidError
+from reid.files import atomic
+
+logger = logging.getLogger(__name__)
+
+
+class RunDirectory:
+    """Paths and small files of one run; the layout is public (README, "Run directory").
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file, self.log, self.metrics = path / "config.yaml", path / "log.txt", path / "metrics.jsonl"
+        self.tensorboard, self.last, self.best = (
+            path / "tensorboard",
+            path / "checkpoints/last.pt",
+            path / "checkpoints/best.pt",
+        )
+        self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
+
+    def config(self, overrides: Sequence[str] = ()) -> Config:
+        """The resolved config of the run, with overrides.
+
+        Raises:
+            DataError: this is no run directory.
+        """
+        if not self.config_file.is_file():
+            raise DataError(
+                f"{self.path}: expected a run directory with config.yaml, written by tools/train.py; found none"
+            )
+        return configs.load(self.config_file, overrides)
+
+    def check(self, config: Config, *, resume: bool, overwrite: bool) -> None:
+        """Refuses a folder that may be neither made, continued nor replaced; changes nothing.
+
+        Raises:
+            ConfigError: it exists and neither was asked for, or belongs to another config, or is no run directory.
+        """
+        if not self.config_file.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise ConfigError(f"{self.path}: exists and is no run directory; choose another with --output-dir")
+        elif resume:
+            self._require_same(config)
+        elif not overwrite:
+            raise ConfigError(
+                f"{self.path}: this run exists; --resume auto continues it, --overwrite starts anew, --output-dir DIR keeps both"
+            )
+
+    def prepare(self, config: Config, *, overwrite: bool) -> None:
+        """Makes the folder and writes config.yaml.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        if overwrite:
+            self._clear()
+        with atomic(self.config_file) as temporary:
+            temporary.write_text(config.dump(), encoding="utf-8")
+
+    def _require_same(self, config: Config) -> None:
+        there, here = (_flat(c.training_settings()) for c in (self.config(), config))
+        changed = [
+            f"{k}: {there.get(k)!r} there, {here.get(k)!r} here"
+            for k in sorted(there | here)
+            if there.get(k) != here.get(k)
+        ]
+        if changed:
+            raise ConfigError(
+                f"{self.path}: cannot resume, trained with another config: {'; '.join(changed)}; "
+                "give the same config, or --output-dir for a new run, or --overwrite"
+            )
+
+    def _clear(self) -> None:
+        """Removes what a run writes, and nothing else."""
+        events = self.tensorboard.glob("events.*")
+        for file in (
+            self.log,
+            self.metrics,
+            self.last,
+            self.best,
+            self.features,
+            self.results,
+            self.report,
+            *self.path.glob("features-*.npz"),
+            *events,
+        ):
+            file.unlink(missing_ok=True)
+
+    def baseline(self, name: str) -> Path:
+        """Where a baseline's features are kept."""
+        return self.path / f"features-{name.replace(' ', '-')}.npz"
+
+    def checkpoint(self, choice: str) -> Path:
+        """The file for `last`, `best`, or a path."""
+        return {"last": self.last, "best": self.best}.get(choice, Path(choice))
+
+    def cut_metrics(self, step: int) -> None:
+        """Drops rows after `step`, which a resumed run writes again, so that no step stands twice."""
+        if self.metrics.exists():
+            kept = [row for row in self.read_metrics() if row["step"] <= step]
+            with atomic(self.metrics) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def append_metrics(self, row: dict[str, float]) -> None:
+        """One line of metrics.jsonl."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; a half-written last line, left by a kill, is left out."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        complete = [line for line in lines if line.endswith("\n")]
+        try:
+            return [json.loads(line) for line in complete]
+        except json.JSONDecodeError as error:
+            raise ReidError(f"{self.metrics}: damaged line: {error}; remove that line") from None
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

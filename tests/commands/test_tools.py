@@ -1,0 +1,341 @@
+"""The tools as people call them: what they write, what they print, and how they answer bad input."""
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reid import cli
+from reid.engine import checkpoint
+from reid.features import FeatureSet
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(tool: str, *argv: str | Path) -> int:
+    main = importlib.import_module(f"tools.{tool}").main
+    return cli.run(lambda: main([str(arg) for arg in argv]))
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]):
+    """Calls a tool that must answer with exit code 2 and exactly one line; returns that line."""
+
+    def check(tool: str, *argv: str | Path) -> str:
+        capsys.readouterr()
+        assert call(tool, *argv) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        return lines[0]
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """A finished run with held-out identities; tests must not change it."""
+    from tests.commands.conftest import CONFIG
+
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "run.yaml").write_text(CONFIG)
+    options = ["--data-root", data_root, "--output-dir", folder / "run"]
+    assert (
+        call("train", folder / "run.yaml", *options, "data.holdout=0.4", "train.eval_freq=6", "test.baselines=true")
+        == 0
+    )
+    return folder / "run"
+
+
+def test_a_run_directory_is_complete(trained: Path) -> None:
+    files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    expected = {"config.yaml", "log.txt", "metrics.jsonl", "eval.json", "report.html", "features.npz"}
+    expected |= {"checkpoints/last.pt", "checkpoints/best.pt"}
+    expected |= {"features-colour-histogram.npz", "features-untrained.npz"}
+    assert {name for name in files if not name.startswith("tensorboard/")} == expected
+    assert any(name.startswith("tensorboard/events") for name in files)
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 4, 8, 12]
+    assert [row["lr"] for row in rows] == [0.01, 0.01, 0.005, 0.0025]
+    assert {"loss", "accuracy", "images_per_second", "data_seconds", "accuracy_intact", "accuracy_corrupted"} <= rows[
+        1
+    ].keys()
+    results = json.loads((trained / "eval.json").read_text())
+    assert [r["protocol"] for r in results] == ["mars-official", "mars-hit-ap", "mars-torchreid", "market1501"]
+    assert all(r["schema"] == 1 and 0 < r["mAP"] <= 1 and set(r["cmc"]) == {"1", "5", "10", "20"} for r in results)
+    state = checkpoint.load(trained / "checkpoints/last.pt")
+    assert state["step"] == 12
+    assert state["pids"] == sorted(state["pids"])
+
+
+def test_the_log_says_what_matters_first(trained: Path) -> None:
+    log = (trained / "log.txt").read_text()
+    for words in (
+        "command: ",
+        "subset  | ids",
+        "tracklet labels wrong",
+        "first gradient: mean L1 norm",
+        "GFLOPs",
+        "held-out identities at step 6",
+    ):
+        assert words in log, words
+    line = next(line for line in log.splitlines() if "iter 12/12" in line)
+    for word in ("eta 0:00:00", "time ", "data ", "loss ", "acc ", "lr 0.002500"):
+        assert word in line
+
+
+def test_an_existing_run_is_not_touched(trained: Path, workplace: Path, fails) -> None:
+    shutil.copytree(trained, "runs/run")
+    before = Path("runs/run/metrics.jsonl").read_bytes()
+    assert "--resume auto continues it, --overwrite starts anew" in fails("train", "run.yaml")
+    message = fails("train", "run.yaml", "--resume", "auto", "loss.T=4")
+    assert "trained with another config" in message
+    assert "loss.T: 8.0 there, 4 here" in message
+    assert Path("runs/run/metrics.jsonl").read_bytes() == before
+    (workplace / "other").mkdir()
+    (workplace / "other" / "thesis.txt").write_text("mine")
+    assert "is no run directory" in fails("train", "run.yaml", "--output-dir", "other", "--overwrite")
+    assert (workplace / "other" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_finished_run_resumes_to_its_result(
+    trained: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, "runs/run")
+    before = Path("runs/run/eval.json").read_text()
+    overrides = ["data.holdout=0.4", "train.eval_freq=6"]
+    assert call("train", "run.yaml", "--resume", "auto", *overrides) == 0
+    assert Path("runs/run/eval.json").read_text() == before
+    out = capsys.readouterr().out
+    assert "mAP: " in out
+    assert "Rank-1  : " in out
+    assert "report: runs/run/report.html" in out
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_resumable_run_that_ends_the_same(workplace: Path, sent: int, code: int) -> None:
+    assert call("train", "run.yaml", "--output-dir", "whole", "train.iterations=40") == 0
+    command = [sys.executable, ROOT / "tools/train.py", "run.yaml", "train.iterations=40", "--resume", "auto"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics, deadline = Path("runs/run/metrics.jsonl"), time.monotonic() + 120
+    while not (metrics.exists() and '"step": 4' in metrics.read_text()):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(sent)
+    assert process.wait(60) == code
+    assert "--resume auto continues" in process.stderr.read()
+    process.stderr.close()
+    stopped_at = checkpoint.load(Path("runs/run/checkpoints/last.pt"))["step"]
+    assert 4 <= stopped_at < 40
+    with open(metrics, "a") as file:  # as a kill in the middle of a line would leave it
+        file.write('{"step": 39, "lo')
+    assert call("train", "run.yaml", "train.iterations=40", "--resume", "auto") == 0
+    ours, whole = (checkpoint.load(Path(f"{run}/checkpoints/last.pt")) for run in ("runs/run", "whole"))
+    assert all(torch.equal(ours["model"][key], whole["model"][key]) for key in whole["model"])
+    rows = [
+        [json.loads(line) for line in Path(f"{run}/metrics.jsonl").read_text().splitlines()]
+        for run in ("runs/run", "whole")
+    ]
+    steps = [row["step"] for row in rows[0]]
+    assert steps == sorted(set(steps))
+    shared = {row["step"]: row for row in rows[1]}
+    after = [row for row in rows[0] if row["step"] - 4 >= stopped_at]
+    assert all(row[key] == shared[row["step"]][key] for row in after for key in ("loss", "lr", "accuracy"))
+
+
+def test_dry_run_writes_nothing(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert call("train", "run.yaml", "--dry-run") == 0
+    assert sorted(path.name for path in workplace.iterdir()) == ["run.yaml"]
+
+
+def test_paper_settings_run_on_a_small_dataset(workplace: Path, data_root: Path) -> None:
+    shutil.copytree(data_root / "demo", workplace / "data" / "MARS")
+    short = ["train.iterations=2", "train.batch_size=4", "train.log_freq=1", "model.pretrained=false"]
+    small = ["augment.resize=[40, 40]", "augment.crop=[32, 32]", "machine.workers=0"]
+    assert call("train", ROOT / "configs/mars_imae.yaml", "--data-root", "data", "--device", "cpu", *short, *small) == 0
+    assert "mars-subset" in Path("runs/mars_imae/log.txt").read_text()
+
+
+def test_testing_again_uses_the_features_and_other_checkpoints_do_not_overwrite(
+    trained: Path, workplace: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, "run")
+    before = {name: Path("run", name).stat().st_mtime_ns for name in ("features.npz", "eval.json")}
+    assert call("test", "run", "--protocol", "mars-hit-ap", "--json", "out/hit.json", "--checkpoint", "best") == 0
+    assert {name: Path("run", name).stat().st_mtime_ns for name in before} == before
+    assert [r["protocol"] for r in json.loads(Path("out/hit.json").read_text())] == ["mars-hit-ap"]
+    assert call("test", "run") == 0
+    assert Path("run/features.npz").stat().st_mtime_ns == before["features.npz"]
+    assert Path("run/eval.json").read_text() == (trained / "eval.json").read_text()
+    assert "baseline colour histogram: " in capsys.readouterr().out
+
+
+def test_features_are_the_mean_over_frames_normalised(trained: Path, data_root: Path) -> None:
+    """From the files on disk, one image at a time, with none of the pipeline's batching."""
+    from reid import config, experiment
+    from reid.datasets.loader import decode
+
+    settings = config.load(trained / "config.yaml")
+    backbone, preprocess = experiment.build_backbone(settings, initial_weights=False)
+    state = checkpoint.load(trained / "checkpoints/last.pt")["model"]
+    backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
+    stored = FeatureSet.load(trained / "features.npz")
+    test = experiment.load_benchmark(settings).test
+    with torch.no_grad():
+        for row in (0, 7, len(test) - 1):
+            images = [torch.from_numpy(decode(path))[None] for path in test[row].paths]
+            frames = torch.cat([backbone.eval()(preprocess(image, torch.device("cpu"))) for image in images])
+            expected = torch.nn.functional.normalize(frames.mean(0), dim=0)
+            np.testing.assert_allclose(stored.features[row], expected.numpy(), atol=1e-5)
+            assert stored.key[row] == test[row].key
+
+
+def test_feature_files_and_folders_evaluate_alike(trained: Path, workplace: Path, data_root: Path) -> None:
+    assert call("extract", trained, data_root / "demo", "--out", "gallery") == 0
+    for source, name in ((trained / "features.npz", "a.json"), ("gallery", "b.json")):
+        assert call("test", "--features", source, "--protocol", "all", "--json", name) == 0
+    assert Path("a.json").read_text() == Path("b.json").read_text() == (trained / "eval.json").read_text()
+    about = json.loads(Path("gallery/gallery.json").read_text())
+    assert about["schema"] == 1
+    assert about["fingerprint"] == FeatureSet.load(trained / "features.npz").fingerprint
+    assert Path("gallery/meta.csv").read_text().splitlines()[0] == "row,key,pid,camid,num_frames,path"
+
+
+def test_extracting_folders_and_manifests(trained: Path, workplace: Path, data_root: Path, fails) -> None:
+    source = data_root / "demo/bbox_test"
+    person = sorted(path for path in source.iterdir() if path.name not in ("0000", "00-1"))[0]
+    groups: dict[str, list[Path]] = {}
+    for image in sorted(person.iterdir()):
+        groups.setdefault(image.name[:11], []).append(image)
+    lines = ["path,tracklet,pid,camid"]
+    for key, images in groups.items():
+        (workplace / "mine" / key).mkdir(parents=True)
+        for image in images:
+            shutil.copy(image, workplace / "mine" / key)
+            lines.append(f"mine/{key}/{image.name},{key},7,{key[5]}")
+    Path("frames.csv").write_text("\n".join(lines) + "\n")
+    assert call("extract", trained, "mine", "--out", "a") == 0
+    assert call("extract", trained, "frames.csv", "--out", "b") == 0
+    assert np.array_equal(np.load("a/features.npy"), np.load("b/features.npy"))
+    stored = FeatureSet.load(trained / "features.npz")
+    rows = [list(stored.key).index(key) for key in groups]
+    np.testing.assert_allclose(np.load("a/features.npy"), stored.features[rows], atol=1e-5)
+    assert "no query rows" in fails("test", "--features", "a")
+    assert "exists and is not empty" in fails("extract", trained, "mine", "--out", "a")
+    assert call("extract", trained, "mine", "--out", "a", "--overwrite") == 0
+
+
+def test_missing_dataset_says_where_to_put_it(workplace: Path, monkeypatch: pytest.MonkeyPatch, fails) -> None:
+    monkeypatch.setenv("REID_DATA", str(workplace / "nowhere"))
+    for config in ("run.yaml", ROOT / "configs/mars_imae.yaml"):
+        message = fails("train", config)
+        assert str(workplace / "nowhere") in message
+        assert "--data-root" in message
+        assert "data/README.md" in message
+    assert sorted(path.name for path in workplace.iterdir()) == ["run.yaml"]
+    (workplace / "nowhere" / "mars").mkdir(parents=True)
+    assert "mars" in fails("train", ROOT / "configs/mars_imae.yaml")
+
+
+def test_offline_weights_say_what_to_do(workplace: Path, data_root: Path, fails) -> None:
+    message = fails("train", "run.yaml", "model.name=googlenet_bn", "model.weights=no.pth")
+    assert "no.pth" in message
+    assert not Path("runs").exists()
+
+
+def test_unknown_settings(workplace: Path, fails) -> None:
+    assert "train.lrr: unknown key; did you mean 'lr'?" in fails("train", "run.yaml", "train.lrr=1")
+    assert "train.lr: expected a number, got 'high'" in fails("train", "run.yaml", "train.lr=high")
+    assert "loss.T: cce takes no 'T'" in fails("train", "run.yaml", "loss.name=cce", "loss.T=8")
+    assert "model.name: timm has no model 'resnet10'" in fails("train", "run.yaml", "model.name=resnet10")
+    assert "device" in fails("train", "run.yaml", "--device", "warp")
+    assert "cannot read this config" in fails("train", "nowhere.yaml")
+    assert "did you mean 'mars-official'" in fails("test", "--features", "x.npz", "--protocol", "mars-offical")
+
+
+def test_a_truncated_image_is_named(workplace: Path, data_root: Path, fails) -> None:
+    shutil.copytree(data_root, workplace / "data")
+    for image in (workplace / "data/demo/bbox_train").rglob("*.jpg"):
+        image.write_bytes(image.read_bytes()[:300])
+    message = fails("train", "run.yaml", "--data-root", "data")
+    assert "damaged image (300 bytes)" in message
+    assert ".jpg" in message
+
+
+def test_checkpoints_that_do_not_fit(trained: Path, workplace: Path, data_root: Path, fails) -> None:
+    last = trained / "checkpoints/last.pt"
+    message = fails("test", trained, "--checkpoint", last, "model.name=resnet18")
+    assert "weights of another model" in message
+    assert "no such checkpoint" in fails("test", trained, "--checkpoint", "no.pt")
+    assert "trained on 4 identities" in fails("train", "run.yaml", "--resume", last)
+    Path("bad.pt").write_bytes(last.read_bytes()[:1000])
+    assert "damaged" in fails("test", trained, "--checkpoint", "bad.pt")
+    assert "expected a run directory" in fails("test", "nowhere")
+
+
+def test_unwritable_places(trained: Path, workplace: Path, data_root: Path, fails) -> None:
+    Path("file").write_text("")
+    assert "cannot write" in fails("train", "run.yaml", "--output-dir", "file/run")
+    assert "cannot write" in fails("test", "--features", trained / "features.npz", "--json", "file/a.json")
+    assert "file" in fails("extract", trained, data_root / "demo", "--out", "file")
+
+
+def test_empty_input_folder(trained: Path, workplace: Path, fails) -> None:
+    Path("empty").mkdir()
+    assert "empty" in fails("extract", trained, "empty", "--out", "a")
+    assert not Path("a").exists()
+
+
+def test_other_file_types_as_features(workplace: Path, fails) -> None:
+    Path("a.npz").write_text("no zip")
+    Image.new("RGB", (2, 2)).save("b.png")
+    for name in ("a.npz", "b.png", "nowhere.npz"):
+        assert name in fails("test", "--features", name)
+    Path("empty").mkdir()
+    assert "gallery.json" in fails("test", "--features", "empty")
+
+
+@pytest.mark.parametrize("tool", ["train", "test", "extract", "make_demo"])
+def test_help_shows_examples(tool: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(f"tools.{tool}").main(["--help"])
+    assert caught.value.code == 0
+    assert f"python tools/{tool}.py" in capsys.readouterr().out
+
+
+def test_two_processes_through_torchrun(workplace: Path) -> None:
+    """Normalisation layers see half a batch each, so the comparison is of what must be equal: samples, steps, evaluation rows."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(29500 + os.getpid() % 2000),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, ROOT / "tools/train.py", "run.yaml"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert call("train", "run.yaml", "--output-dir", "single") == 0
+    two, one = (json.loads(Path(f"{run}/eval.json").read_text()) for run in ("runs/run", "single"))
+    assert [r["num_queries"] for r in two] == [r["num_queries"] for r in one]
+    rows = [
+        [json.loads(line) for line in Path(f"{run}/metrics.jsonl").read_text().splitlines()]
+        for run in ("runs/run", "single")
+    ]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+    assert rows[0][0]["loss"] == pytest.approx(rows[1][0]["loss"], abs=0.05)
+    assert done.stdout.count("mAP: ") == 1

@@ -1,0 +1,158 @@
+"""Configs: every mistake at once, overrides, inheritance, and a dump that loads back."""
+
+from pathlib import Path
+
+import pytest
+
+from reid import config
+from reid.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, overrides)
+    return [problem.replace(str(path), "FILE") for problem in caught.value.problems]
+
+
+def test_every_mistake_in_one_go(tmp_path: Path) -> None:
+    path = write(tmp_path, "train: {iters: 5, lr: fast, batch_size: 0}\nagument: {}\ndata: {noise: {rate: 0.3}}\n")
+    found = "\n".join(problems(path))
+    assert "FILE: train.iters: unknown key; did you mean 'iterations'? expected one of: iterations, batch_size" in found
+    assert "FILE: train.lr: expected a number, got 'fast'" in found
+    assert "FILE: train.batch_size: expected greater than or equal to 1, got 0" in found
+    assert "FILE: agument: unknown key; did you mean 'augment'?" in found
+    assert "FILE: data.noise.name: missing" in found
+    assert len(found.splitlines()) == 5
+
+
+def test_overrides_in_both_spellings(tmp_path: Path) -> None:
+    path = write(tmp_path, "loss: {name: imae, T: 8.0}\n")
+    loaded = config.load(path, ["loss.T", "4", "train.lr=1e-3", "data.root=/somewhere", "augment.crop=[64, 32]"])
+    assert loaded.loss.options == {"T": 4}
+    assert loaded.train.lr == 1e-3
+    assert loaded.data.root == "/somewhere"
+    assert loaded.augment.crop == [64, 32]
+    assert problems(path, "loss.T") == ["override 'loss.T': expected key.path=value or key.path value, got no value"]
+    assert "not valid YAML" in problems(path, "loss.T=[")[0]
+    assert "set to a value by another override" in problems(path, "train=3", "train.lr=1")[0]
+
+
+def test_another_name_leaves_the_old_options_behind(tmp_path: Path) -> None:
+    path = write(tmp_path, "loss: {name: imae, T: 8.0}\n")
+    assert config.load(path, ["loss.name=cce"]).loss.options == {}
+    assert config.load(path, ["loss.name=imae"]).loss.options == {"T": 8.0}
+
+
+def test_one_level_of_inheritance(tmp_path: Path) -> None:
+    write(tmp_path, "train: {lr: 0.5, iterations: 7}\nloss: {name: imae, T: 2.0}\n", "below.yaml")
+    loaded = config.load(write(tmp_path, "base: below.yaml\ntrain: {lr: 0.25}\nloss: {name: mae}\n"))
+    assert (loaded.name, loaded.train.lr, loaded.train.iterations, loaded.loss.options) == ("run", 0.25, 7, {})
+    deeper = write(tmp_path, "base: run.yaml\n", "deeper.yaml")
+    assert "one level of inheritance" in problems(deeper)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2\n", "key 'seed' given twice"),
+        ("seed: [1\n", "not valid YAML"),
+        ("- 1\n", "expected a mapping of settings, got list"),
+        ("", "expected a mapping of settings, got NoneType"),
+        ("base: nowhere.yaml\n", "cannot read this config: No such file or directory"),
+        ("train: {momentum: true}\n", "train.momentum: expected a number, got True"),
+        ("train: {iterations: 2.5}\n", "train.iterations: expected a"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
+    found = problems(write(tmp_path, text))
+    assert len(found) == 1
+    assert message in found[0]
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    assert "No such file" in problems(tmp_path / "no.yaml")[0]
+    assert "Is a directory" in problems(tmp_path)[0]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configs_load_dump_and_bind(path: Path, tmp_path: Path) -> None:
+    from reid import experiment
+
+    loaded = config.load(path)
+    experiment.check(loaded)
+    assert config.load(write(tmp_path, loaded.dump())) == loaded
+    assert config.parse(loaded.dump(), "text") == loaded
+
+
+def test_mars_configs_hold_the_papers_settings_and_differ_in_the_loss_only() -> None:
+    paths = sorted(CONFIGS.glob("mars_*.yaml"))
+    loaded = {path.stem: config.load(path) for path in paths}
+    assert set(loaded) == {"mars_cce", "mars_gce", "mars_imae", "mars_mae"}
+    rest = {name: {**c.training_settings(), "loss": None} for name, c in loaded.items()}
+    assert all(settings == rest["mars_imae"] for settings in rest.values())
+    train, augment = loaded["mars_imae"].train, loaded["mars_imae"].augment
+    assert (train.iterations, train.batch_size, train.lr, train.momentum, train.weight_decay) == (
+        50000,
+        180,
+        0.01,
+        0.9,
+        5e-4,
+    )
+    assert train.schedule.model_dump() == {"name": "step", "every": 10000, "factor": 0.5}
+    assert (augment.resize, augment.crop, augment.flip) == ([256, 256], [224, 224], 0.5)
+    assert loaded["mars_imae"].data.holdout == 0
+    assert loaded["mars_imae"].loss.model_dump() == {"name": "imae", "T": 8.0}
+
+
+def test_fingerprint_tells_training_settings_apart(tmp_path: Path) -> None:
+    path = write(tmp_path, "loss: {name: imae, T: 8.0}\n")
+    same = [
+        config.load(path, o).fingerprint() for o in ([], ["machine.workers=0"], ["data.root=x"], ["train.log_freq=1"])
+    ]
+    assert len(set(same)) == 1
+    other = [
+        config.load(path, [o]).fingerprint()
+        for o in ("loss.T=4", "seed=1", "train.iterations=9", "model.name=resnet18")
+    ]
+    assert len({*same, *other}) == 5
+
+
+def test_component_mistakes_all_at_once(tmp_path: Path) -> None:
+    from reid import experiment
+
+    text = """
+    data: {name: marz, labels: "true", noise: {name: symmetric, rate: 0.3}}
+    loss: {name: cce, T: 8}
+    sampler: {name: frames, K: 4}
+    augment: {resize: [64, 32], crop: [72, 32]}
+    train: {schedule: {name: step, every: often}}
+    test: {protocols: mars-offical}
+    """
+    with pytest.raises(ConfigError) as caught:
+        experiment.check(config.load(write(tmp_path, text)))
+    found = "\n".join(caught.value.problems)
+    assert "data.name: unknown dataset 'marz'; did you mean 'mars'?" in found
+    assert "loss.T: cce takes no 'T'; expected one of: (none)" in found
+    assert "sampler.K: frames takes no 'K'" in found
+    assert "train.schedule.every: expected a integer, got 'often'" in found
+    assert "data.noise.seed: missing; symmetric needs it" in found
+    assert "augment.crop: expected at most augment.resize [64, 32], got [72, 32]" in found
+    assert "mars-official" in found
+    assert "data.labels" in found
+    assert len(caught.value.problems) == 8
+
+
+def test_component_ranges(tmp_path: Path) -> None:
+    from reid import experiment
+
+    with pytest.raises(ConfigError, match=r"loss\.T: expected >= 0 and <= 300, got -1"):
+        experiment.check(config.load(write(tmp_path, "loss: {name: imae, T: -1}\n")))
+    with pytest.raises(ConfigError, match=r"loss\.name: unknown 'image'; did you mean 'imae'"):
+        experiment.check(config.load(write(tmp_path, "loss: {name: image}\n")))
