@@ -266,11 +266,14 @@ def _refuse_dead_rows(peak: np.ndarray, start: int, key: np.ndarray | None) -> N
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise DataError(f"{path}: one bare array, not an .npz of named arrays; save them with numpy.savez")
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such feature file; expected an .npz") from None
     except ValueError as error:
         raise DataError(f"{path}: not a feature file: {error}; save plain arrays with numpy.savez") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, AttributeError, TypeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise DataError(f"{path}: cannot be read as .npz ({error}): damaged or not an .npz; write it again") from None

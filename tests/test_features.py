@@ -164,6 +164,11 @@ def write_two_fingerprints(path):
     np.savez(path, **arrays(), fingerprint=np.array(["a", "b"]))
 
 
+def write_one_array(path):
+    with path.open("wb") as file:
+        np.save(file, np.ones(3))
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -176,7 +181,7 @@ def write_two_fingerprints(path):
         lambda path: path.write_bytes(b""),
         lambda path: path.write_text("features"),
         lambda path: path.mkdir(),
-        lambda path: np.save(path.open("wb"), np.ones(3)),
+        write_one_array,
         lambda path: None,
     ],
 )

@@ -4,6 +4,7 @@ Shapes: N rows, D feature dimensions, Q queries, C gallery columns, P (query, ma
 M candidates of one query, T its thresholds (its matches), U its undecided candidates, K list length.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,8 +65,8 @@ def count_nearer(
 
     Nearer = larger similarity, or equal similarity and smaller row number. The product is float32; rows that it
     cannot tell from the match are decided by `exact_similarity`, so the counts do not depend on the options below.
-    Bytes beside the features: 4 (16384 D) for a chunk of the gallery, 4 block_size (16384 + D) for each worker,
-    and 64 for each pair.
+    Bytes beside the features, at most about: 65,536 D for a chunk of the gallery, 64 P for the pairs, and for each
+    worker 4 block_size (16,384 + D) for its block, 16,384 D + 2**24 for what it decides exactly.
 
     Args:
         features: the features.
@@ -76,9 +77,6 @@ def count_nearer(
 
     Returns:
         (P,) int64, in the order of the pairs.
-
-    Raises:
-        ConfigError: `block_size` or `workers` is below 1.
     """
     workers = torch.get_num_threads() if workers is None else workers
     if min(block_size, workers) < 1:
@@ -86,9 +84,9 @@ def count_nearer(
     busy = np.flatnonzero(np.diff(matches.start))
     if not len(busy):
         return np.zeros(0, np.int64)
-    blocks = np.array_split(busy, max(workers, math.ceil(len(busy) / block_size)))
+    blocks = np.array_split(busy, min(len(busy), workers * math.ceil(len(busy) / (block_size * workers))))
     pairs = _Pairs(features, matches)
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:  # one product per worker, on one thread
+    with _full_precision(), threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:  # a product per worker
         list(pool.map(pairs.measure, blocks))
         for first in range(0, len(matches.columns), CHUNK):
             chunk = _Chunk(pairs, first, device)
@@ -196,6 +194,17 @@ class _Chunk:
         of_query = np.repeat(np.arange(len(block)), np.diff(self.pairs.matches.start)[block])
         error = similarity_BC[of_query[here], column[here]] - self.pairs.threshold[pairs[here]]
         return float(np.abs(error).max(initial=0.0))
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """No TF32 or bfloat16 inside torch's float32 products, whatever training chose."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _product(gallery_CD: np.ndarray, device: str | torch.device) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,0 +1,198 @@
+"""Times the evaluation beside the bare matrix product it cannot do without, and beside torchreid's evaluator.
+
+    python benchmarks/evaluation.py --mars-info DIR [--peer-path DIR] [--json FILE]
+    python benchmarks/evaluation.py --queries 3368 --gallery 519505 --dim 512 --repeat 1
+
+The contenders take turns, `--repeat` times, and medians are compared: the machine may be shared. The peer is imported
+from a checkout of deep-person-reid whose Cython has been built in place; it gets the same float32 features.
+Identities are made up unless --mars-info names the folder of MARS' own tables; features are made up in any case.
+"""
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.io import loadmat
+
+from reid.evaluation.evaluate import evaluate
+from reid.features import FeatureSet
+from reid.protocol import MARS_HIT_AP
+
+LATENT = 64  # dimensions in which identities, cameras and tracklets differ
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the contenders in turns and prints a Markdown table."""
+    arguments = parse(argv)
+    torch.set_num_threads(arguments.threads)
+    logging.disable(logging.WARNING)
+    features = made_up_features(arguments)
+    contenders = {
+        "matrix product": lambda: product(features),
+        "this evaluation": lambda: evaluate(features, MARS_HIT_AP),
+    }
+    if arguments.peer_path:
+        contenders["torchreid, distance + Cython rank"] = peer(features, arguments.peer_path)
+    report = {**circumstances(arguments, argv), "features_bytes": features.features.nbytes}
+    if arguments.peer_path:
+        report["peer_mAP"] = contenders["torchreid, distance + Cython rank"]()
+    report["extra_peak_bytes"], report["result"] = extra_memory(lambda: evaluate(features, MARS_HIT_AP).to_json())
+    report["seconds"] = take_turns(contenders, arguments.repeat) if arguments.repeat else {}
+    print(table(report))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--queries", type=int, default=1980)
+    parser.add_argument("--gallery", type=int, default=12180, help="rows, the queries among them")
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--repeat", type=int, default=7, help="0: one run of ours, for its memory")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--noise", type=float, default=0.5, help="of a tracklet, beside its identity's 1; `inf`: only noise"
+    )
+    parser.add_argument("--mars-info", metavar="DIR", help="folder of tracks_test_info.mat and query_IDX.mat")
+    parser.add_argument("--peer-path", metavar="DIR", help="a built checkout of deep-person-reid")
+    parser.add_argument("--json", metavar="FILE")
+    return parser.parse_args(argv)
+
+
+def made_up_features(arguments: argparse.Namespace) -> FeatureSet:
+    """Identity + a shift by camera + a tracklet's own noise, in few dimensions, mapped to many."""
+    pid, camid, query = identities(arguments)
+    rng = np.random.default_rng(0)
+    n = len(pid)
+    latent = rng.standard_normal((n, LATENT), dtype=np.float32) * rng.gamma(2, 0.5, (n, 1)).astype(np.float32)
+    if np.isfinite(arguments.noise):
+        latent *= arguments.noise
+        centre = rng.standard_normal((pid.max() + 1, LATENT), dtype=np.float32)
+        shift = 0.8 * rng.standard_normal((7 * (pid.max() + 1), LATENT), dtype=np.float32)
+        latent += np.where(pid[:, None] > 0, centre[pid], 0) + shift[np.maximum(pid, 0) * 7 + camid]
+        features = latent @ rng.standard_normal((LATENT, arguments.dim), dtype=np.float32)
+    else:
+        features = rng.standard_normal((n, arguments.dim), dtype=np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    return FeatureSet(features, pid, camid, query, np.arange(n))
+
+
+def identities(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """MARS' own, or made-up ones: 16 rows each over 6 cameras, the rest distractors."""
+    if arguments.mars_info:
+        folder = Path(arguments.mars_info)
+        tracks = loadmat(folder / "tracks_test_info.mat")["track_test_info"].astype(np.int64)
+        return tracks[:, 2], tracks[:, 3], loadmat(folder / "query_IDX.mat")["query_IDX"].ravel().astype(np.int64) - 1
+    rng = np.random.default_rng(1)
+    known = min(arguments.gallery, 6 * arguments.queries)
+    pid = np.zeros(arguments.gallery, np.int64)
+    pid[:known] = 1 + np.arange(known) // 16
+    return pid, rng.integers(1, 7, arguments.gallery), np.sort(rng.choice(known, arguments.queries, replace=False))
+
+
+def product(features: FeatureSet) -> np.ndarray:
+    """All similarities at once: what any exact evaluation has to compute."""
+    return features.features[features.query] @ features.features[features.gallery].T
+
+
+def peer(features: FeatureSet, path: str) -> Callable[[], float]:
+    """The peer's cosine distance and its Cython rank, on the gallery without its junk; gives its mAP."""
+    folder = Path(path) / "torchreid" / "metrics"
+    sys.path.insert(0, str(folder / "rank_cylib"))
+    distance, ranking = (load(folder / name) for name in ("distance.py", "rank_cylib/rank_cy"))
+    gallery = features.gallery[features.pid[features.gallery] >= 0]
+    rows = torch.from_numpy(features.features)
+    ids = [array[rows_of] for array in (features.pid, features.camid) for rows_of in (features.query, gallery)]
+
+    def run() -> float:
+        distmat = distance.cosine_distance(rows[features.query], rows[gallery]).numpy()
+        return float(ranking.evaluate_cy(distmat, *ids, 50, False)[1])
+
+    return run
+
+
+def load(path: Path):
+    """One module of the peer, without importing its package and all that it needs."""
+    if not path.suffix:
+        path = next(path.parent.glob(f"{path.name}.*.so"))
+    spec = importlib.util.spec_from_file_location(path.name.split(".")[0], path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def take_turns(contenders: dict[str, Callable[[], object]], repeat: int) -> dict[str, list[float]]:
+    """Seconds of every run; the first, cold, round is left out when there are several."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeat + (repeat > 1)):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: runs[-repeat:] for name, runs in seconds.items()}
+
+
+def extra_memory(run: Callable[[], object]) -> tuple[int | None, object]:
+    """Bytes that the process grows by at most during a run (Linux only), and what the run returns."""
+    if not Path("/proc/self/clear_refs").exists():
+        return None, run()
+    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is held now
+    before = high_water_mark()
+    result = run()
+    return high_water_mark() - before, result
+
+
+def high_water_mark() -> int:
+    """Bytes of memory that this process has held at most."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def circumstances(arguments: argparse.Namespace, argv: list[str] | None) -> dict[str, object]:
+    """All that a reader needs to repeat the measurement."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
+    return {
+        "command": " ".join(["python benchmarks/evaluation.py", *(sys.argv[1:] if argv is None else argv)]),
+        "commit": commit or None,
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": arguments.threads,
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
+        "repeat": arguments.repeat,
+    }
+
+
+def table(report: dict) -> str:
+    """Medians and ratios, as Markdown."""
+    medians = {name: statistics.median(runs) for name, runs in report["seconds"].items()}
+    bare = medians.get("matrix product")
+    lines = ["| | seconds (median) | x product | slowest / fastest run |", "|---|---|---|---|"]
+    for name, median in medians.items():
+        runs, ratio = report["seconds"][name], f"{median / bare:.2f}" if bare else "-"
+        lines.append(f"| {name} | {median:.3f} | {ratio} | {max(runs) / min(runs):.2f} |")
+    extra = "not measured" if report["extra_peak_bytes"] is None else f"{report['extra_peak_bytes'] / 2**20:.0f} MiB"
+    memory = f"memory beside {report['features_bytes'] / 2**20:.0f} MiB of features: {extra}"
+    result = report["result"]
+    size = f"mAP {result['mAP']:.4f}, {result['num_queries']} queries, {result['num_gallery']} rows"
+    size += f"; the peer's mAP {report['peer_mAP']:.4f}" if "peer_mAP" in report else ""
+    return "\n".join([*lines, "", f"{memory}; {size}"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Who is searched, who matches, who is junk, and why a query has no match."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from reid.errors import DataError
+from reid.evaluation.masks import explain_without_match, find_matches, gallery_rows, is_junk
+from reid.features import FeatureSet
+from reid.protocol import MARKET1501, MARS_OFFICIAL, MARS_TORCHREID
+from tests.evaluation.oracles import made_up, ranked
+
+
+def tracklets(pid, camid, query, gallery=None):
+    n = len(pid)
+    features = np.eye(n, 3) + np.arange(1, n + 1)[:, None]
+    gallery = np.arange(n) if gallery is None else gallery
+    return FeatureSet(features, np.array(pid), np.array(camid), np.array(query, int), np.array(gallery, int))
+
+
+NO_FILTER = dataclasses.replace(MARKET1501, name="no-filter", camera_filter=False)
+MIXED = tracklets(pid=[1, 1, 1, 1, 0, -1, 2], camid=[0, 0, 1, -1, 0, 0, 0], query=[0, 3, 6])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "query", "junk"),
+    [
+        (MARKET1501, 0, [True, True, False, False, False, True, False]),
+        (MARKET1501, 3, [False, False, False, False, False, True, False]),  # unknown camera: equal to none
+        (NO_FILTER, 0, [True, False, False, False, False, True, False]),
+        (NO_FILTER, 3, [False, False, False, True, False, True, False]),
+    ],
+)
+def test_junk(protocol, query, junk):
+    np.testing.assert_array_equal(is_junk(MIXED, protocol, np.int64(query), np.arange(7)), junk)
+
+
+def test_gallery_rules():
+    np.testing.assert_array_equal(gallery_rows(MIXED, MARKET1501), np.arange(7))
+    np.testing.assert_array_equal(gallery_rows(MIXED, MARS_TORCHREID), [1, 2, 4, 5])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("protocol", [MARKET1501, MARS_TORCHREID, NO_FILTER], ids=lambda protocol: protocol.name)
+def test_matches_are_those_of_the_full_ranking(seed, protocol):
+    features = made_up(seed)
+    matches = find_matches(features, protocol)
+    for i, query in enumerate(features.query):
+        rows, match = ranked(features, protocol, query)
+        found = matches.columns[matches.column[matches.start[i] : matches.start[i + 1]]]
+        np.testing.assert_array_equal(np.sort(found), np.sort(rows[match]))
+
+
+def test_nothing_to_search_or_to_ask():
+    with pytest.raises(DataError, match="query: no rows"):
+        gallery_rows(tracklets([1, 1], [0, 1], []), MARS_OFFICIAL)
+    with pytest.raises(DataError, match=r"no rows to search under mars-torchreid .*use gallery: as_given"):
+        gallery_rows(tracklets([1, 1], [0, 1], [0, 1]), MARS_TORCHREID)
+
+
+def test_causes_are_counted_with_the_option_that_fits():
+    features = tracklets(pid=[1, 1, 2, 3, -1, 4, 4], camid=[0, 0, 0, 0, 0, 0, 1], query=[0, 2, 3, 4, 5])
+    text = explain_without_match(features, MARKET1501, find_matches(features, MARKET1501))
+    assert text == (
+        "market1501: 4 of 5 queries have no match: 1 are junk themselves (pid < 0): drop them from the queries; "
+        "2 have no other row of their identity in the gallery (7 rows); "
+        "1 meet their identity only under their own camera: camera_filter: false counts those"
+    )
+
+
+def test_rows_lost_to_the_gallery_rule_are_explained():
+    features = tracklets(pid=[1, 1, 2, 2], camid=[0, 1, 0, 1], query=[0, 1, 2])
+    text = explain_without_match(features, MARS_TORCHREID, find_matches(features, MARS_TORCHREID))
+    assert "2 of 3 queries have no match: 2 have no other row" in text
+    assert "gallery: as_given keeps them" in text

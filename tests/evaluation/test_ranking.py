@@ -1,0 +1,171 @@
+"""Counts and ranked lists against a full sort, whatever the block, the threads and the product's precision."""
+
+import numpy as np
+import pytest
+import torch
+
+from reid.errors import ConfigError, DataError
+from reid.evaluation import ranking
+from reid.evaluation.masks import find_matches
+from reid.evaluation.ranking import count_nearer, exact_similarity, rank
+from reid.features import FeatureSet
+from reid.protocol import MARKET1501, MARS_OFFICIAL, MARS_TORCHREID
+from tests.evaluation.oracles import made_up, ranked, similarity
+
+
+def counts_by_sort(features, matches, protocol):
+    out = []
+    for i, query in enumerate(features.query):
+        rows, match = ranked(features, protocol, query)
+        wrong = dict(zip(rows, np.cumsum(~match), strict=True))
+        pairs = matches.column[matches.start[i] : matches.start[i + 1]]
+        out += [wrong[row] for row in matches.columns[pairs]]
+    return np.array(out)
+
+
+def nearly_equal(seed):
+    """Rows that float32 products cannot put in order: copies of a few rows, moved by a few last bits."""
+    base = made_up(seed, dimensions=48)
+    rng = np.random.default_rng(seed)
+    copies = base.features[rng.integers(0, 12, len(base.pid))]
+    moved = np.nextafter(copies, np.where(rng.random(copies.shape) < 0.5, -1, 1).astype(np.float32))
+    rows = np.where(rng.random((len(copies), 1)) < 0.5, copies, moved)
+    return FeatureSet(rows, base.pid, base.camid, base.query, base.gallery)
+
+
+def exactly_equal(seed):
+    return made_up(seed, ties=True)
+
+
+DATA = [made_up, exactly_equal, nearly_equal]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.__name__)
+def test_counts_equal_those_of_a_full_sort(seed, data):
+    features = data(seed)
+    for protocol in (MARS_OFFICIAL, MARS_TORCHREID):
+        matches = find_matches(features, protocol)
+        expected = counts_by_sort(features, matches, protocol)
+        np.testing.assert_array_equal(count_nearer(features, matches), expected)
+
+
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.__name__)
+def test_counts_do_not_depend_on_how_the_work_is_cut(data, monkeypatch):
+    features = data(9)
+    matches = find_matches(features, MARS_OFFICIAL)
+    expected = count_nearer(features, matches)
+    for block_size, workers in ((1, 1), (7, 3), (1000, 2)):
+        counts = count_nearer(features, matches, block_size=block_size, workers=workers)
+        np.testing.assert_array_equal(counts, expected)
+    monkeypatch.setattr(ranking, "CHUNK", 13)
+    monkeypatch.setattr(ranking, "PENDING_ROWS", 5)
+    monkeypatch.setattr(ranking, "EXACT_PAIRS", 3)
+    np.testing.assert_array_equal(count_nearer(features, matches), expected)
+
+
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.__name__)
+def test_a_coarse_product_changes_no_count(data, monkeypatch):
+    features = data(3)
+    matches = find_matches(features, MARS_OFFICIAL)
+    expected = count_nearer(features, matches)
+
+    def bfloat16_product(gallery_CD, device):
+        there = torch.from_numpy(gallery_CD).bfloat16().T
+        return lambda query_BD: (torch.from_numpy(query_BD).bfloat16() @ there).float().numpy()
+
+    monkeypatch.setattr(ranking, "_product", bfloat16_product)
+    np.testing.assert_array_equal(count_nearer(features, matches), expected)
+
+
+def test_the_float32_bound_holds_where_rounding_adds_up():
+    rng = np.random.default_rng(0)
+    for dimensions in (1, 3, 100, 1000, 4000):
+        for rows in (rng.random((64, dimensions)), rng.random((64, dimensions)) < 0.5, np.ones((64, dimensions))):
+            rows = np.maximum(rows, 1e-3)
+            unit = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+            error = np.abs(unit @ unit.T - unit.astype(np.float64) @ unit.astype(np.float64).T).max()
+            assert error < ranking.float32_error(dimensions) / 2
+
+
+def test_reduced_precision_is_off_inside_and_left_as_it_was(monkeypatch):
+    seen = []
+    product = ranking._product
+
+    def spy(gallery_CD, device):
+        seen.append(torch.get_float32_matmul_precision())
+        return product(gallery_CD, device)
+
+    monkeypatch.setattr(ranking, "_product", spy)
+    features = made_up()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        count_nearer(features, find_matches(features, MARS_OFFICIAL))
+        assert (seen, torch.get_float32_matmul_precision()) == (["highest"], "high")
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.__name__)
+def test_counts_are_the_same_on_a_gpu(data):
+    features = data(5)
+    matches = find_matches(features, MARS_OFFICIAL)
+    np.testing.assert_array_equal(count_nearer(features, matches, device="cuda"), count_nearer(features, matches))
+
+
+def test_exact_similarity_depends_on_the_two_rows_alone():
+    features = made_up(1, dimensions=200).features
+    together = exact_similarity(features, np.arange(160), np.full(160, 7))
+    alone = [exact_similarity(features, np.array([row]), np.array([7]))[0] for row in range(160)]
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(together, exact_similarity(features, np.full(160, 7), np.arange(160)))
+
+
+@pytest.mark.parametrize("options", [{"block_size": 0}, {"workers": 0}])
+def test_options_below_one_are_refused(options):
+    features = made_up()
+    with pytest.raises(ConfigError, match="at least 1"):
+        count_nearer(features, find_matches(features, MARS_OFFICIAL), **options)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("top_k", [1, 5, 500])
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.__name__)
+def test_ranked_lists_equal_a_full_sort(seed, top_k, data):
+    features = data(seed)
+    for protocol in (MARKET1501, MARS_TORCHREID):
+        lists = rank(features, top_k=top_k, protocol=protocol)
+        for i, query in enumerate(features.query):
+            rows, match = ranked(features, protocol, query)
+            shown = min(top_k, len(rows))
+            np.testing.assert_array_equal(lists.rows[i, :shown], rows[:shown])
+            np.testing.assert_array_equal(lists.match[i, :shown], match[:shown])
+            np.testing.assert_array_equal(lists.similarity[i, :shown], similarity(features, query)[rows[:shown]])
+            assert (lists.rows[i, shown:] == -1).all()
+            assert not lists.match[i, shown:].any()
+
+
+def test_ranked_lists_search_past_deep_junk():
+    n = 400
+    pid = np.array([1] * 300 + [2] * 99 + [1])
+    features = np.ones((n, 4)) + np.linspace(0, 1, n)[:, None] * np.eye(4)[0]
+    camid = np.array([0] * 399 + [1])
+    lists = rank(
+        FeatureSet(features, pid, camid, np.array([0]), np.arange(n)), top_k=2, protocol=MARKET1501, queries=[0]
+    )
+    np.testing.assert_array_equal(lists.rows, [[300, 301]])
+    assert not lists.match.any()
+
+
+def test_ranked_lists_of_chosen_queries():
+    features = made_up()
+    chosen = features.query[[4, 2]]
+    lists = rank(features, top_k=3, protocol=MARKET1501, queries=chosen)
+    np.testing.assert_array_equal(lists.query, chosen)
+    np.testing.assert_array_equal(lists.rows, rank(features, top_k=3, protocol=MARKET1501).rows[[4, 2]])
+    with pytest.raises(DataError, match="queries: row numbers"):
+        rank(features, top_k=3, protocol=MARKET1501, queries=[160])
+    with pytest.raises(ConfigError, match="top_k"):
+        rank(features, top_k=0, protocol=MARKET1501)
