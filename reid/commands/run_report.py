@@ -101,7 +101,7 @@ def _weight_curves(config: Config) -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 def _ranked_list(features: FeatureSet, test: Split, result: EvalResult, i: int) -> RankedList:
     row, ap = int(result.query[i]), float(result.ap[i])
-    found = rank(features, top_k=HITS, protocol=result.protocol, queries=[row])
+    found = rank(features, top_k=HITS, protocol=result.protocol, queries=np.array([row]))
     hits = []
     for other, similarity, match in zip(found.rows[0], found.similarity[0], found.match[0], strict=True):
         if other >= 0:

@@ -21,8 +21,8 @@ class Embedding(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.classifier = nn.Linear(feature_dim(backbone), num_classes)
-        # Small enough that training starts from uniform p, where a loss's first gradient is known.
-        nn.init.normal_(self.classifier.weight, std=0.001)
+        # Small enough that training starts near uniform p, where a loss's first gradient is known.
+        nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
