@@ -15,7 +15,6 @@ help: ## list the targets
 demo: $(READY) ## render the demo dataset, train with IMAE on 30 % wrong labels, evaluate, write the report
 	@$(PY) tools/make_demo.py --out data/demo
 	@$(PY) tools/train.py configs/demo.yaml --resume auto
-	@$(PY) tools/test.py runs/demo --baselines
 
 test: $(READY) ## run the whole test suite
 	$(PY) -m pytest

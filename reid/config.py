@@ -54,6 +54,7 @@ class Model(Section):
     name: str = Field("googlenet_bn", description="googlenet_bn, bn_inception, or any other timm model")
     pretrained: bool = Field(True, description="start from ImageNet weights")
     weights: str | None = Field(None, description="file with those weights, instead of a download")
+    neck: Literal["none", "bn"] = Field("none", description="bn: batch normalisation of the features (BNNeck)")
 
 
 class Augment(Section):
@@ -68,8 +69,7 @@ class Train(Section):
     iterations: Count = 50000
     batch_size: Count = Field(180, description="images per step, over all processes together")
     lr: Positive = 0.01
-    momentum: Share = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    optimizer: Component = Component(name="sgd")
     schedule: Component = Component(name="constant")
     clip_grad: Positive | None = Field(None, description="largest norm of the gradient; off by default")
     log_freq: Count = Field(50, description="steps between log lines")

@@ -26,12 +26,12 @@ from reid.datasets.holdout import hold_out
 from reid.datasets.mars import find_dataset, load_mars
 from reid.datasets.noise import NOISES, realised_rate
 from reid.datasets.sampling import SAMPLERS
-from reid.engine.optim import SCHEDULES, sgd
+from reid.engine.optim import OPTIMIZERS, SCHEDULES
 from reid.engine.train import Job, TrainingSet
 from reid.errors import ConfigError
 from reid.losses import LOSSES
 from reid.models.backbone import create_backbone
-from reid.models.embedding import Embedding
+from reid.models.embedding import Classifier, Embedding
 from reid.protocol import get_protocols
 from reid.runtime import Runtime, seed_of
 from reid.tracklets import Benchmark, Split
@@ -45,6 +45,7 @@ DATASETS: dict[str, Callable[[Path], Benchmark]] = {
 _GIVEN: dict[str, set[str]] = {
     "loss": {"num_samples"},
     "sampler": {"split", "batch_size", "seed"},
+    "train.optimizer": {"model"},
     "train.schedule": set(),
     "data.noise": {"labels_N", "num_classes"},
 }
@@ -77,6 +78,7 @@ def _components(config: Config) -> list[tuple[str, Mapping[str, Callable[..., An
     components: list[tuple[str, Mapping[str, Callable[..., Any]], Component]] = [
         ("loss", LOSSES, config.loss),
         ("sampler", SAMPLERS, config.sampler),
+        ("train.optimizer", OPTIMIZERS, config.train.optimizer),
         ("train.schedule", SCHEDULES, config.train.schedule),
     ]
     return components + ([("data.noise", NOISES, config.data.noise)] if config.data.noise else [])
@@ -225,10 +227,11 @@ def _per_frame(split: Split, value_T: np.ndarray, fill: Any) -> torch.Tensor:
     return torch.from_numpy(value_F)
 
 
-def build_backbone(config: Config, *, initial_weights: bool = True) -> tuple[nn.Module, Preprocess]:
-    """The backbone and the preprocessing that its weights expect.
+def build_embedding(config: Config, *, initial_weights: bool = True) -> tuple[Embedding, Preprocess]:
+    """The embedding and the preprocessing that its backbone's weights expect.
 
     Args:
+        config: the run's.
         initial_weights: load the configured ones; False where a checkpoint's follow anyway.
 
     Raises:
@@ -239,7 +242,8 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> tuple[nn.
     backbone = create_backbone(
         config.model.name, pretrained=config.model.pretrained and initial_weights, weights=weights
     )
-    return backbone, _preprocess(config, backbone.pretrained_cfg)  # type: ignore[arg-type]  # timm sets it on every model
+    preprocess = _preprocess(config, backbone.pretrained_cfg)  # type: ignore[arg-type]  # timm sets it on every model
+    return Embedding(backbone, config.model.neck), preprocess
 
 
 def _preprocess(config: Config, pretrained_cfg: Mapping[str, Any]) -> Preprocess:
@@ -253,9 +257,9 @@ def build_loss(config: Config, num_samples: int) -> nn.Module:
 
 
 def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_weights: bool = True) -> Job:
-    """Everything that `reid.engine.train.fit` needs; arguments as in `build_backbone`."""
-    backbone, preprocess = build_backbone(config, initial_weights=initial_weights)
-    model = runtime.place(Embedding(backbone, len(data.pids)))
+    """Everything that `reid.engine.train.fit` needs; arguments as in `build_embedding`."""
+    embedding, preprocess = build_embedding(config, initial_weights=initial_weights)
+    model = runtime.place(Classifier(embedding, len(data.pids)))
     train = config.train
     if train.batch_size < runtime.world_size:
         raise ConfigError(
@@ -264,7 +268,7 @@ def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_we
     return Job(
         model=model,
         loss=build_loss(config, len(data.split.names)).to(runtime.device),
-        optimizer=sgd(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay),
+        optimizer=_build("train.optimizer", OPTIMIZERS, train.optimizer, model=model),
         schedule=_build("train.schedule", SCHEDULES, train.schedule),
         data=data,
         sampler=_build(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from reid import experiment
 from reid.augment import Preprocess
@@ -21,7 +20,8 @@ from reid.engine import checkpoint
 from reid.engine.extract import extract, fingerprint
 from reid.features import FeatureSet
 from reid.gallery import store
-from reid.models.embedding import Embedding, feature_dim
+from reid.models.color_histogram import ColorHistogram
+from reid.models.embedding import Classifier, Embedding
 from reid.models.pooling import POOLINGS
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, start
@@ -52,7 +52,7 @@ def run(
     logger.info("%s: %s with %d tracklets, %d frames", source, kind, len(split), split.num_frames)
     with start(config.machine.device, config.machine.dtype) as runtime:
         model, preprocess = load_model(config, directory.checkpoint(choice), runtime)
-        features = features_of(config, model.backbone, preprocess, split, runtime, query=query, gallery=gallery)
+        features = features_of(config, model.embedding, preprocess, split, runtime, query=query, gallery=gallery)
         if runtime.is_main:
             steps = {"resize": preprocess.resize, "crop": preprocess.crop, "pooling": config.test.pooling}
             about = {
@@ -73,18 +73,18 @@ def _tracklets(source: Path, kind: str) -> tuple[Split, np.ndarray, np.ndarray]:
     return split, np.arange(0), np.arange(len(split))
 
 
-def load_model(config: Config, file: Path, runtime: Runtime) -> tuple[Embedding, Preprocess]:
+def load_model(config: Config, file: Path, runtime: Runtime) -> tuple[Classifier, Preprocess]:
     """The trained network of a checkpoint, and the preprocessing that belongs to it."""
     state = checkpoint.load(file)
-    backbone, preprocess = experiment.build_backbone(config, initial_weights=False)
-    model = Embedding(backbone, len(state["pids"]))
+    embedding, preprocess = experiment.build_embedding(config, initial_weights=False)
+    model = Classifier(embedding, len(state["pids"]))
     checkpoint.load_weights(model, state["model"], file)
     return runtime.place(model).eval(), preprocess
 
 
 def features_of(
     config: Config,
-    backbone: nn.Module,
+    model: Embedding | ColorHistogram,
     preprocess: Preprocess,
     split: Split,
     runtime: Runtime,
@@ -95,11 +95,11 @@ def features_of(
     """Features of all tracklets of a split; `query` and `gallery` are row numbers, all rows by default."""
     rows = np.arange(len(split))
     features = extract(
-        backbone,
+        model,
         preprocess,
         split,
         runtime,
-        dim=feature_dim(backbone),
+        dim=model.num_features,
         pooling=POOLINGS[config.test.pooling],
         batch_size=config.test.batch_size,
         workers=config.machine.workers,
@@ -112,5 +112,5 @@ def features_of(
         query=rows if query is None else np.asarray(query),
         gallery=rows if gallery is None else np.asarray(gallery),
         key=np.array([split.key(i) for i in range(len(split))]),
-        fingerprint=fingerprint(backbone, preprocess, config.test.pooling),
+        fingerprint=fingerprint(model, preprocess, config.test.pooling),
     )

@@ -18,7 +18,7 @@ from reid.engine.train import TrainingSet
 from reid.evaluation.ranking import rank
 from reid.features import EvalResult, FeatureSet
 from reid.losses import CCE, IMAE, MAE
-from reid.models.embedding import Embedding
+from reid.models.embedding import Classifier
 from reid.report.html import write_report
 from reid.report.records import RankedList, ReportInput, Thumbnail
 from reid.rundir import RunDirectory
@@ -33,7 +33,7 @@ SAMPLED = 2000  # training tracklets whose probabilities are drawn
 def write_run_report(
     directory: RunDirectory,
     config: Config,
-    model: Embedding,
+    model: Classifier,
     preprocess: Preprocess,
     features: FeatureSet,
     results: Sequence[EvalResult],
@@ -72,7 +72,7 @@ def write_run_report(
 
 @torch.inference_mode()
 def _probabilities(
-    model: Embedding, preprocess: Preprocess, data: TrainingSet, config: Config, runtime: Runtime
+    model: Classifier, preprocess: Preprocess, data: TrainingSet, config: Config, runtime: Runtime
 ) -> list[tuple[str, np.ndarray]]:
     """p of the label that training saw, on the middle frames of up to `SAMPLED` training tracklets, true and wrong labels apart."""
     rows = np.linspace(0, len(data.split) - 1, min(SAMPLED, len(data.split))).astype(int)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from reid import experiment
 from reid.augment import Preprocess
@@ -23,6 +22,7 @@ from reid.evaluation.evaluate import evaluate, evaluate_all
 from reid.features import EvalResult, FeatureSet, save_results
 from reid.gallery import store
 from reid.models.color_histogram import ColorHistogram
+from reid.models.embedding import Embedding
 from reid.protocol import EvalProtocol, get_protocols
 from reid.report.tables import percent, protocols_table, results_table
 from reid.rundir import RunDirectory
@@ -84,7 +84,7 @@ def test_checkpoint(
     model, preprocess = load_model(config, file, runtime)
     is_last = file == directory.last
     features = _features(
-        directory.features if is_last else None, model.backbone, preprocess, benchmark, config, runtime
+        directory.features if is_last else None, model.embedding, preprocess, benchmark, config, runtime
     )
     baselines = {}
     if config.test.baselines:
@@ -105,15 +105,25 @@ def test_checkpoint(
     return results
 
 
-def _baseline_models(config: Config, runtime: Runtime) -> dict[str, tuple[nn.Module, Preprocess]]:
-    """What a trained network must beat: colour histograms, and itself before training."""
-    untrained, preprocess = experiment.build_backbone(config, initial_weights=False)
-    whole_image = Preprocess(config.augment.resize, config.augment.resize, [0.0] * 3, [1.0] * 3)
-    return {"colour histogram": (ColorHistogram(), whole_image), "untrained": (runtime.place(untrained), preprocess)}
+def _baseline_models(config: Config, runtime: Runtime) -> dict[str, tuple[Embedding | ColorHistogram, Preprocess]]:
+    """What a trained network must beat: colours of the whole crop, colours where the person is, and itself before training."""
+    height, width = config.augment.resize
+    whole, centre = (Preprocess([height, width], [height, w], [0.0] * 3, [1.0] * 3) for w in (width, width // 2))
+    untrained, preprocess = experiment.build_embedding(config, initial_weights=False)
+    return {
+        "colour histogram": (ColorHistogram(), whole),
+        "colour histogram of the centre": (ColorHistogram(), centre),
+        "untrained": (runtime.place(untrained), preprocess),
+    }
 
 
 def _features(
-    file: Path | None, model: nn.Module, preprocess: Preprocess, benchmark: Benchmark, config: Config, runtime: Runtime
+    file: Path | None,
+    model: Embedding | ColorHistogram,
+    preprocess: Preprocess,
+    benchmark: Benchmark,
+    config: Config,
+    runtime: Runtime,
 ) -> FeatureSet:
     """Features of the test tracklets, from `file` when it holds the same ones already."""
     if file is not None and file.exists():

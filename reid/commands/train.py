@@ -156,5 +156,5 @@ def _agreed(signum: int, done: int, runtime: Runtime) -> int:
 
 
 def _held_out_map(config: Config, job: Job, holdout: Split, runtime: Runtime) -> float | None:
-    features = features_of(config, job.model.backbone, job.preprocess, holdout, runtime)  # type: ignore[arg-type]
+    features = features_of(config, job.model.embedding, job.preprocess, holdout, runtime)
     return evaluate(features, MARKET1501).mAP

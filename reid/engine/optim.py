@@ -53,9 +53,23 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def sgd(model: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD over all parameters alike, as in Caffe and the paper."""
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
+def sgd(model: nn.Module, momentum: float = 0.9, weight_decay: float = 5e-4) -> torch.optim.Optimizer:
+    """SGD over all parameters alike, as in Caffe and the paper; `set_lr` gives it its rate."""
+    return torch.optim.SGD(_trained(model), lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=True)
+
+
+def adamw(
+    model: nn.Module, beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.01
+) -> torch.optim.Optimizer:
+    """AdamW over all parameters alike; `set_lr` gives it its rate."""
+    return torch.optim.AdamW(_trained(model), lr=0.0, betas=(beta1, beta2), weight_decay=weight_decay, fused=True)
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

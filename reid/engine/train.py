@@ -20,6 +20,7 @@ from reid.datasets.loader import FrameBatch, StepBatches, load_batches
 from reid.datasets.sampling import Sampler
 from reid.engine.optim import Schedule, set_lr
 from reid.errors import ReidError
+from reid.models.embedding import Classifier
 from reid.runtime import Runtime, seed_of, sum_over_processes
 from reid.tracklets import Split
 
@@ -47,7 +48,7 @@ class TrainingSet:
 class Job:
     """Everything that one training run is made of; `step` counts from 0."""
 
-    model: nn.Module
+    model: Classifier
     loss: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule

@@ -1,4 +1,4 @@
-"""The network of Figure 2: a backbone that embeds frames, and the linear classifier that training needs.
+"""The network of Figure 2: an embedding, which is what people use, and the linear classifier that training needs.
 
 Shapes: B batch, C channels, H W pixels, D feature, K classes.
 """
@@ -10,28 +10,44 @@ from torch import Tensor, nn
 
 
 class Embedding(nn.Module):
-    """A backbone and a linear classifier over training identities.
+    """(B, C, H, W) images -> (B, D) features.
 
     Args:
-        backbone: (B, C, H, W) -> (B, D), with `num_features` = D, as timm makes with `num_classes=0`.
+        backbone: (B, C, H, W) -> (B, D), with D as timm names it, such as timm makes with `num_classes=0`.
+        neck: `none`, or `bn`: batch normalisation of the features, without a shift (the BNNeck of Luo et al., "Bag of Tricks
+            and a Strong Baseline for Deep Person Re-identification", 2019).
+    """
+
+    def __init__(self, backbone: nn.Module, neck: str = "none") -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_features = int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
+        self.neck = nn.Identity() if neck == "none" else nn.BatchNorm1d(self.num_features)
+        if neck == "bn":
+            self.neck.bias.requires_grad_(False)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return self.neck(self.backbone(images_BCHW))
+
+
+class Classifier(nn.Module):
+    """An embedding and a linear classifier over training identities: images -> (B, K) logits.
+
+    Args:
+        embedding: what to classify by.
         num_classes: K.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+    def __init__(self, embedding: Embedding, num_classes: int) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.classifier = nn.Linear(feature_dim(backbone), num_classes)
+        self.embedding = embedding
+        self.head = nn.Linear(embedding.num_features, num_classes)
         # Small enough that training starts near uniform p, where a loss's first gradient is known.
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Logits (B, K), float32 whatever the autocast type: the loss needs the precision, the last layer costs nothing."""
-        features_BD = self.backbone(images_BCHW)
+        """Logits in float32 whatever the autocast type: the loss needs the precision, the last layer costs nothing."""
+        features_BD = self.embedding(images_BCHW)
         with torch.autocast(features_BD.device.type, enabled=False):
-            return self.classifier(features_BD.float())
-
-
-def feature_dim(backbone: nn.Module) -> int:
-    """D, as timm names it."""
-    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
+            return self.head(features_BD.float())

@@ -60,7 +60,11 @@ def test_a_run_directory_is_complete(trained: Path) -> None:
     files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     expected = {"config.yaml", "log.txt", "metrics.jsonl", "eval.json", "report.html", "features.npz"}
     expected |= {"checkpoints/last.pt", "checkpoints/best.pt"}
-    expected |= {"features-colour-histogram.npz", "features-untrained.npz"}
+    expected |= {
+        "features-colour-histogram.npz",
+        "features-colour-histogram-of-the-centre.npz",
+        "features-untrained.npz",
+    }
     assert {name for name in files if not name.startswith("tensorboard/")} == expected
     assert any(name.startswith("tensorboard/events") for name in files)
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
@@ -186,15 +190,15 @@ def test_features_are_the_mean_over_frames_normalised(trained: Path, data_root: 
     from reid.datasets.loader import decode
 
     settings = config.load(trained / "config.yaml")
-    backbone, preprocess = experiment.build_backbone(settings, initial_weights=False)
+    embedding, preprocess = experiment.build_embedding(settings, initial_weights=False)
     state = checkpoint.load(trained / "checkpoints/last.pt")["model"]
-    backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
+    embedding.load_state_dict({k.removeprefix("embedding."): v for k, v in state.items() if k.startswith("embedding.")})
     stored = FeatureSet.load(trained / "features.npz")
     test = experiment.load_benchmark(settings).test
     with torch.no_grad():
         for row in (0, 7, len(test) - 1):
             images = [torch.from_numpy(decode(path))[None] for path in test[row].paths]
-            frames = torch.cat([backbone.eval()(preprocess(image, torch.device("cpu"))) for image in images])
+            frames = torch.cat([embedding.eval()(preprocess(image, torch.device("cpu"))) for image in images])
             expected = torch.nn.functional.normalize(frames.mean(0), dim=0)
             np.testing.assert_allclose(stored.features[row], expected.numpy(), atol=1e-5)
             assert stored.key[row] == test[row].key

@@ -13,7 +13,7 @@ from reid.datasets.sampling import FrameSampler
 from reid.engine.optim import sgd, step_decay
 from reid.engine.train import Job, TrainingSet
 from reid.losses import LOSSES
-from reid.models.embedding import Embedding
+from reid.models.embedding import Classifier, Embedding
 from reid.runtime import Runtime
 from reid.tracklets import Split
 
@@ -50,8 +50,8 @@ def make_split(folder: Path) -> Split:
 
 def make_job(split: Split, *, loss: str = "cce", dropout: bool = True, **settings: object) -> Job:
     torch.manual_seed(0)
-    model = Embedding(Tiny(), 3)
-    model.backbone.drop.p = 0.1 if dropout else 0.0
+    model = Classifier(Embedding(Tiny()), 3)
+    model.embedding.backbone.drop.p = 0.1 if dropout else 0.0
     labels, pids = split.labels()
     given = {
         "iterations": 12, "batch_size": 5, "lr": 0.5, "log_freq": 4, "seed": 1, "workers": 0, "clip_grad": None, **settings
@@ -59,7 +59,7 @@ def make_job(split: Split, *, loss: str = "cce", dropout: bool = True, **setting
     return Job(
         model=model,
         loss=LOSSES[loss](num_samples=len(split.names)) if loss == "gce_truncated" else LOSSES[loss](),
-        optimizer=sgd(model, lr=1.0, momentum=0.9, weight_decay=1e-3),
+        optimizer=sgd(model, momentum=0.9, weight_decay=1e-3),
         schedule=step_decay(every=5, factor=0.5),
         data=TrainingSet(split, torch.from_numpy(np.repeat(labels, FRAMES)), None, pids),
         sampler=FrameSampler(split, given["batch_size"], seed=2),  # type: ignore[arg-type]

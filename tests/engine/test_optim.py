@@ -1,0 +1,57 @@
+"""Schedules at the steps that matter."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from reid.engine.optim import OPTIMIZERS, SCHEDULES, cosine, milestones, set_lr, step_decay
+from reid.errors import ConfigError
+
+
+def test_the_papers_mars_schedule() -> None:
+    factor = step_decay(every=10_000, factor=0.5)
+    assert [0.01 * factor(t) for t in (0, 9_999, 10_000, 49_999)] == [0.01, 0.01, 0.005, 0.000625]
+
+
+def test_the_papers_cifar_schedule() -> None:
+    factor = milestones(at=[32_000, 48_000], factor=0.1)
+    assert [factor(t) for t in (31_999, 32_000, 47_999, 48_000)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+def test_cosine_with_warmup() -> None:
+    factor = cosine(total=100, warmup=20)
+    assert factor(0) == 1 / 20
+    assert factor(19) == factor(20) == 1
+    assert factor(60) == pytest.approx(0.5)
+    assert factor(80) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.75)))
+    assert factor(100) == factor(1000) == 0
+    assert SCHEDULES["constant"]()(5) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("step", {"every": 0}),
+        ("step", {"every": 5, "factor": 0.0}),
+        ("milestones", {"at": [5, 3]}),
+        ("cosine", {"total": 10, "warmup": 10}),
+    ],
+)
+def test_ranges(name: str, options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        SCHEDULES[name](**options)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_leave_frozen_parameters_alone(name: str) -> None:
+    model = nn.Linear(2, 1)
+    model.bias.requires_grad_(False)
+    before, optimizer = model.bias.clone(), OPTIMIZERS[name](model)
+    set_lr(optimizer, 0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert torch.equal(model.bias, before)
+    assert not torch.equal(model.weight, torch.zeros(1, 2))
+    assert optimizer.param_groups[0]["lr"] == 0.1
