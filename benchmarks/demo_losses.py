@@ -53,7 +53,7 @@ def run_cell(name: str, loss: list[str], rate: float, seed: int, flags: argparse
         noise = f"{{name: uniform_others, rate: {rate}, seed: 0}}"
         settings = [
             *loss,
-            "data.labels='true'",
+            "data.labels=truth",
             f"data.noise={noise}",
             f"seed={seed}",
             "test.baselines=false",

@@ -43,8 +43,8 @@ class Component(BaseModel):
 class Data(Section):
     name: str = Field("mars", description="dataset: mars or demo")
     root: str | None = Field(None, description="folder that holds one folder per dataset; else REID_DATA, else ./data")
-    labels: Literal["given", "true"] = Field(
-        "given", description="true: the demo's side file instead of the names on disk"
+    labels: Literal["given", "truth"] = Field(
+        "given", description="truth: the demo's side file instead of the names on disk"
     )
     noise: Component | None = Field(None, description="extra label noise on training tracklets: {name, rate, seed}")
     holdout: Share = Field(0.0, description="share of training identities kept out of training to choose best.pt")

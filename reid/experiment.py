@@ -66,9 +66,9 @@ def check(config: Config) -> None:
         problems += _binding_problems(section, registry, component)
     for build in (lambda: get_protocols(config.test.protocols), lambda: _preprocess(config, {"mean": [0], "std": [1]})):
         problems += _problems_of(build)
-    if config.data.labels == "true" and config.data.name != "demo":
+    if config.data.labels == "truth" and config.data.name != "demo":
         problems.append(
-            f"data.labels: 'true' needs a dataset that knows its true labels (demo), got {config.data.name!r}"
+            f"data.labels: 'truth' needs a dataset that knows its true labels (demo), got {config.data.name!r}"
         )
     if problems:
         raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
@@ -192,7 +192,7 @@ def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, s
     if config.data.name == "demo":
         truth = load_truth(find_dataset(data_root(config), "demo"))
         true_pid, order = truth.true_pid, np.argsort(truth.true_row)
-    if config.data.labels == "true":
+    if config.data.labels == "truth":
         assert true_pid is not None  # `check` has seen to it
         split = split.with_pid(true_pid)
     if config.data.noise is not None:

@@ -123,7 +123,7 @@ def test_component_mistakes_all_at_once(tmp_path: Path) -> None:
     from reid import experiment
 
     text = """
-    data: {name: marz, labels: "true", noise: {name: symmetric, rate: 0.3}}
+    data: {name: marz, labels: truth, noise: {name: symmetric, rate: 0.3}}
     loss: {name: cce, T: 8}
     sampler: {name: frames, K: 4}
     augment: {resize: [64, 32], crop: [72, 32]}
