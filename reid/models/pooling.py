@@ -44,7 +44,7 @@ class MaxPooling:
         self._max_TD = torch.full((num_tracklets, dim), -torch.inf, dtype=torch.float64)
 
     def add(self, features_nD: Tensor, rows_n: Tensor) -> None:
-        self._max_TD.index_reduce_(0, rows_n, features_nD.double(), "amax")
+        self._max_TD.scatter_reduce_(0, rows_n[:, None].expand_as(features_nD), features_nD.double(), "amax")
 
     def result(self) -> Tensor:
         return self._max_TD.masked_fill(self._max_TD == -torch.inf, 0.0)
