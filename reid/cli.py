@@ -106,6 +106,7 @@ def log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     root.handlers = [handler]
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # else it tells which of its builds it tried
 
 
 @contextlib.contextmanager

@@ -9,11 +9,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from scipy.io import loadmat
 from tqdm import tqdm
 
 from reid import cli
 from reid.datasets.demo import TRUTH_FILE, DemoSettings, load_truth, write_demo
+from reid.datasets.mars import load_mars
+from reid.report.tables import text_table
 
 EXAMPLES = """\
   python tools/make_demo.py --out data/demo
@@ -31,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         write_demo(root, workers=workers, progress=partial(tqdm, unit="tracklet", disable=None), **options)
         print(f"wrote {root}")
-    _print_sizes(root)
+    summary = load_mars(root, name="demo").summary()
+    print(text_table(["subset", "ids", "tracklets", "frames", "cameras"], summary))
     return 0
 
 
@@ -43,16 +45,6 @@ def _parser() -> argparse.ArgumentParser:
         flag, kind = f"--{field.name.replace('_', '-')}", type(field.default)
         parser.add_argument(flag, type=kind, default=field.default, metavar="N", help="default: %(default)s")
     return parser
-
-
-def _print_sizes(root: Path) -> None:
-    train = loadmat(root / "info/tracks_train_info.mat")["track_train_info"]
-    test = loadmat(root / "info/tracks_test_info.mat")["track_test_info"]
-    query = test[loadmat(root / "info/query_IDX.mat")["query_IDX"].ravel() - 1]
-    print("subset  | ids  | tracklets | frames  | cameras")
-    for name, table in (("train", train), ("query", query), ("gallery", test)):
-        ids, cameras, frames = len(set(table[:, 2])), len(set(table[:, 3])), (table[:, 1] - table[:, 0] + 1).sum()
-        print(f"{name:7} | {ids:4d} | {len(table):9d} | {frames:7d} | {cameras:7d}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def write_run_report(
     data, headline = experiment.load_data(config), results[0]
     order = np.argsort(-headline.ap, kind="stable")
     best, worst = order[:LISTS], order[LISTS:][::-1][:LISTS]
-    loss = ", ".join(f"{key} {value}" for key, value in config.loss.model_dump().items())
+    loss = " ".join([config.loss.name.upper(), *(f"({key} = {value})" for key, value in config.loss.options.items())])
     minutes = sum(row["seconds"] for row in directory.read_metrics()) / 60
     facts = {
         f"{name.capitalize()} set": f"{ids} ids, {tracklets} tracklets, {frames} frames, {cameras} cameras"
@@ -55,7 +55,7 @@ def write_run_report(
         directory.report,
         ReportInput(
             title=f"{config.name}: {config.model.name} on {data.benchmark.name}",
-            subtitle=f"loss {loss}; {config.train.iterations} steps of {config.train.batch_size} images",
+            subtitle=f"{loss}, {config.train.iterations} steps of {config.train.batch_size} images",
             facts=facts,
             results=results,
             baselines=baselines,

@@ -43,7 +43,7 @@ def extract(
         workers: decoding processes.
 
     Returns:
-        (T, D) float32 in the order of `split`, not normalised, the same in every process.
+        (T, D) float32 rows of unit length in the order of `split`, the same in every process.
     """
     mine = np.arange(runtime.rank, len(split), runtime.world_size)
     frames, rows = split.frames(mine), np.repeat(mine, split.lengths[mine])
@@ -61,8 +61,8 @@ def extract(
         bar.update(len(features))
     bar.close()
     model.train(was_training)
-    pooled = pool.result().to(runtime.device)
-    return sum_over_processes(pooled).cpu().float().numpy()
+    pooled = sum_over_processes(pool.result().to(runtime.device)).cpu()
+    return torch.nn.functional.normalize(pooled).float().numpy()
 
 
 def fingerprint(model: nn.Module, preprocess: Preprocess, pooling: str) -> str:

@@ -6,14 +6,12 @@ Everything that comes from data passes through ``escape`` on its way into the pa
 from __future__ import annotations
 
 import base64
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from reid.errors import DataError
 from reid.features import RANKS, EvalResult
+from reid.files import atomic
 from reid.report import plots
 from reid.report.drawing import Key, Plot
 from reid.report.records import RankedList, ReportInput, Thumbnail
@@ -38,17 +36,8 @@ def write_report(path: str | Path, report: ReportInput) -> None:
         DataError: the file cannot be written.
     """
     page = report_html(report).encode("utf-8", "replace")
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(page)
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise DataError(
-            f"{path}: cannot write the report ({error.strerror}); choose a folder that exists and can be written to"
-        ) from error
+    with atomic(Path(path)) as temporary:
+        temporary.write_bytes(page)
 
 
 def report_html(report: ReportInput) -> str:

@@ -204,8 +204,8 @@ def test_a_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("reid.report.html.os.replace", full)
-    with pytest.raises(DataError, match=r"report\.html: cannot write the report \(No space left on device\)"):
+    monkeypatch.setattr("reid.files.os.replace", full)
+    with pytest.raises(DataError, match=r"report\.html: cannot write this file: No space left on device"):
         write_report(target, REPORT)
     assert target.read_text() == "the old page"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
