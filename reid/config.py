@@ -241,6 +241,8 @@ def _explain(item: Any) -> str:
         return f"{where}: unknown key; {nearest(str(item['loc'][-1]), valid)}"
     if item["type"] == "missing":
         return f"{where}: missing; expected a value"
+    if item["type"] == "model_type":
+        return f"{where}: expected a mapping of settings, got {item['input']!r}"
     expected = item["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
     return f"{where}: expected {expected}, got {item['input']!r}"
 

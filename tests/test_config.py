@@ -68,6 +68,8 @@ def test_one_level_of_inheritance(tmp_path: Path) -> None:
         ("base: nowhere.yaml\n", "cannot read this config: No such file or directory"),
         ("train: {lr: true}\n", "train.lr: expected a number, got True"),
         ("train: {iterations: 2.5}\n", "train.iterations: expected a"),
+        ("train: 3\n", "train: expected a mapping of settings, got 3"),
+        ("loss: imae\n", "loss: expected a mapping of settings, got 'imae'"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
