@@ -48,7 +48,7 @@ def main() -> int:
 def run_cell(name: str, loss: list[str], rate: float, seed: int, flags: argparse.Namespace) -> dict[str, float]:
     """Trains and tests one cell unless that is done; returns its figures under the MARS protocol."""
     slug = "".join(c for c in name.lower().replace(" ", "") if c.isalnum() or c == ".")
-    run = flags.runs / f"{slug}_{round(100 * rate)}_{seed}"
+    run = ROOT / flags.runs / f"{slug}_{round(100 * rate)}_{seed}"
     if not (run / "eval.json").exists():
         noise = f"{{name: uniform_others, rate: {rate}, seed: 0}}"
         settings = [
@@ -70,7 +70,8 @@ def run_cell(name: str, loss: list[str], rate: float, seed: int, flags: argparse
             *settings,
         ]
         print(shlex.join(command), flush=True)
-        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        if code := subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode:
+            raise SystemExit(code)
     result = next(r for r in json.loads((run / "eval.json").read_text()) if r["protocol"] == "mars-official")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     figures = {"mAP": result["mAP"], "rank1": result["cmc"]["1"], "num_queries": result["num_queries"]}

@@ -60,13 +60,18 @@ def run(main: Callable[[], int | None]) -> int:
         for problem in error.problems if is_main_process() else ():
             print(f"error: {problem}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; expected a file or folder that can be used", file=sys.stderr)
+        return 2
     except Interrupted as interrupted:
         return interrupted.code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -94,7 +99,10 @@ def overrides_of(flags: argparse.Namespace) -> list[str]:
     """The overrides, flags last."""
     named = {"data.root": flags.data_root, "machine.device": flags.device, "seed": flags.seed}
     # Quoted, because a folder may be named like a number.
-    return [*flags.overrides, *(f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None)]
+    return [
+        *flags.overrides,
+        *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in named.items() if value is not None),
+    ]
 
 
 def log_to_stderr() -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reid.errors import ConfigError
 
+_COMPONENTS = {"loss", "sampler", "noise", "optimizer", "schedule"}  # sections that are a `Component`
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -26,7 +27,7 @@ Size = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Component(BaseModel):
@@ -81,6 +82,7 @@ class Test(Section):
     batch_size: Count = Field(256, description="frames per forward pass, per process")
     pooling: Literal["mean", "max"] = Field("mean", description="frames to tracklet feature")
     protocols: str = Field("all", description="a protocol's name, or all")
+    any_camera: bool = Field(False, description="matches seen by the query's own camera count too")
     baselines: bool = Field(False, description="also evaluate colour histograms and the untrained network")
 
 
@@ -108,7 +110,7 @@ class Config(Section):
 
     def dump(self) -> str:
         """The resolved config as YAML; `load` reads it back to an equal one."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, default_flow_style=None)
+        return yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False, default_flow_style=None)
 
     def training_settings(self) -> dict[str, Any]:
         """What a resumed run must share with its checkpoint: all but where it runs, how it is tested, and how often it reports."""
@@ -117,6 +119,12 @@ class Config(Section):
         for key in ("log_freq", "checkpoint_freq"):
             settings["train"].pop(key)
         return settings
+
+    def differences(self, other: Config) -> list[str]:
+        """Training settings in which this config differs from another, in words: `loss.T: 8.0 there, 4 here`."""
+        here, there = _flat(self.training_settings()), _flat(other.training_settings())
+        changed = [key for key in sorted(here | there) if here.get(key) != there.get(key)]
+        return [f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed]
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that differ when `training_settings` do."""
@@ -135,9 +143,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would otherwise read as a number."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -145,7 +158,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         path: YAML file. A key `base` names another file, relative to this one, whose settings it changes. A section whose `name`
-            changes is replaced as a whole, so that `loss.name=cce` does not inherit IMAE's T.
+            chooses a component is replaced as a whole when the name changes, so that `loss.name=cce` does not inherit IMAE's T.
         overrides: `key.path=value`, or `key.path` followed by `value`; values are YAML.
 
     Raises:
@@ -163,7 +176,9 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         settings = _merge(base, settings)
     settings = _merge(settings, _parse_overrides(overrides))
     settings.setdefault("name", path.stem)
-    return _validated(settings, path)
+    return _validated(
+        _merge(Config().model_dump(), settings), path
+    )  # so that train.optimizer.momentum=0.5 needs no name
 
 
 def parse(text: str, source: Path | str) -> Config:
@@ -203,11 +218,19 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        renamed = (
-            isinstance(value, dict) and isinstance(old, dict) and value.get("name", old.get("name")) != old.get("name")
-        )
-        merged[key] = _merge(old, value) if isinstance(value, dict) and isinstance(old, dict) and not renamed else value
+        if isinstance(value, dict) and isinstance(old, dict):
+            renamed = key in _COMPONENTS and value.get("name", old.get("name")) != old.get("name")
+            merged[key] = value if renamed else _merge(old, value)
+        else:
+            merged[key] = value
     return merged
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Errors that users can mend. Tools print one line per problem on stderr and exit with code 2; anything else is our bug (code 1)."""
 
+import math
+
 
 class ReidError(Exception):
     """One or more problems, each a full line: what, where, expected, got, what to do.
@@ -23,3 +25,15 @@ class DataError(ReidError):
 
 class CheckpointError(ReidError):
     """A checkpoint or weight file is missing, damaged, or belongs to another model or config."""
+
+
+def in_range(name: str, value: float, low: float, high: float = math.inf, *, above: bool = False) -> float:
+    """The value, when low <= value <= high (low < value with `above`) and it is finite.
+
+    Raises:
+        ConfigError: naming the setting, its range and the value.
+    """
+    if math.isfinite(value) and value <= high and (low < value if above else low <= value):
+        return value
+    upper = f" and <= {high:g}" if math.isfinite(high) else ""
+    raise ConfigError(f"{name}: expected {'>' if above else '>='} {low:g}{upper}, got {value:g}")

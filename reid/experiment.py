@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -28,7 +28,7 @@ from reid.datasets.noise import NOISES, realised_rate
 from reid.datasets.sampling import SAMPLERS
 from reid.engine.optim import OPTIMIZERS, SCHEDULES
 from reid.engine.train import Job, TrainingSet
-from reid.errors import ConfigError
+from reid.errors import ConfigError, DataError
 from reid.losses import LOSSES
 from reid.models.backbone import create_backbone
 from reid.models.embedding import Classifier, Embedding
@@ -41,20 +41,12 @@ DATASETS: dict[str, Callable[[Path], Benchmark]] = {
     "demo": lambda folder: load_mars(folder, "demo"),
 }
 
-# What the wiring itself passes to a component; everything else in its signature is the user's.
-_GIVEN: dict[str, set[str]] = {
-    "loss": {"num_samples"},
-    "sampler": {"split", "batch_size", "seed"},
-    "train.optimizer": {"model"},
-    "train.schedule": set(),
-    "data.noise": {"labels_N", "num_classes"},
-}
-
+Registry = Mapping[str, Callable[..., Any]]
 Built = TypeVar("Built")
 
 
 def check(config: Config) -> None:
-    """Checks every name and every component's settings against the signatures they are for; builds nothing.
+    """Checks every name, and every component's settings against the signature and the ranges of what they are for.
 
     Raises:
         ConfigError: one line per mistake.
@@ -62,39 +54,41 @@ def check(config: Config) -> None:
     problems = []
     if config.data.name not in DATASETS:
         problems.append(f"data.name: unknown dataset {config.data.name!r}; {nearest(config.data.name, list(DATASETS))}")
-    for section, registry, component in _components(config):
-        problems += _binding_problems(section, registry, component)
+    for component in _components(config):
+        problems += _problems_of_component(*component)
     for build in (lambda: get_protocols(config.test.protocols), lambda: _preprocess(config, {"mean": [0], "std": [1]})):
         problems += _problems_of(build)
     if config.data.labels == "truth" and config.data.name != "demo":
-        problems.append(
-            f"data.labels: 'truth' needs a dataset that knows its true labels (demo), got {config.data.name!r}"
-        )
+        problems.append(f"data.labels: truth needs a dataset that knows it (demo), got {config.data.name!r}")
     if problems:
         raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
 
 
-def _components(config: Config) -> list[tuple[str, Mapping[str, Callable[..., Any]], Component]]:
-    components: list[tuple[str, Mapping[str, Callable[..., Any]], Component]] = [
-        ("loss", LOSSES, config.loss),
-        ("sampler", SAMPLERS, config.sampler),
-        ("train.optimizer", OPTIMIZERS, config.train.optimizer),
-        ("train.schedule", SCHEDULES, config.train.schedule),
+def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str, Any]]]:
+    """Section, registry, settings, and stand-ins for what the wiring will pass; everything else in a signature is the user's."""
+    iterations, frame = config.train.iterations, np.zeros(1, dtype=np.int64)
+    anybody = Split(Path(), np.array([b"x"]), frame, frame + 1, frame, frame)
+    components: list[tuple[str, Registry, Component, dict[str, Any]]] = [
+        ("loss", LOSSES, config.loss, {"num_samples": 1, "iterations": iterations}),
+        ("sampler", SAMPLERS, config.sampler, {"split": anybody, "batch_size": 1, "seed": 0}),
+        ("train.optimizer", OPTIMIZERS, config.train.optimizer, {"model": nn.Linear(1, 1)}),
+        ("train.schedule", SCHEDULES, config.train.schedule, {"iterations": iterations}),
     ]
-    return components + ([("data.noise", NOISES, config.data.noise)] if config.data.noise else [])
+    if config.data.noise is not None:
+        components.append(("data.noise", NOISES, config.data.noise, {"labels_N": frame, "num_classes": 2}))
+    return components
 
 
-def _binding_problems(section: str, registry: Mapping[str, Callable[..., Any]], component: Component) -> list[str]:
+def _problems_of_component(
+    section: str, registry: Registry, component: Component, given: Mapping[str, Any]
+) -> list[str]:
     factory = registry.get(component.name)
     if factory is None:
         return [f"{section}.name: unknown {component.name!r}; {nearest(component.name, list(registry))}"]
-    parameters = _parameters(factory)
-    settings = {name: p for name, p in parameters.items() if name not in _GIVEN[section]}
+    settings = {name: parameter for name, parameter in _parameters(factory).items() if name not in given}
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    problems = [
-        f"{section}.{name}: missing; {component.name} needs it"
-        for name in _required(settings) - component.options.keys()
-    ]
+    missing = _required(settings) - component.options.keys()
+    problems = [f"{section}.{name}: missing; {component.name} needs it" for name in sorted(missing)]
     for name, value in component.options.items():
         if name not in settings:
             problems.append(f"{section}.{name}: {component.name} takes no {name!r}; {nearest(name, list(settings))}")
@@ -104,12 +98,8 @@ def _binding_problems(section: str, registry: Mapping[str, Callable[..., Any]], 
         except ValidationError as error:
             expected = error.errors()[0]["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
             problems.append(f"{section}.{name}: expected {expected}, got {value!r}")
-    if not problems and section in (
-        "loss",
-        "train.schedule",
-    ):  # cheap to build, so their ranges can be checked here too
-        dummy = {name: 1 for name in _GIVEN[section] & parameters.keys()}
-        problems += _problems_of(lambda: _build(section, registry, component, **dummy))
+    if not problems and section != "sampler":  # a sampler's ranges depend on the data
+        problems = _problems_of(lambda: _build(section, registry, component, **given))
     return problems
 
 
@@ -119,7 +109,7 @@ def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in inspect.signature(factory).parameters.items() if p.kind in named}
 
 
-def _required(settings: Mapping[str, inspect.Parameter]) -> Collection[str]:
+def _required(settings: Mapping[str, inspect.Parameter]) -> set[str]:
     return {name for name, parameter in settings.items() if parameter.default is parameter.empty}
 
 
@@ -180,6 +170,10 @@ def load_data(config: Config) -> LabelledData:
         rows, held_rows = hold_out(split, config.data.holdout, config.seed)
     train = split.select(rows)
     labels, pids = train.labels()
+    if len(pids) < 2:
+        raise DataError(
+            f"{benchmark.name}: expected at least 2 training identities, got {len(pids)}; there is nothing to tell apart"
+        )
     label_F = _per_frame(train, labels, fill=-1)
     intact_F = None if intact_T is None else _per_frame(train, intact_T[rows], fill=False)
     held = None if held_rows is None else split.select(held_rows)
@@ -191,6 +185,10 @@ def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, s
     true_pid, order = None, np.arange(len(split))
     if config.data.name == "demo":
         truth = load_truth(find_dataset(data_root(config), "demo"))
+        if len(truth.true_pid) != len(split):
+            raise DataError(
+                f"demo dataset: {len(split)} training tracklets, but the truth of {len(truth.true_pid)}; make it anew"
+            )
         true_pid, order = truth.true_pid, np.argsort(truth.true_row)
     if config.data.labels == "truth":
         assert true_pid is not None  # `check` has seen to it
@@ -251,25 +249,36 @@ def _preprocess(config: Config, pretrained_cfg: Mapping[str, Any]) -> Preprocess
     return Preprocess(augment.resize, augment.crop, pretrained_cfg["mean"], pretrained_cfg["std"], augment.flip)
 
 
-def build_loss(config: Config, num_samples: int) -> nn.Module:
+def build_loss(config: Config, num_samples: int = 1) -> nn.Module:
     """The configured loss; `num_samples` is for those that remember samples."""
-    return _build("loss", LOSSES, config.loss, num_samples=num_samples)
+    return _build("loss", LOSSES, config.loss, num_samples=num_samples, iterations=config.train.iterations)
+
+
+@torch.no_grad()
+def _try_out(config: Config, model: Classifier, runtime: Runtime) -> None:
+    """Some networks take one image size only; that shows here, not in the middle of a log."""
+    size = config.augment.crop
+    try:
+        model.eval()(torch.zeros(1, 3, *size, device=runtime.device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"augment.crop: {config.model.name} does not take images of {size}: {reason}") from None
 
 
 def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_weights: bool = True) -> Job:
     """Everything that `reid.engine.train.fit` needs; arguments as in `build_embedding`."""
     embedding, preprocess = build_embedding(config, initial_weights=initial_weights)
     model = runtime.place(Classifier(embedding, len(data.pids)))
+    _try_out(config, model, runtime)
     train = config.train
-    if train.batch_size < runtime.world_size:
-        raise ConfigError(
-            f"train.batch_size: expected at least one image for each of {runtime.world_size} processes, got {train.batch_size}"
-        )
+    if train.batch_size < 2 * runtime.world_size:
+        least = f"2 images for each of {runtime.world_size} process(es), as batch normalisation needs"
+        raise ConfigError(f"train.batch_size: expected at least {least}, got {train.batch_size}")
     return Job(
         model=model,
         loss=build_loss(config, len(data.split.names)).to(runtime.device),
         optimizer=_build("train.optimizer", OPTIMIZERS, train.optimizer, model=model),
-        schedule=_build("train.schedule", SCHEDULES, train.schedule),
+        schedule=_build("train.schedule", SCHEDULES, train.schedule, iterations=train.iterations),
         data=data,
         sampler=_build(
             "sampler", SAMPLERS, config.sampler, split=data.split, batch_size=train.batch_size, seed=config.seed

@@ -203,6 +203,8 @@ def _checked_ids(name: str, values: np.ndarray, n: int) -> np.ndarray:
     array = np.asarray(values)
     if array.shape != (n,) or array.dtype.kind not in "iu":
         raise DataError(f"{name}: expected {n} integers, one per row of features, got {array.dtype} {array.shape}")
+    if array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{name}: expected 64-bit signed integers, got {array.max()}")
     return array.astype(np.int64, copy=False)
 
 

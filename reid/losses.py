@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reid.errors import ConfigError
+from reid.errors import in_range
 from reid.runtime import gather_rows
 
 
@@ -28,13 +28,6 @@ def _log_prob(logits_BK: Tensor, target_B: Tensor) -> Tensor:
     if logits_BK.dtype != torch.float64:
         logits_BK = logits_BK.float()
     return F.log_softmax(logits_BK, dim=1).gather(1, target_B[:, None]).squeeze(1)
-
-
-def _check(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> float:
-    inside = math.isfinite(value) and (low < value if open_low else low <= value) and value <= high
-    if not inside:
-        raise ConfigError(f"{name}: expected {'>' if open_low else '>='} {low:g} and <= {high:g}, got {value:g}")
-    return float(value)
 
 
 class CCE(nn.Module):
@@ -79,7 +72,7 @@ class GCE(nn.Module):
 
     def __init__(self, q: float = 0.7) -> None:
         super().__init__()
-        self.q = _check("q", q, 0.0, 1.0, open_low=True)
+        self.q = in_range("q", q, 0, 1, above=True)
 
     def forward(self, logits_BK: Tensor, target_B: Tensor, index_B: Tensor | None = None) -> Tensor:
         # p^q as exp(q log p): a power of an underflowed p would have an inf * 0 gradient.
@@ -92,21 +85,31 @@ class GCE(nn.Module):
 class GCETruncated(GCE):
     """GCE on kept samples, the constant (1 - k^q)/q on pruned ones, by alternating convex search (Zhang & Sabuncu, Sec. 3.3).
 
-    All samples are kept at first. From call `start` on, every `every` calls in training mode, those whose latest p was at most k
-    are pruned; a pruned sample comes back when its p has risen. p is the one seen when the sample was last drawn.
+    All samples are kept at first. From a point of training on, and every so often, those whose latest p is at most k are pruned; a
+    pruned sample comes back when its p has risen. p is the one seen when the sample was last drawn.
 
     Args:
         num_samples: N, the size of the training set that `index_B` counts in.
+        iterations: training steps in all.
         q: as in `GCE`.
         k: 0 < k < 1, the probability at and below which a sample is pruned.
-        start: training steps before the first pruning.
-        every: training steps between prunings.
+        start: share of training before the first pruning; the source prunes from epoch 40 of 120 on.
+        every: share of training between prunings; the source takes 10 epochs of 120.
     """
 
-    def __init__(self, num_samples: int, q: float = 0.7, k: float = 0.5, start: int = 10000, every: int = 2500) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        iterations: int,
+        q: float = 0.7,
+        k: float = 0.5,
+        start: float = 1 / 3,
+        every: float = 1 / 12,
+    ) -> None:
         super().__init__(q)
-        self.k = _check("k", k, 0.0, 1.0 - 1e-6, open_low=True)
-        self.start, self.every = int(_check("start", start, 0, 2**31)), int(_check("every", every, 1, 2**31))
+        self.k = in_range("k", k, 0, 1 - 1e-6, above=True)
+        self.start = round(in_range("start", start, 0, 1) * iterations)
+        self.every = max(1, round(in_range("every", every, 0, 1, above=True) * iterations))
         self.calls: Tensor
         self.latest_N: Tensor
         self.keep_N: Tensor
@@ -146,7 +149,7 @@ class IMAE(nn.Module):
 
     def __init__(self, T: float = 8.0) -> None:
         super().__init__()
-        self.T = _check("T", T, 0.0, 300.0)
+        self.T = in_range("T", T, 0, 300)
 
     def forward(self, logits_BK: Tensor, target_B: Tensor, index_B: Tensor | None = None) -> Tensor:
         log_p_B = _log_prob(logits_BK, target_B).detach()

@@ -1,7 +1,7 @@
 """Evaluation protocols as values: three different numbers are published for MARS under the one name "mAP"."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from reid.errors import ConfigError
@@ -57,11 +57,13 @@ MARKET1501 = EvalProtocol("market1501", ap="hit", without_match="skip")
 PROTOCOLS = {protocol.name: protocol for protocol in (MARS_OFFICIAL, MARS_HIT_AP, MARS_TORCHREID, MARKET1501)}
 
 
-def get_protocols(name: str) -> list[EvalProtocol]:
+def get_protocols(name: str, *, any_camera: bool = False) -> list[EvalProtocol]:
     """The protocol of that name in a list; `all` stands for every one in `PROTOCOLS`.
 
     Args:
         name: a key of `PROTOCOLS`, or `all`.
+        any_camera: count matches seen by the query's own camera too, as data from a single camera needs; the protocol is
+            then no longer the published one, and its name says so.
 
     Returns:
         One protocol, or all of them in the order of `PROTOCOLS`.
@@ -72,10 +74,11 @@ def get_protocols(name: str) -> list[EvalProtocol]:
     >>> [protocol.ap for protocol in get_protocols("market1501")]
     ['hit']
     """
-    if name == "all":
-        return list(PROTOCOLS.values())
-    if name in PROTOCOLS:
-        return [PROTOCOLS[name]]
     valid = [*PROTOCOLS, "all"]
-    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.0)[0]
-    raise ConfigError(f"protocol: unknown name {name!r}; did you mean {near!r}? Valid: {', '.join(valid)}")
+    if name not in valid:
+        near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"protocol: unknown name {name!r}; did you mean {near!r}? Valid: {', '.join(valid)}")
+    chosen = list(PROTOCOLS.values()) if name == "all" else [PROTOCOLS[name]]
+    if any_camera:
+        return [replace(protocol, name=f"{protocol.name}+any-camera", camera_filter=False) for protocol in chosen]
+    return chosen

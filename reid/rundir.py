@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,7 @@ class RunDirectory:
             temporary.write_text(config.dump(), encoding="utf-8")
 
     def _require_same(self, config: Config) -> None:
-        there, here = (_flat(c.training_settings()) for c in (self.config(), config))
-        changed = [
-            f"{k}: {there.get(k)!r} there, {here.get(k)!r} here"
-            for k in sorted(there | here)
-            if there.get(k) != here.get(k)
-        ]
-        if changed:
+        if changed := config.differences(self.config()):
             raise ConfigError(
                 f"{self.path}: cannot resume, trained with another config: {'; '.join(changed)}; "
                 "give the same config, or --output-dir for a new run, or --overwrite"
@@ -88,22 +83,13 @@ class RunDirectory:
     def _clear(self) -> None:
         """Removes what a run writes, and nothing else."""
         events = self.tensorboard.glob("events.*")
-        for file in (
-            self.log,
-            self.metrics,
-            self.last,
-            self.best,
-            self.features,
-            self.results,
-            self.report,
-            *self.path.glob("features-*.npz"),
-            *events,
-        ):
+        for file in (self.log, self.metrics, self.last, self.best, self.features, self.results, self.report, *events):
             file.unlink(missing_ok=True)
 
-    def baseline(self, name: str) -> Path:
-        """Where a baseline's features are kept."""
-        return self.path / f"features-{name.replace(' ', '-')}.npz"
+    def adopt(self, checkpoint: Path) -> None:
+        """Makes another run's checkpoint this run's last one, so that this run can be resumed and tested by itself."""
+        with atomic(self.last) as temporary:
+            shutil.copyfile(checkpoint, temporary)
 
     def checkpoint(self, choice: str) -> Path:
         """The file for `last`, `best`, or a path."""
@@ -119,7 +105,7 @@ class RunDirectory:
     def append_metrics(self, row: dict[str, float]) -> None:
         """One line of metrics.jsonl."""
         with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({"schema": 1, **row}) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a half-written last line, left by a kill, is left out."""
@@ -131,10 +117,3 @@ class RunDirectory:
             return [json.loads(line) for line in complete]
         except json.JSONDecodeError as error:
             raise ReidError(f"{self.metrics}: damaged line: {error}; remove that line") from None
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -115,6 +115,13 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return value
 
 
+def share_buffers(module: nn.Module) -> None:
+    """Gives every process the main one's buffers, such as batch normalisation's running statistics, which each keeps for itself."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def wait_for_all() -> None:
     """Returns once every process has come here."""
     if dist.is_initialized():

@@ -212,6 +212,8 @@ def _column(name: str, values: Any, *, kind: str, length: int | None = None) -> 
         raise DataError(f"{name}: expected one dimension of {expected}, got {array.dtype} of shape {array.shape}")
     if length is not None and len(array) != length:
         raise DataError(f"{name}: expected one entry for each of {length} tracklets, got {len(array)}")
+    if array.dtype.kind == "u" and len(array) and array.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{name}: expected 64-bit signed integers, got {array.max()}")
     # A view, so that the caller's own array stays writable.
     view = (array.astype(np.int64, copy=False) if integers else array).view()
     view.flags.writeable = False

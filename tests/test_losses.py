@@ -150,7 +150,7 @@ def test_gce_lies_between_cce_and_mae() -> None:
 
 
 def test_truncated_gce_prunes_and_takes_back() -> None:
-    loss = GCETruncated(num_samples=4, q=0.7, k=0.5, start=1, every=1)
+    loss = GCETruncated(num_samples=4, iterations=10, q=0.7, k=0.5, start=0.1, every=0.1)
     index, target = torch.arange(3), torch.zeros(3, dtype=torch.int64)
     p = torch.tensor([0.9, 0.3, 0.6], dtype=torch.float64)
 
@@ -178,7 +178,7 @@ def test_truncated_gce_prunes_and_takes_back() -> None:
 
 
 def test_truncated_gce_resumes_from_its_state() -> None:
-    loss, other = (GCETruncated(num_samples=3, start=0, every=1) for _ in range(2))
+    loss, other = (GCETruncated(num_samples=3, iterations=10, start=0.0, every=0.1) for _ in range(2))
     loss(torch.tensor([[-5.0, 5.0]]), torch.tensor([0]), torch.tensor([1]))
     other.load_state_dict(loss.state_dict())
     assert other.keep_N.tolist() == [True, False, True]
@@ -193,8 +193,8 @@ def test_truncated_gce_resumes_from_its_state() -> None:
         (lambda: IMAE(T=math.nan), "T: expected"),
         (lambda: GCE(q=0.0), "q: expected > 0 and <= 1, got 0"),
         (lambda: GCE(q=1.5), "q: expected"),
-        (lambda: GCETruncated(num_samples=3, k=1.0), "k: expected"),
-        (lambda: GCETruncated(num_samples=3, every=0), "every: expected"),
+        (lambda: GCETruncated(num_samples=3, iterations=9, k=1.0), "k: expected"),
+        (lambda: GCETruncated(num_samples=3, iterations=9, every=0.0), "every: expected"),
     ],
 )
 def test_ranges_are_checked(build, message: str) -> None:

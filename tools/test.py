@@ -10,7 +10,8 @@ EXAMPLES = """\
   python tools/test.py runs/demo
   python tools/test.py runs/mars_imae --protocol mars-official --data-root /data
   python tools/test.py runs/mars_imae --checkpoint best --json best.json
-  python tools/test.py --features features.npz --protocol all"""
+  python tools/test.py --features features.npz --protocol all
+  python tools/test.py --features features.npz --any-camera       # data from a single camera"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,20 +21,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--features", type=Path, metavar="FILE|DIR", help="evaluate these; an .npz file or a folder of tools/extract.py"
     )
-    parser.add_argument("--checkpoint", default="last", metavar="last|best|PATH", help="which weights (default: last)")
+    parser.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights (default: last)")
     parser.add_argument("--protocol", metavar="NAME|all", help="default: the run's, or all")
+    parser.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
+    parser.add_argument("--markdown", action="store_true", help="print rows of a Markdown table as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     flags = parser.parse_intermixed_args(argv)
     if (flags.run is None) == (flags.features is None):
         parser.error("give either a run directory or --features")
+    overrides = cli.overrides_of(flags)
+    if flags.features is not None and (overrides or flags.checkpoint):
+        parser.error(
+            "--features loads no model and no config: --protocol, --any-camera, --markdown and --json are all it takes"
+        )
     cli.log_to_stderr()
 
     from reid.commands import test
+    from reid.protocol import get_protocols
 
+    printed = {"json_file": flags.json, "markdown": flags.markdown}
     if flags.features is not None:
-        test.run_on_features(flags.features, flags.protocol or "all", flags.json)
+        test.run_on_features(
+            flags.features, get_protocols(flags.protocol or "all", any_camera=flags.any_camera), **printed
+        )
     else:
-        test.run(flags.run, flags.checkpoint, cli.overrides_of(flags), flags.protocol, flags.json)
+        overrides += ["test.any_camera=true"] if flags.any_camera else []
+        test.run(flags.run, flags.checkpoint or "last", overrides, flags.protocol, **printed)
     return 0
 
 

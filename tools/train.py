@@ -21,25 +21,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="YAML file, e.g. configs/demo.yaml")
     cli.add_config_flags(parser)
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="run directory (default: runs/NAME)")
-    parser.add_argument(
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
         "--resume", metavar="auto|PATH", help="auto: continue this run, or start it; PATH: from that checkpoint"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing run")
-    parser.add_argument("--dry-run", action="store_true", help="build everything, do one step, write nothing")
-    parser.add_argument("--eval-only", action="store_true", help="test the run's last checkpoint instead of training")
+    how.add_argument("--overwrite", action="store_true", help="replace an existing run")
+    how.add_argument("--dry-run", action="store_true", help="build everything, do one step, write nothing")
     flags = parser.parse_intermixed_args(argv)
     cli.log_to_stderr()
 
     from reid import config  # after parsing: importing torch takes seconds
-    from reid.commands import test, train
+    from reid.commands import train
 
     settings = config.load(flags.config, cli.overrides_of(flags))
     output_dir = flags.output_dir or Path("runs") / settings.name
-    if flags.eval_only:
-        test.run(output_dir, "last", cli.overrides_of(flags))
-    else:
-        options = train.Options(output_dir, flags.resume, flags.overwrite, flags.dry_run, cli.command_line(argv))
-        train.run(settings, options)
+    train.run(settings, train.Options(output_dir, flags.resume, flags.overwrite, flags.dry_run, cli.command_line(argv)))
     return 0
 
 

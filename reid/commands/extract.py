@@ -47,8 +47,8 @@ def run(
     directory = RunDirectory(run_path)
     config = directory.config(overrides)
     kind = detect_kind(source) if kind == "auto" else kind
-    store.require_free(out, overwrite=overwrite)
     split, query, gallery = _tracklets(source, kind)
+    store.require_free(out, overwrite=overwrite)
     logger.info("%s: %s with %d tracklets, %d frames", source, kind, len(split), split.num_frames)
     with start(config.machine.device, config.machine.dtype) as runtime:
         model, preprocess = load_model(config, directory.checkpoint(choice), runtime)

@@ -5,22 +5,25 @@ Shapes: N test tracklets, T training tracklets, P points of a curve.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 
 from reid import experiment
 from reid.augment import Preprocess
 from reid.config import Config
-from reid.datasets.loader import load_batches
+from reid.datasets.loader import decode, load_batches
 from reid.engine.train import TrainingSet
 from reid.evaluation.ranking import rank
+from reid.experiment import LabelledData
 from reid.features import EvalResult, FeatureSet
 from reid.losses import CCE, IMAE, MAE
 from reid.models.embedding import Classifier
 from reid.report.html import write_report
-from reid.report.records import RankedList, ReportInput, Thumbnail
+from reid.report.records import Kind, RankedList, ReportInput, Thumbnail
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, environment
 from reid.tracklets import Split
@@ -35,13 +38,14 @@ def write_run_report(
     config: Config,
     model: Classifier,
     preprocess: Preprocess,
+    data: LabelledData,
     features: FeatureSet,
     results: Sequence[EvalResult],
     baselines: Sequence[tuple[str, EvalResult]],
     runtime: Runtime,
 ) -> None:
     """Writes report.html into the run directory; `results[0]` is the headline and chooses the queries shown."""
-    data, headline = experiment.load_data(config), results[0]
+    headline = results[0]
     order = np.argsort(-headline.ap, kind="stable")
     best, worst = order[:LISTS], order[LISTS:][::-1][:LISTS]
     loss = " ".join([config.loss.name.upper(), *(f"({key} = {value})" for key, value in config.loss.options.items())])
@@ -105,12 +109,16 @@ def _ranked_list(features: FeatureSet, test: Split, result: EvalResult, i: int) 
     hits = []
     for other, similarity, match in zip(found.rows[0], found.similarity[0], found.match[0], strict=True):
         if other >= 0:
-            kind = "match" if match else "distractor" if features.pid[other] == 0 else "wrong"
+            kind: Kind = "match" if match else "distractor" if features.pid[other] == 0 else "wrong"
             hits.append(_thumbnail(test, int(other), kind, f"{similarity:.2f}"))
     return RankedList(test.key(row), ap, _thumbnail(test, row, "query"), hits)
 
 
-def _thumbnail(test: Split, row: int, kind: str, similarity: str = "") -> Thumbnail:
+def _thumbnail(test: Split, row: int, kind: Kind, similarity: str = "") -> Thumbnail:
+    """The tracklet's middle frame, no larger than the page shows it."""
     middle = (test.start[row] + test.stop[row]) // 2
     caption = f"pid {test.pid[row]}\n" + " · ".join(filter(None, [f"cam {test.camid[row]}", similarity]))
-    return Thumbnail(test.path(middle).read_bytes(), caption, kind)  # type: ignore[arg-type]
+    image, file = Image.fromarray(decode(test.path(middle))), io.BytesIO()
+    image.thumbnail((128, 256))
+    image.save(file, "JPEG", quality=85)
+    return Thumbnail(file.getvalue(), caption, kind)

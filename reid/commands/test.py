@@ -5,37 +5,38 @@ Shapes: N tracklets.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from reid import experiment
 from reid.augment import Preprocess
 from reid.commands.extract import features_of, load_model
 from reid.commands.run_report import write_run_report
 from reid.config import Config
-from reid.engine.extract import fingerprint
 from reid.errors import DataError
 from reid.evaluation.evaluate import evaluate, evaluate_all
+from reid.experiment import LabelledData
 from reid.features import EvalResult, FeatureSet, save_results
 from reid.gallery import store
 from reid.models.color_histogram import ColorHistogram
-from reid.models.embedding import Embedding
+from reid.models.embedding import Classifier, Embedding
 from reid.protocol import EvalProtocol, get_protocols
-from reid.report.tables import percent, protocols_table, results_table
+from reid.report.tables import markdown_row, percent, protocols_table, results_table
 from reid.rundir import RunDirectory
-from reid.runtime import Runtime, start
+from reid.runtime import Runtime, share_buffers, start
 from reid.tracklets import Benchmark
-
-logger = logging.getLogger(__name__)
 
 
 def run(
-    run_path: Path, choice: str, overrides: Sequence[str], protocol: str | None = None, json_file: Path | None = None
+    run_path: Path,
+    choice: str,
+    overrides: Sequence[str],
+    protocol: str | None = None,
+    *,
+    json_file: Path | None = None,
+    markdown: bool = False,
 ) -> None:
-    """Tests one checkpoint of a run.
+    """Tests one checkpoint of a run and prints the results; the run directory stays as it is.
 
     Args:
         run_path: the run directory.
@@ -43,114 +44,97 @@ def run(
         overrides: of the run's config, for this machine: where the data is, the device, workers.
         protocol: a protocol's name, or `all`; the run's own by default.
         json_file: gets the results too.
+        markdown: print rows of a Markdown table as well.
     """
     directory = RunDirectory(run_path)
     config = directory.config(overrides)
     experiment.check(config)
-    protocols = get_protocols(protocol or config.test.protocols)
+    protocols = get_protocols(protocol or config.test.protocols, any_camera=config.test.any_camera)
     with start(config.machine.device, config.machine.dtype) as runtime:
-        results = test_checkpoint(directory, directory.checkpoint(choice), config, runtime, protocols)
-        if json_file is not None and runtime.is_main:
-            save_results(json_file, results)
+        model, preprocess = load_model(config, directory.checkpoint(choice), runtime)
+        benchmark = experiment.load_benchmark(config)
+        features = benchmark_features(config, model.embedding, preprocess, benchmark, runtime)
+        baselines = baseline_results(config, benchmark, runtime, protocols[0])
+        if runtime.is_main:
+            results = evaluate_all(features, protocols)
+            _print(results, baselines, markdown=markdown)
+            if json_file is not None:
+                save_results(json_file, results)
 
 
-def run_on_features(source: Path, protocol: str, json_file: Path | None = None) -> None:
+def run_on_features(source: Path, protocols: Sequence[EvalProtocol], *, json_file: Path | None, markdown: bool) -> None:
     """Evaluates a feature file or folder, made by any model; none is loaded."""
-    protocols = get_protocols(protocol)
     features = store.read(source) if source.is_dir() else FeatureSet.load(source)
     if not len(features.query):
         raise DataError(
             f"{source}: no query rows, so nothing to evaluate; give `query` in an .npz file, or extract a dataset with queries"
         )
     results = evaluate_all(features, protocols)
-    _print(results)
+    _print(results, markdown=markdown)
     if json_file is not None:
         save_results(json_file, results)
 
 
-def test_checkpoint(
-    directory: RunDirectory, file: Path, config: Config, runtime: Runtime, protocols: Sequence[EvalProtocol]
-) -> list[EvalResult]:
-    """Extracts the test tracklets and evaluates them; testing `last` also writes eval.json and report.html.
-
-    Args:
-        directory: of the run; features are kept there, and used again while model and preprocessing are the same.
-        file: the checkpoint.
-        config: the run's, with this machine's settings.
-        runtime: this process.
-        protocols: at least one; the first is the report's headline.
-    """
-    benchmark = experiment.load_benchmark(config)
-    model, preprocess = load_model(config, file, runtime)
-    is_last = file == directory.last
-    features = _features(
-        directory.features if is_last else None, model.embedding, preprocess, benchmark, config, runtime
-    )
-    baselines = {}
-    if config.test.baselines:
-        baselines = {
-            name: _features(directory.baseline(name), model, steps, benchmark, config, runtime)
-            for name, (model, steps) in _baseline_models(config, runtime).items()
-        }
+def finish_run(
+    directory: RunDirectory,
+    config: Config,
+    model: Classifier,
+    preprocess: Preprocess,
+    data: LabelledData,
+    runtime: Runtime,
+) -> None:
+    """The last act of training: tests the model and writes features.npz, eval.json and report.html into the run directory."""
+    share_buffers(model)
+    model.eval()
+    protocols = get_protocols(config.test.protocols, any_camera=config.test.any_camera)
+    features = benchmark_features(config, model.embedding, preprocess, data.benchmark, runtime)
+    baselines = baseline_results(config, data.benchmark, runtime, protocols[0])
     if not runtime.is_main:
-        return []
+        return
     results = evaluate_all(features, protocols)
-    beside = [(name, evaluate(baseline, protocols[0])) for name, baseline in baselines.items()]
-    if is_last:
-        save_results(directory.results, results)
-        write_run_report(directory, config, model, preprocess, features, results, beside, runtime)
-    _print(results, beside)
-    if is_last:
-        print(f"report: {directory.report}")
-    return results
+    _print(results, baselines)
+    features.save(directory.features)
+    save_results(directory.results, results)
+    write_run_report(directory, config, model, preprocess, data, features, results, baselines, runtime)
+    print(f"report: {directory.report}")
 
 
-def _baseline_models(config: Config, runtime: Runtime) -> dict[str, tuple[Embedding | ColorHistogram, Preprocess]]:
-    """What a trained network must beat: colours of the whole crop, colours where the person is, and itself before training."""
+def benchmark_features(
+    config: Config, model: Embedding | ColorHistogram, preprocess: Preprocess, benchmark: Benchmark, runtime: Runtime
+) -> FeatureSet:
+    """Features of a dataset's test tracklets, with its query and gallery."""
+    return features_of(
+        config, model, preprocess, benchmark.test, runtime, query=benchmark.query, gallery=benchmark.gallery
+    )
+
+
+def baseline_results(
+    config: Config, benchmark: Benchmark, runtime: Runtime, protocol: EvalProtocol
+) -> list[tuple[str, EvalResult]]:
+    """What a trained network must beat: colours of the whole crop, of its centre where the person is, and random weights."""
+    if not config.test.baselines:
+        return []
     height, width = config.augment.resize
     whole, centre = (Preprocess([height, width], [height, w], [0.0] * 3, [1.0] * 3) for w in (width, width // 2))
     untrained, preprocess = experiment.build_embedding(config, initial_weights=False)
-    return {
+    models: dict[str, tuple[Embedding | ColorHistogram, Preprocess]] = {
         "colour histogram": (ColorHistogram(), whole),
         "colour histogram of the centre": (ColorHistogram(), centre),
-        "untrained": (runtime.place(untrained), preprocess),
+        "random weights": (runtime.place(untrained), preprocess),
     }
+    features = {name: benchmark_features(config, *model, benchmark, runtime) for name, model in models.items()}
+    return [(name, evaluate(rows, protocol)) for name, rows in features.items()]
 
 
-def _features(
-    file: Path | None,
-    model: Embedding | ColorHistogram,
-    preprocess: Preprocess,
-    benchmark: Benchmark,
-    config: Config,
-    runtime: Runtime,
-) -> FeatureSet:
-    """Features of the test tracklets, from `file` when it holds the same ones already."""
-    if file is not None and file.exists():
-        stored = FeatureSet.load(file)
-        keys = np.array([benchmark.test.key(i) for i in range(len(benchmark.test))])
-        same_model = stored.fingerprint == fingerprint(model, preprocess, config.test.pooling)
-        if (
-            same_model
-            and stored.key is not None
-            and np.array_equal(stored.key, keys)
-            and np.array_equal(stored.query, benchmark.query)
-        ):
-            logger.info("using %s: same model, preprocessing and tracklets", file)
-            return stored
-    features = features_of(
-        config, model, preprocess, benchmark.test, runtime, query=benchmark.query, gallery=benchmark.gallery
-    )
-    if file is not None and runtime.is_main:
-        features.save(file)
-    return features
-
-
-def _print(results: Sequence[EvalResult], baselines: Sequence[tuple[str, EvalResult]] = ()) -> None:
+def _print(
+    results: Sequence[EvalResult], baselines: Sequence[tuple[str, EvalResult]] = (), *, markdown: bool = False
+) -> None:
     if len(results) > 1:
         print(protocols_table(results), end="\n\n")
     for name, result in baselines:
         print(
             f"baseline {name}: {percent(result.mAP)} mAP, {percent(result.at_rank(1))} Rank-1 ({result.protocol.name})"
         )
+    for result in results if markdown else ():
+        print(markdown_row("this run", result))
     print(results_table(results[:1]))

@@ -12,17 +12,17 @@ import torch
 from reid import experiment
 from reid.cli import Interrupted, StopFlag, logging_to_file
 from reid.commands.extract import features_of
-from reid.commands.test import test_checkpoint
+from reid.commands.test import finish_run
 from reid.commands.training_log import TrainingLog, log_start
-from reid.config import Config
+from reid.config import Config, parse
 from reid.engine import checkpoint
 from reid.engine.train import Job, fit
-from reid.errors import CheckpointError, DataError
+from reid.errors import CheckpointError, ConfigError, DataError, ReidError
 from reid.evaluation.evaluate import evaluate
-from reid.protocol import MARKET1501, get_protocols
+from reid.protocol import MARKET1501
 from reid.report.tables import percent
 from reid.rundir import RunDirectory
-from reid.runtime import Runtime, start, sum_over_processes, wait_for_all
+from reid.runtime import Runtime, share_buffers, start, sum_over_processes, wait_for_all
 from reid.tracklets import Split
 
 logger = logging.getLogger(__name__)
@@ -58,18 +58,19 @@ def run(config: Config, options: Options) -> None:
         if options.dry_run:
             _dry_run(config, job, data, runtime)
             return
-        progress = _restored(job, source, data) if source else _Progress()
+        progress = _restored(config, job, source, data) if source else _Progress()
         with contextlib.ExitStack() as stack:
             if runtime.is_main:
                 directory.prepare(config, overwrite=options.overwrite)
+                if source not in (None, directory.last):
+                    directory.adopt(source)
                 stack.enter_context(logging_to_file(directory.log))
             log_start(config, job, data, runtime, options.command)
             if progress.step < job.iterations:
                 _train(config, directory, job, data.holdout, runtime, progress)
             else:
                 logger.info("all %d steps are done; nothing left to train", progress.step)
-            wait_for_all()
-            test_checkpoint(directory, directory.last, config, runtime, get_protocols(config.test.protocols))
+            finish_run(directory, config, job.model, job.preprocess, data, runtime)
 
 
 @dataclass
@@ -88,9 +89,13 @@ def _to_resume(directory: RunDirectory, options: Options) -> Path | None:
     return Path(options.resume)
 
 
-def _restored(job: Job, source: Path, data: experiment.LabelledData) -> _Progress:
+def _restored(config: Config, job: Job, source: Path, data: experiment.LabelledData) -> _Progress:
     """Puts the checkpoint's state into the job."""
     state = checkpoint.load(source)
+    if changed := config.differences(parse(state["config"], source)):
+        raise ConfigError(
+            f"{source}: cannot resume, made with another config: {'; '.join(changed)}; give the same config"
+        )
     if state["pids"] != data.train.pids.tolist():
         raise DataError(
             f"{source}: trained on {len(state['pids'])} identities, the dataset gives {len(data.train.pids)} or others; "
@@ -116,6 +121,10 @@ def _train(
     config: Config, directory: RunDirectory, job: Job, holdout: Split | None, runtime: Runtime, progress: _Progress
 ) -> None:
     def save(path: Path) -> None:
+        if not all(bool(parameter.isfinite().all()) for parameter in job.model.parameters()):
+            raise ReidError(
+                f"training diverged by step {progress.step}; lower train.lr or set train.clip_grad, then start anew"
+            )
         if runtime.is_main:
             states = {
                 "model": job.model.state_dict(),
@@ -133,10 +142,10 @@ def _train(
             if score is not None and (progress.best is None or score > progress.best):
                 progress.best = score
                 save(directory.best)
-        signum = _agreed(stop.signum, done, runtime)
+        signum = _agreed(stop.signum, runtime) if runtime.world_size == 1 or finished or done % 10 == 0 else 0
         if finished or signum or done % config.train.checkpoint_freq == 0:
             save(directory.last)
-        if signum and not finished:
+        if signum:
             logger.warning("stopped at step %d; the same command with --resume auto continues", done)
             raise Interrupted(signum)
 
@@ -144,17 +153,14 @@ def _train(
         fit(job, runtime, first_step=progress.step, after_step=after_step, on_log=log.write)
 
 
-def _agreed(signum: int, done: int, runtime: Runtime) -> int:
-    """The signal that any process has seen; several processes ask each other only now and then, since asking waits."""
-    if runtime.world_size == 1:
-        return signum
-    if done % 10:
-        return 0
+def _agreed(signum: int, runtime: Runtime) -> int:
+    """The signal that any process has seen; with several, this waits for all of them."""
     seen = torch.zeros(runtime.world_size, device=runtime.device)
     seen[runtime.rank] = signum
     return int(sum_over_processes(seen).max())
 
 
 def _held_out_map(config: Config, job: Job, holdout: Split, runtime: Runtime) -> float | None:
+    share_buffers(job.model)
     features = features_of(config, job.model.embedding, job.preprocess, holdout, runtime)
     return evaluate(features, MARKET1501).mAP

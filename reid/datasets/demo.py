@@ -11,6 +11,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -106,17 +108,19 @@ def load_truth(root: Path) -> DemoTruth:
     path = Path(root) / TRUTH_FILE
     if not path.is_file():
         raise DataError(f"demo dataset: {path} is missing; expected a dataset written by tools/make_demo.py.")
-    with np.load(path, allow_pickle=False) as stored:
-        if int(stored["schema"]) != SCHEMA:
-            raise DataError(
-                f"demo dataset: {path} has schema {stored['schema']}, expected {SCHEMA}; remove the folder and make it again."
-            )
-        settings = json.loads(str(stored["settings"]))
-        if settings.pop("generator") != GENERATOR:
-            raise DataError(
-                f"demo dataset: {path} is of another version of the generator; remove the folder and make it again."
-            )
-        arrays = {field.name: stored[field.name] for field in dataclasses.fields(DemoTruth) if field.name != "settings"}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files}
+        settings = json.loads(str(found["settings"]))
+        version = int(found["schema"]), settings.pop("generator")
+        arrays = {field.name: found[field.name] for field in dataclasses.fields(DemoTruth) if field.name != "settings"}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"demo dataset: {path} is damaged: {error}; remove the folder and make it again") from None
+    if version != (SCHEMA, GENERATOR):
+        raise DataError(
+            f"demo dataset: {path} has schema and generator {version}, expected {(SCHEMA, GENERATOR)}; "
+            "remove the folder and make it again"
+        )
     return DemoTruth(**arrays, settings=DemoSettings(**settings))
 
 

@@ -159,6 +159,6 @@ def _integer(file: Path, line: int, row: dict[str, str], column: str, default: i
         value = int(text)
     except ValueError:
         value = -2
-    if value < -1:
-        raise DataError(f"{file}: line {line}: expected {column} to be a whole number from -1 on, got '{text}'")
+    if not -1 <= value < 2**63:
+        raise DataError(f"{file}: line {line}: expected {column} to be a whole 64-bit number from -1 on, got '{text}'")
     return value

@@ -6,10 +6,13 @@ Shapes: n frames of a batch, H W pixels, F frame names of a split.
 from __future__ import annotations
 
 import io
+import logging
+import math
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import simplejpeg
@@ -20,7 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from reid.datasets.sampling import Sampler
 from reid.errors import DataError, ReidError
+from reid.runtime import is_main_process
 from reid.tracklets import Split
+
+logger = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
@@ -37,10 +43,6 @@ class FrameBatch:
     images: Tensor | list[Tensor]
     frames: Tensor
 
-    def pin_memory(self) -> FrameBatch:
-        images = self.images.pin_memory() if isinstance(self.images, Tensor) else [i.pin_memory() for i in self.images]
-        return FrameBatch(images, self.frames.pin_memory())
-
 
 def decode(path: Path) -> np.ndarray:
     """One image file as (H, W, 3) uint8 RGB.
@@ -52,8 +54,9 @@ def decode(path: Path) -> np.ndarray:
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read this image: {error.strerror}; is the dataset complete?") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", error)
+        raise DataError(f"{path}: cannot read this image: {reason}; is the dataset complete?") from None
     try:
         if simplejpeg.is_jpeg(data):
             return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False, strict=True)
@@ -67,7 +70,10 @@ def decode(path: Path) -> np.ndarray:
 
 
 class _Batches(Dataset):
-    """Item i is batch i. An error travels as a value: raised in a worker it would arrive wrapped in a traceback."""
+    """Item i is batch i: all pixels in one tensor, since each tensor on its way to another process takes a file descriptor.
+
+    An error travels as a value: raised in a worker it would arrive wrapped in a traceback.
+    """
 
     def __init__(self, split: Split, batches: Batches) -> None:
         self.split, self.batches = split, batches
@@ -75,14 +81,14 @@ class _Batches(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, i: int) -> FrameBatch | ReidError:
+    def __getitem__(self, i: int) -> tuple[Tensor, list[tuple[int, ...]], Tensor] | ReidError:
         frames = self.batches[i]
         try:
-            images = [torch.from_numpy(decode(self.split.path(frame))) for frame in frames]
+            images = [decode(self.split.path(frame)) for frame in frames]
         except ReidError as error:
             return error
-        same_size = len({image.shape for image in images}) == 1
-        return FrameBatch(torch.stack(images) if same_size else images, torch.from_numpy(np.asarray(frames)))
+        pixels = np.concatenate([image.reshape(-1) for image in images])
+        return torch.from_numpy(pixels), [image.shape for image in images], torch.from_numpy(np.asarray(frames))
 
 
 class StepBatches:
@@ -113,11 +119,31 @@ def load_batches(split: Split, batches: Batches, *, workers: int, pin_memory: bo
     loader = DataLoader(
         _Batches(split, batches),
         batch_size=None,
+        collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_main_process,
     )
     for batch in loader:
         if isinstance(batch, ReidError):
+            if (
+                not is_main_process()
+            ):  # the main process prints its own errors, and would only see that this one is gone
+                logger.error("%s", batch)
             raise batch
-        yield batch
+        pixels, shapes, frames = batch
+        images = [
+            part.view(shape) for part, shape in zip(pixels.split([math.prod(s) for s in shapes]), shapes, strict=True)
+        ]
+        yield FrameBatch(pixels.view(-1, *shapes[0]) if len(set(shapes)) == 1 else images, frames)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """A signal to the whole process group must not kill the workers under a loop that is about to save and stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

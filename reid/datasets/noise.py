@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.errors import ConfigError
+from reid.errors import ConfigError, in_range
 
 Labels = NDArray[np.int64]
 
@@ -29,7 +29,7 @@ def symmetric(labels_N: NDArray[np.integer], num_classes: int, rate: float, seed
         ConfigError: a rate outside [0, 1] or a label outside 0..K-1.
     Source: IMAE paper, Sec. 4 (symmetric noise).
     """
-    labels_N = _checked(labels_N, num_classes, rate)
+    labels_N = _checked(labels_N, num_classes, rate, seed)
     rng = np.random.default_rng(seed)
     drawn_N = rng.random(len(labels_N)) < rate
     return np.where(drawn_N, rng.integers(num_classes, size=len(labels_N)), labels_N)
@@ -48,7 +48,7 @@ def uniform_others(labels_N: NDArray[np.integer], num_classes: int, rate: float,
     Raises:
         ConfigError: a rate outside [0, 1], a label outside 0..K-1, or no other class to choose.
     """
-    labels_N = _checked(labels_N, num_classes, rate)
+    labels_N = _checked(labels_N, num_classes, rate, seed)
     count = round(rate * len(labels_N))
     if count and num_classes < 2:
         raise ConfigError(
@@ -74,13 +74,11 @@ def realised_rate(noisy_N: NDArray[np.integer], clean_N: NDArray[np.integer]) ->
     return float(np.mean(noisy_N != clean_N)) if len(clean_N) else 0.0
 
 
-def _checked(labels_N: NDArray[np.integer], num_classes: int, rate: float) -> Labels:
-    if not 0 <= rate <= 1:
-        raise ConfigError(f"label noise: the rate must lie in [0, 1], got {rate}.")
+def _checked(labels_N: NDArray[np.integer], num_classes: int, rate: float, seed: int) -> Labels:
+    in_range("rate", rate, 0, 1)
+    in_range("seed", seed, 0)
     checked_N = np.asarray(labels_N).astype(np.int64)
     if len(checked_N) and not (checked_N.min() >= 0 and checked_N.max() < num_classes):
         got = f"{checked_N.min()}..{checked_N.max()}"
-        raise ConfigError(
-            f"label noise: labels must lie in 0..{num_classes - 1}, got {got}; number the sorted pids first."
-        )
+        raise ConfigError(f"labels: expected 0..{num_classes - 1}, got {got}; number the sorted pids first")
     return checked_N

@@ -24,7 +24,12 @@ def save(path: Path, **content: Any) -> None:
         content: what; tensors, state dicts and plain Python types.
     """
     with atomic(path) as temporary:
-        torch.save({"schema": SCHEMA, **content}, temporary)
+        try:
+            torch.save({"schema": SCHEMA, **content}, temporary)
+        except RuntimeError as error:  # torch's own writer, where Python's would raise OSError
+            raise CheckpointError(
+                f"{path}: cannot write this checkpoint: {str(error).splitlines()[0]}; is the disk full?"
+            ) from None
 
 
 def load(path: Path) -> dict[str, Any]:

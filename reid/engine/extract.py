@@ -52,14 +52,14 @@ def extract(
     pool = pooling(len(split), dim)
     was_training, _ = model.training, model.eval()
     batches = load_batches(split, chunks, workers=workers, pin_memory=runtime.device.type == "cuda")
-    bar = tqdm(total=len(frames), desc="extract", unit="frame", disable=not progress, leave=False)
-    for i, batch in zip(borders, batches, strict=True):
-        images = preprocess(batch.images, runtime.device)
-        with runtime.autocast():
-            features = model(images)
-        pool.add(features.float().cpu(), torch.from_numpy(rows[i : i + batch_size]))
-        bar.update(len(features))
-    bar.close()
+    quiet = None if progress else True  # None: quiet where nobody watches a terminal
+    with tqdm(total=len(frames), desc="extract", unit="frame", disable=quiet, leave=False) as bar:
+        for i, batch in zip(borders, batches, strict=True):
+            images = preprocess(batch.images, runtime.device)
+            with runtime.autocast():
+                features = model(images)
+            pool.add(features.float().cpu(), torch.from_numpy(rows[i : i + batch_size]))
+            bar.update(len(features))
     model.train(was_training)
     pooled = sum_over_processes(pool.result().to(runtime.device)).cpu()
     return torch.nn.functional.normalize(pooled).float().numpy()

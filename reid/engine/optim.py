@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from reid.errors import ConfigError
+from reid.errors import ConfigError, in_range
 
 Schedule = Callable[[int], float]
 
@@ -20,27 +20,28 @@ def constant() -> Schedule:
 
 def step_decay(every: int, factor: float = 0.5) -> Schedule:
     """Factor `factor`^(step // every): the paper's MARS schedule halves the rate every 10,000 steps."""
-    if every < 1 or not 0 < factor <= 1:
-        raise ConfigError(f"expected every >= 1 and 0 < factor <= 1, got every={every}, factor={factor}")
+    in_range("every", every, 1)
+    in_range("factor", factor, 0, 1, above=True)
     return lambda step: factor ** (step // every)
 
 
-def milestones(at: Sequence[int], factor: float = 0.1) -> Schedule:
+def milestones(at: list[int], factor: float = 0.1) -> Schedule:
     """Factor `factor`^(number of milestones reached)."""
-    if list(at) != sorted(at) or not 0 < factor <= 1:
-        raise ConfigError(f"expected rising steps `at` and 0 < factor <= 1, got at={list(at)}, factor={factor}")
+    in_range("factor", factor, 0, 1, above=True)
+    if list(at) != sorted(at):
+        raise ConfigError(f"at: expected rising steps, got {list(at)}")
     return lambda step: factor ** sum(step >= milestone for milestone in at)
 
 
-def cosine(total: int, warmup: int = 0) -> Schedule:
-    """Linear from 0 over `warmup` steps, then half a cosine down to 0 at step `total`."""
-    if not 0 <= warmup < total:
-        raise ConfigError(f"expected 0 <= warmup < total, got warmup={warmup}, total={total}")
+def cosine(iterations: int, warmup: int = 0) -> Schedule:
+    """Rising by equal steps over the first `warmup` ones, then half a cosine down to 0 at the end of training."""
+    if not 0 <= warmup < iterations:
+        raise ConfigError(f"warmup: expected 0 <= warmup < {iterations} iterations, got {warmup}")
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / (total - warmup))))
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / (iterations - warmup))))
 
     return factor
 
@@ -55,6 +56,8 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 def sgd(model: nn.Module, momentum: float = 0.9, weight_decay: float = 5e-4) -> torch.optim.Optimizer:
     """SGD over all parameters alike, as in Caffe and the paper; `set_lr` gives it its rate."""
+    in_range("momentum", momentum, 0, 1)
+    in_range("weight_decay", weight_decay, 0)
     return torch.optim.SGD(_trained(model), lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=True)
 
 
@@ -62,6 +65,9 @@ def adamw(
     model: nn.Module, beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.01
 ) -> torch.optim.Optimizer:
     """AdamW over all parameters alike; `set_lr` gives it its rate."""
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        in_range(name, beta, 0, 1 - 1e-9)
+    in_range("weight_decay", weight_decay, 0)
     return torch.optim.AdamW(_trained(model), lr=0.0, betas=(beta1, beta2), weight_decay=weight_decay, fused=True)
 
 

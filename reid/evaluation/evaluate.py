@@ -106,7 +106,7 @@ def _report(features: FeatureSet, protocol: EvalProtocol, matches: Matches, has_
     if itself:
         logger.warning(
             "%s: %d queries of unknown camera are in the gallery and match themselves; "
-            "gallery: without_queries or camera_filter: false leaves them out",
+            "protocol mars-torchreid, or --any-camera, leaves them out",
             protocol.name,
             itself,
         )

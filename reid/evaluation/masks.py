@@ -120,7 +120,10 @@ def explain_without_match(features: FeatureSet, protocol: EvalProtocol, matches:
     causes = (
         ("are junk themselves (pid < 0): drop them from the queries", query_pid < 0),
         (absent, (query_pid >= 0) & (others <= 0)),
-        ("meet their identity only under their own camera: camera_filter: false counts those", others > 0),
+        (
+            "meet their identity only under their own camera: --any-camera (test.any_camera: true) counts those",
+            others > 0,
+        ),
     )
     counts = [f"{int((lost & cause).sum())} {text}" for text, cause in causes if (lost & cause).any()]
     return f"{protocol.name}: {int(lost.sum())} of {len(lost)} queries have no match: {'; '.join(counts)}"

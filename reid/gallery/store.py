@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,14 @@ def write(
     (folder / "gallery.json").unlink(missing_ok=True)
     with atomic(folder / "features.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, features.features)
-    with atomic(folder / "meta.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        atomic(folder / "meta.csv") as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         for i, length in enumerate(split.lengths.tolist()):
-            first = split.path(split.start[i])
+            first = split.path(split.start[i]).absolute()
             writer.writerow([i, split.key(i), split.pid[i], split.camid[i], length, first.parent.as_posix()])
     counts = {"tracklets": len(split), "frames": split.num_frames, "dim": features.features.shape[1]}
     record = {"schema": SCHEMA, "fingerprint": features.fingerprint, **about, "counts": counts}
@@ -55,7 +59,7 @@ def write(
 
 
 def require_free(folder: Path, *, overwrite: bool) -> None:
-    """Refuses a folder that `write` may not write to; changes nothing.
+    """Makes the folder, and refuses one that `write` may not write to.
 
     Raises:
         DataError: it holds something, and that is not a feature folder to be overwritten.
@@ -65,6 +69,7 @@ def require_free(folder: Path, *, overwrite: bool) -> None:
         raise DataError(
             f"{folder}: exists and is not empty; choose another --out, or --overwrite to replace a feature folder"
         )
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written shows before the work, not after
 
 
 def read(folder: Path) -> FeatureSet:
@@ -73,50 +78,49 @@ def read(folder: Path) -> FeatureSet:
     Raises:
         DataError: something is missing, damaged or inconsistent.
     """
-    about = _about(folder)
+    about, meta = _about(folder / "gallery.json"), _meta(folder / "meta.csv")
     try:
         features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        num_rows = len(features)
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"{folder / 'features.npy'}: cannot read these features: {error}; extract them again") from None
-    meta = _meta(folder / "meta.csv")
-    if not len(meta["key"]) == len(features) == about["counts"]["tracklets"]:
+    if not len(meta["key"]) == num_rows == about["counts"]["tracklets"]:
         raise DataError(
-            f"{folder}: {len(features)} rows in features.npy, {len(meta['key'])} in meta.csv, "
+            f"{folder}: {num_rows} rows in features.npy, {len(meta['key'])} in meta.csv, "
             f"{about['counts']['tracklets']} in gallery.json; expected as many in each; extract them again"
         )
-    rows = {
-        name: np.array(about.get(name, default), dtype=np.int64)
-        for name, default in (("query", []), ("gallery", range(len(features))))
-    }
-    return FeatureSet(
-        features, meta["pid"], meta["camid"], rows["query"], rows["gallery"], meta["key"], about["fingerprint"]
-    )
+    query, gallery = (np.array(about[name], dtype=np.int64) for name in ("query", "gallery"))
+    return FeatureSet(features, meta["pid"], meta["camid"], query, gallery, meta["key"], about["fingerprint"])
 
 
-def _about(folder: Path) -> dict[str, Any]:
-    file = folder / "gallery.json"
+def _about(file: Path) -> dict[str, Any]:
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         if about["schema"] != SCHEMA:
-            raise DataError(f"{file}: schema {about['schema']}, expected {SCHEMA}; extract the features again")
-        about["counts"]["tracklets"], about["fingerprint"]
+            raise ValueError(f"schema {about['schema']}, expected {SCHEMA}")
+        about["query"] = about.get("query", [])
+        about["gallery"] = about.get("gallery", list(range(about["counts"]["tracklets"])))
+        if not all(type(row) is int and abs(row) < 2**63 for row in (*about["query"], *about["gallery"])):
+            raise ValueError("query and gallery must be lists of row numbers")
+        return about | {"fingerprint": about["fingerprint"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{file}: no complete feature folder of tools/extract.py: {error}; extract the features again"
         ) from None
-    return about
 
 
 def _meta(file: Path) -> dict[str, np.ndarray]:
     try:
-        with open(file, newline="", encoding="utf-8") as lines:
+        with open(file, newline="", encoding="utf-8", errors="surrogateescape") as lines:
             rows = list(csv.DictReader(lines))
+        if [int(row["row"]) for row in rows] != list(range(len(rows))):
+            raise ValueError("the column `row` must count 0, 1, 2 …")
         return {
             "key": np.array([row["key"] for row in rows], dtype=np.str_),
             "pid": np.array([int(row["pid"]) for row in rows], dtype=np.int64),
             "camid": np.array([int(row["camid"]) for row in rows], dtype=np.int64),
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
         raise DataError(
             f"{file}: expected columns {', '.join(_COLUMNS)}: {error}; extract the features again"
         ) from None

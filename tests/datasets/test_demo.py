@@ -223,8 +223,12 @@ def test_truth_of_something_else_is_refused(tmp_path):
     with pytest.raises(DataError, match="missing"):
         load_truth(tmp_path)
     (tmp_path / "info").mkdir()
-    np.savez(tmp_path / demo.TRUTH_FILE, schema=2)
-    with pytest.raises(DataError, match="schema 2, expected 1"):
+    (tmp_path / demo.TRUTH_FILE).write_bytes(b"PK damaged")
+    with pytest.raises(DataError, match="is damaged"):
+        load_truth(tmp_path)
+    others = {name: np.zeros(0) for name in ("true_pid", "true_row", "train_frame_kind", "test_frame_kind")}
+    np.savez(tmp_path / demo.TRUTH_FILE, schema=2, settings='{"generator": 1}', **others)
+    with pytest.raises(DataError, match=r"schema and generator \(2, 1\), expected \(1, 1\)"):
         load_truth(tmp_path)
 
 

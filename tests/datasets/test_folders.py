@@ -76,8 +76,11 @@ def test_unknown_person_and_camera(tmp_path, text):
         ("path,tracklet\na.jpg\n", "line 2: expected 2 cells"),
         ("path,tracklet\na.jpg,t\n,t\n", "line 3: path is empty"),
         ("path,tracklet\na.jpg,\n", "line 2: tracklet is empty"),
-        ("path,tracklet,pid\na.jpg,t,x\n", "line 2: expected pid to be a whole number from -1 on, got 'x'"),
-        ("path,tracklet,camid\na.jpg,t,-2\n", "line 2: expected camid to be a whole number from -1 on, got '-2'"),
+        ("path,tracklet,pid\na.jpg,t,x\n", "line 2: expected pid to be a whole 64-bit number from -1 on, got 'x'"),
+        (
+            "path,tracklet,camid\na.jpg,t,-2\n",
+            "line 2: expected camid to be a whole 64-bit number from -1 on, got '-2'",
+        ),
         ("path,tracklet,pid\na,t,1\nb,t,2\n", "line 3: tracklet t: expected pid 1 camid -1 .* got pid 2 camid -1"),
         ("path,tracklet,camid\na,t,1\nb,t,2\n", "line 3: tracklet t: expected pid 0 camid 1 .* got pid 0 camid 2"),
         ('path,tracklet\n"a,t\n', "not a readable CSV file"),

@@ -58,7 +58,7 @@ def make_job(split: Split, *, loss: str = "cce", dropout: bool = True, **setting
     }  # fmt: skip
     return Job(
         model=model,
-        loss=LOSSES[loss](num_samples=len(split.names)) if loss == "gce_truncated" else LOSSES[loss](),
+        loss=LOSSES[loss](num_samples=len(split.names), iterations=12) if loss == "gce_truncated" else LOSSES[loss](),
         optimizer=sgd(model, momentum=0.9, weight_decay=1e-3),
         schedule=step_decay(every=5, factor=0.5),
         data=TrainingSet(split, torch.from_numpy(np.repeat(labels, FRAMES)), None, pids),

@@ -21,7 +21,7 @@ def test_the_papers_cifar_schedule() -> None:
 
 
 def test_cosine_with_warmup() -> None:
-    factor = cosine(total=100, warmup=20)
+    factor = cosine(iterations=100, warmup=20)
     assert factor(0) == 1 / 20
     assert factor(19) == factor(20) == 1
     assert factor(60) == pytest.approx(0.5)
@@ -36,7 +36,7 @@ def test_cosine_with_warmup() -> None:
         ("step", {"every": 0}),
         ("step", {"every": 5, "factor": 0.0}),
         ("milestones", {"at": [5, 3]}),
-        ("cosine", {"total": 10, "warmup": 10}),
+        ("cosine", {"iterations": 10, "warmup": 10}),
     ],
 )
 def test_ranges(name: str, options: dict[str, object]) -> None:

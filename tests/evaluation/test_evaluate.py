@@ -79,7 +79,7 @@ def test_one_camera_and_no_match_at_all_is_explained_and_null(caplog):
     assert (result.num_queries, result.num_without_match) == (0, 30)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "30 of 30 queries have no match" in caplog.text
-    assert "camera_filter: false" in caplog.text
+    assert "--any-camera" in caplog.text
     assert evaluate(features, MARS_OFFICIAL).mAP == 0.0
     assert evaluate(features, dataclasses.replace(MARKET1501, camera_filter=False)).mAP > 0
 

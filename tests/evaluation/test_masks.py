@@ -65,7 +65,7 @@ def test_causes_are_counted_with_the_option_that_fits():
     assert text == (
         "market1501: 4 of 5 queries have no match: 1 are junk themselves (pid < 0): drop them from the queries; "
         "2 have no other row of their identity in the gallery (7 rows); "
-        "1 meet their identity only under their own camera: camera_filter: false counts those"
+        "1 meet their identity only under their own camera: --any-camera (test.any_camera: true) counts those"
     )
 
 
