@@ -30,7 +30,7 @@ from reid.engine.optim import OPTIMIZERS, SCHEDULES
 from reid.engine.train import Job, TrainingSet
 from reid.errors import ConfigError, DataError
 from reid.losses import LOSSES
-from reid.models.backbone import create_backbone
+from reid.models.backbone import check_name, create_backbone
 from reid.models.embedding import Classifier, Embedding
 from reid.protocol import get_protocols
 from reid.runtime import Runtime, seed_of
@@ -56,8 +56,9 @@ def check(config: Config) -> None:
         problems.append(f"data.name: unknown dataset {config.data.name!r}; {nearest(config.data.name, list(DATASETS))}")
     for component in _components(config):
         problems += _problems_of_component(*component)
-    for build in (lambda: get_protocols(config.test.protocols), lambda: _preprocess(config, {"mean": [0], "std": [1]})):
-        problems += _problems_of(build)
+    problems += _problems_of(lambda: check_name(config.model.name))
+    problems += _problems_of(lambda: get_protocols(config.test.protocols))
+    problems += _problems_of(lambda: _preprocess(config, {"mean": [0], "std": [1]}))
     if config.data.labels == "truth" and config.data.name != "demo":
         problems.append(f"data.labels: truth needs a dataset that knows it (demo), got {config.data.name!r}")
     if problems:

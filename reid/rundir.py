@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunDirectory:
-    """Paths and small files of one run; the layout is public (README, "Run directory").
+    """Paths and small files of one run; the layout is public (README, "Runs").
 
     Args:
         path: the folder; it need not exist.

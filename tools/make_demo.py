@@ -18,8 +18,8 @@ from reid.report.tables import text_table
 
 EXAMPLES = """\
   python tools/make_demo.py --out data/demo
-  python tools/make_demo.py --out data/demo-clean --label-noise 0
-  python tools/make_demo.py --out data/load-test --train-ids 2000 --test-ids 1000 --distractors 5000"""
+  python tools/make_demo.py --out clean/demo --label-noise 0      # then: tools/train.py configs/demo.yaml --data-root clean
+  python tools/make_demo.py --out load/demo --train-ids 2000 --test-ids 1000 --distractors 5000"""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -45,7 +45,7 @@ def create_backbone(name: str, *, pretrained: bool, weights: str | Path | None =
         ConfigError: timm has no such model or tag.
         CheckpointError: the weights cannot be downloaded or read, or do not match the model.
     """
-    _check_name(name)
+    check_name(name)
     if weights is not None:
         return _from_file(name, Path(weights), kwargs)
     if pretrained:
@@ -53,7 +53,12 @@ def create_backbone(name: str, *, pretrained: bool, weights: str | Path | None =
     return timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuses a name, or a tag of published weights, that timm does not have.
+
+    Raises:
+        ConfigError: with the nearest names.
+    """
     arch, tag = split_model_name_tag(name)
     if not timm.is_model(arch):
         near = ", ".join(get_close_matches(arch, timm.list_models(), n=4, cutoff=0.5)) or "none close"
