@@ -85,10 +85,10 @@ def parser(description: str, examples: str) -> argparse.ArgumentParser:
     )
 
 
-def add_config_flags(arguments: argparse.ArgumentParser) -> None:
+def add_config_flags(arguments: argparse.ArgumentParser, example: str = "machine.workers=8") -> None:
     """Flags that stand for config keys, and free overrides; `overrides_of` turns both into one list."""
     arguments.add_argument(
-        "overrides", nargs="*", metavar="key.path=value", help="change a setting, e.g. loss.T=4 (or: loss.T 4)"
+        "overrides", nargs="*", metavar="key.path=value", help=f"change a setting, e.g. {example} (or with a space)"
     )
     arguments.add_argument("--data-root", metavar="DIR", help="folder that holds one folder per dataset (data.root)")
     arguments.add_argument("--device", help="auto, cpu, cuda or cuda:N (machine.device)")

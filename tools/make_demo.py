@@ -21,6 +21,20 @@ EXAMPLES = """\
   python tools/make_demo.py --out clean/demo --label-noise 0      # then: tools/train.py configs/demo.yaml --data-root clean
   python tools/make_demo.py --out load/demo --train-ids 2000 --test-ids 1000 --distractors 5000"""
 
+MEANING = {
+    "train_ids": "training identities, each seen by 2 to 6 cameras",
+    "test_ids": "test identities",
+    "tracklets_per_id": "tracklets of an identity, on average",
+    "min_frames": "frames of the shortest tracklet",
+    "max_frames": "frames of the longest",
+    "distractors": "test tracklets of nobody in particular (pid 0)",
+    "junk": "test tracklets that do not count (pid -1)",
+    "intruders": "expected share of frames that show somebody else or background, 0 to 0.15",
+    "label_noise": "share of training tracklets with another person's label",
+    "noise_seed": "draws the wrong labels and nothing else",
+    "seed": "draws everything else",
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Write the dataset, or find it already there with the same settings; then print its size."""
@@ -43,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
     for field in dataclasses.fields(DemoSettings):
         flag, kind = f"--{field.name.replace('_', '-')}", type(field.default)
-        parser.add_argument(flag, type=kind, default=field.default, metavar="N", help="default: %(default)s")
+        text = f"{MEANING[field.name]} (default: %(default)s)"
+        parser.add_argument(
+            flag, type=kind, default=field.default, metavar="SHARE" if kind is float else "N", help=text
+        )
     return parser
 
 

@@ -19,7 +19,7 @@ exit codes: 0 done, 2 your input (one line per mistake), 130 and 143 stopped by 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("config", type=Path, help="YAML file, e.g. configs/demo.yaml")
-    cli.add_config_flags(parser)
+    cli.add_config_flags(parser, example="loss.T=4")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="run directory (default: runs/NAME)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(

@@ -6,6 +6,7 @@ Shapes: n frames of a chunk, T tracklets, D feature.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -52,8 +53,9 @@ def extract(
     pool = pooling(len(split), dim)
     was_training, _ = model.training, model.eval()
     batches = load_batches(split, chunks, workers=workers, pin_memory=runtime.device.type == "cuda")
-    quiet = None if progress else True  # None: quiet where nobody watches a terminal
-    with tqdm(total=len(frames), desc="extract", unit="frame", disable=quiet, leave=False) as bar:
+    watched = sys.stderr.isatty()
+    pace = {"mininterval": 0.1 if watched else 60.0, "leave": not watched}  # in a log file, a line a minute
+    with tqdm(total=len(frames), desc="extract", unit="frame", disable=not progress, **pace) as bar:
         for i, batch in zip(borders, batches, strict=True):
             images = preprocess(batch.images, runtime.device)
             with runtime.autocast():
