@@ -163,7 +163,6 @@ class Benchmark:
         test: tracklets whose features are extracted, each once.
         query: (Q,) integers in [0, T), no two equal.
         gallery: (G,) integers in [0, T), no two equal.
-        protocol: name of the evaluation protocol that belongs to it.
 
     Raises:
         DataError: a row number is out of range or stands twice.
@@ -174,7 +173,6 @@ class Benchmark:
     test: Split
     query: np.ndarray
     gallery: np.ndarray
-    protocol: str = "mars-official"
 
     def __post_init__(self) -> None:
         for field in ("query", "gallery"):

@@ -86,7 +86,6 @@ def test_ranges_become_half_open_and_0_based(mars):
 def test_every_test_row_is_in_the_gallery_and_query_is_0_based(mars):
     benchmark = load_mars(mars)
     assert benchmark.query.tolist() == [2] and benchmark.gallery.tolist() == [0, 1, 2, 3]
-    assert benchmark.protocol == "mars-official"
 
 
 def test_a_subset_is_named_and_logged_as_one(mars, caplog):
