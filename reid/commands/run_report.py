@@ -47,7 +47,6 @@ def write_run_report(
     """Writes report.html into the run directory; `results[0]` is the headline and chooses the queries shown."""
     headline = results[0]
     order = np.argsort(-headline.ap, kind="stable")
-    best, worst = order[:LISTS], order[LISTS:][::-1][:LISTS]
     loss = " ".join([config.loss.name.upper(), *(f"({key} = {value})" for key, value in config.loss.options.items())])
     minutes = sum(row["seconds"] for row in directory.read_metrics()) / 60
     facts = {
@@ -66,8 +65,8 @@ def write_run_report(
             metrics=directory.read_metrics(),
             weight_curves=_weight_curves(config),
             probability_histogram=_probabilities(model, preprocess, data.train, config, runtime),
-            best=[_ranked_list(features, data.benchmark.test, headline, i) for i in best],
-            worst=[_ranked_list(features, data.benchmark.test, headline, i) for i in worst],
+            best=_ranked_lists(features, data.benchmark.test, headline, order[:LISTS]),
+            worst=_ranked_lists(features, data.benchmark.test, headline, order[LISTS:][::-1][:LISTS]),
             settings=config.dump(),
             environment=environment(),
         ),
@@ -94,24 +93,32 @@ def _probabilities(
 
 
 def _weight_curves(config: Config) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """The run's own w(p), then those of CCE, MAE and IMAE where they differ from it."""
     p = torch.linspace(0, 1, 201)
-    own = experiment.build_loss(config, num_samples=1)
-    shown = [(f"{config.loss.name} (this run)", own), ("CCE", CCE()), ("MAE", MAE()), ("IMAE, T = 8", IMAE(T=8.0))]
-    same = {"cce": "CCE", "mae": "MAE", "imae": "IMAE, T = 8" if config.loss.options.get("T", 8) == 8 else ""}.get(
-        config.loss.name
-    )
-    return [(name, p.numpy(), loss.weight(p).numpy()) for name, loss in shown if name != same]  # type: ignore[operator]
+    losses = {
+        f"{config.loss.name} (this run)": experiment.build_loss(config),
+        "CCE": CCE(),
+        "MAE": MAE(),
+        "IMAE, T = 8": IMAE(),
+    }
+    own, *others = [(name, p.numpy(), loss.weight(p).numpy()) for name, loss in losses.items()]  # type: ignore[operator]
+    return [own, *(curve for curve in others if not np.array_equal(curve[2], own[2]))]
 
 
-def _ranked_list(features: FeatureSet, test: Split, result: EvalResult, i: int) -> RankedList:
-    row, ap = int(result.query[i]), float(result.ap[i])
-    found = rank(features, top_k=HITS, protocol=result.protocol, queries=np.array([row]))
-    hits = []
-    for other, similarity, match in zip(found.rows[0], found.similarity[0], found.match[0], strict=True):
-        if other >= 0:
-            kind: Kind = "match" if match else "distractor" if features.pid[other] == 0 else "wrong"
-            hits.append(_thumbnail(test, int(other), kind, f"{similarity:.2f}"))
-    return RankedList(test.key(row), ap, _thumbnail(test, row, "query"), hits)
+def _ranked_lists(features: FeatureSet, test: Split, result: EvalResult, which: np.ndarray) -> list[RankedList]:
+    """What came nearest to some of the counted queries, `which` being their places in `result.query`."""
+    found = rank(features, top_k=HITS, protocol=result.protocol, queries=result.query[which])
+    lists = []
+    for query, ap, *ranked in zip(
+        found.query, result.ap[which], found.rows, found.similarity, found.match, strict=True
+    ):
+        hits = []
+        for row, similarity, match in zip(*ranked, strict=True):
+            if row >= 0:
+                kind: Kind = "match" if match else "distractor" if features.pid[row] == 0 else "wrong"
+                hits.append(_thumbnail(test, row, kind, f"{similarity:.2f}"))
+        lists.append(RankedList(test.key(query), float(ap), _thumbnail(test, query, "query"), hits))
+    return lists
 
 
 def _thumbnail(test: Split, row: int, kind: Kind, similarity: str = "") -> Thumbnail:

@@ -142,7 +142,9 @@ def _train(
             if score is not None and (progress.best is None or score > progress.best):
                 progress.best = score
                 save(directory.best)
-        signum = _agreed(stop.signum, runtime) if runtime.world_size == 1 or finished or done % 10 == 0 else 0
+        signum = stop.signum if runtime.world_size == 1 else 0
+        if runtime.world_size > 1 and (finished or done % 10 == 0):  # asking the others waits for the device
+            signum = _agreed(stop.signum, runtime)
         if finished or signum or done % config.train.checkpoint_freq == 0:
             save(directory.last)
         if signum:
@@ -154,7 +156,7 @@ def _train(
 
 
 def _agreed(signum: int, runtime: Runtime) -> int:
-    """The signal that any process has seen; with several, this waits for all of them."""
+    """The signal that any of several processes has seen."""
     seen = torch.zeros(runtime.world_size, device=runtime.device)
     seen[runtime.rank] = signum
     return int(sum_over_processes(seen).max())
