@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +28,13 @@ Size = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def dump(self) -> str:
+        """The resolved config as YAML; `load` reads it back to an equal one."""
+        return yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False, default_flow_style=None)
+
+
+Schema = TypeVar("Schema", bound=Section)
 
 
 class Component(BaseModel):
@@ -108,10 +115,6 @@ class Config(Section):
     test: Test = Test()
     machine: Machine = Machine()
 
-    def dump(self) -> str:
-        """The resolved config as YAML; `load` reads it back to an equal one."""
-        return yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False, default_flow_style=None)
-
     def training_settings(self) -> dict[str, Any]:
         """What a resumed run must share with its checkpoint: all but where it runs, how it is tested, and how often it reports."""
         settings = self.model_dump(exclude={"name", "test", "machine"})
@@ -153,13 +156,14 @@ for _side in (_Loader, _Dumper):
     )
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load(path: Path | str, overrides: Sequence[str] = (), schema: type[Schema] = Config) -> Schema:  # type: ignore[assignment]
     """Reads a config file, its `base` (one level), and overrides.
 
     Args:
         path: YAML file. A key `base` names another file, relative to this one, whose settings it changes. A section whose `name`
             chooses a component is replaced as a whole when the name changes, so that `loss.name=cce` does not inherit IMAE's T.
         overrides: `key.path=value`, or `key.path` followed by `value`; values are YAML.
+        schema: what the file describes; a run's `Config`, unless it is another tool's.
 
     Raises:
         ConfigError: with one line for each unknown key, wrong type or value out of range.
@@ -177,20 +181,20 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     settings = _merge(settings, _parse_overrides(overrides))
     settings.setdefault("name", path.stem)
     return _validated(
-        _merge(Config().model_dump(), settings), path
+        _merge(schema().model_dump(), settings), path, schema
     )  # so that train.optimizer.momentum=0.5 needs no name
 
 
-def parse(text: str, source: Path | str) -> Config:
-    """A config from the text that `Config.dump` made, such as a checkpoint's; `source` is named in errors."""
-    return _validated(_mapping(text, source), source)
+def parse(text: str, source: Path | str, schema: type[Schema] = Config) -> Schema:  # type: ignore[assignment]
+    """A config from the text that `dump` made, such as a checkpoint's; `source` is named in errors."""
+    return _validated(_mapping(text, source), source, schema)
 
 
-def _validated(settings: dict[str, Any], source: Path | str) -> Config:
+def _validated(settings: dict[str, Any], source: Path | str, schema: type[Schema]) -> Schema:
     try:
-        return Config.model_validate(settings)
+        return schema.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(*(f"{source}: {_explain(item)}" for item in error.errors())) from None
+        raise ConfigError(*(f"{source}: {_explain(item, schema)}" for item in error.errors())) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -256,11 +260,11 @@ def _parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, schema: type[Section]) -> str:
     """One pydantic error as: dotted path, expected, got, nearest valid key."""
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        valid = _keys_beside(item["loc"])
+        valid = _keys_beside(item["loc"], schema)
         return f"{where}: unknown key; {nearest(str(item['loc'][-1]), valid)}"
     if item["type"] == "missing":
         return f"{where}: missing; expected a value"
@@ -270,8 +274,7 @@ def _explain(item: Any) -> str:
     return f"{where}: expected {expected}, got {item['input']!r}"
 
 
-def _keys_beside(location: Sequence[str | int]) -> list[str]:
-    section: Any = Config
+def _keys_beside(location: Sequence[str | int], section: Any) -> list[str]:
     for part in location[:-1]:
         section = section.model_fields[part].annotation
     return list(section.model_fields)

@@ -6,20 +6,19 @@ Shapes: T tracklets, F frame names, K classes.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 import reid.models  # noqa: F401  registers the backbones with timm
 from reid.augment import Preprocess
+from reid.binding import Registry, build, problems_of, problems_of_component
 from reid.config import Component, Config, nearest
 from reid.datasets.demo import load_truth
 from reid.datasets.holdout import hold_out
@@ -41,9 +40,6 @@ DATASETS: dict[str, Callable[[Path], Benchmark]] = {
     "demo": lambda folder: load_mars(folder, "demo"),
 }
 
-Registry = Mapping[str, Callable[..., Any]]
-Built = TypeVar("Built")
-
 
 def check(config: Config) -> None:
     """Checks every name, and every component's settings against the signature and the ranges of what they are for.
@@ -55,10 +51,10 @@ def check(config: Config) -> None:
     if config.data.name not in DATASETS:
         problems.append(f"data.name: unknown dataset {config.data.name!r}; {nearest(config.data.name, list(DATASETS))}")
     for component in _components(config):
-        problems += _problems_of_component(*component)
-    problems += _problems_of(lambda: check_name(config.model.name))
-    problems += _problems_of(lambda: get_protocols(config.test.protocols))
-    problems += _problems_of(lambda: _preprocess(config, {"mean": [0], "std": [1]}))
+        problems += problems_of_component(*component)
+    problems += problems_of(lambda: check_name(config.model.name))
+    problems += problems_of(lambda: get_protocols(config.test.protocols))
+    problems += problems_of(lambda: _preprocess(config, {"mean": [0], "std": [1]}))
     if config.data.labels == "truth" and config.data.name != "demo":
         problems.append(f"data.labels: truth needs a dataset that knows it (demo), got {config.data.name!r}")
     if problems:
@@ -78,57 +74,6 @@ def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str
     if config.data.noise is not None:
         components.append(("data.noise", NOISES, config.data.noise, {"labels_N": frame, "num_classes": 2}))
     return components
-
-
-def _problems_of_component(
-    section: str, registry: Registry, component: Component, given: Mapping[str, Any]
-) -> list[str]:
-    factory = registry.get(component.name)
-    if factory is None:
-        return [f"{section}.name: unknown {component.name!r}; {nearest(component.name, list(registry))}"]
-    settings = {name: parameter for name, parameter in _parameters(factory).items() if name not in given}
-    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    missing = _required(settings) - component.options.keys()
-    problems = [f"{section}.{name}: missing; {component.name} needs it" for name in sorted(missing)]
-    for name, value in component.options.items():
-        if name not in settings:
-            problems.append(f"{section}.{name}: {component.name} takes no {name!r}; {nearest(name, list(settings))}")
-            continue
-        try:
-            TypeAdapter(hints[name]).validate_python(value, strict=True)
-        except ValidationError as error:
-            expected = error.errors()[0]["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
-            problems.append(f"{section}.{name}: expected {expected}, got {value!r}")
-    if not problems and section != "sampler":  # a sampler's ranges depend on the data
-        problems = _problems_of(lambda: _build(section, registry, component, **given))
-    return problems
-
-
-def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Named parameters; a module without settings of its own shows only nn.Module's *args and **kwargs."""
-    named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    return {name: p for name, p in inspect.signature(factory).parameters.items() if p.kind in named}
-
-
-def _required(settings: Mapping[str, inspect.Parameter]) -> set[str]:
-    return {name for name, parameter in settings.items() if parameter.default is parameter.empty}
-
-
-def _problems_of(build: Callable[[], Any]) -> list[str]:
-    try:
-        build()
-    except ConfigError as error:
-        return list(error.problems)
-    return []
-
-
-def _build(section: str, registry: Mapping[str, Callable[..., Built]], component: Component, **given: Any) -> Built:
-    factory = registry[component.name]
-    wanted = _parameters(factory)
-    try:
-        return factory(**{name: value for name, value in given.items() if name in wanted}, **component.options)
-    except ConfigError as error:
-        raise ConfigError(*(f"{section}.{problem}" for problem in error.problems)) from None
 
 
 @dataclass(frozen=True)
@@ -212,7 +157,7 @@ def _with_noise(noise: Component, split: Split, order: np.ndarray) -> np.ndarray
     # Drawn in the order of the true table where there is one, so that the demo's generator and this draw the same flips.
     labels, pids = split.labels()
     noisy = np.empty_like(labels)
-    noisy[order] = _build("data.noise", NOISES, noise, labels_N=labels[order], num_classes=len(pids))
+    noisy[order] = build("data.noise", NOISES, noise, labels_N=labels[order], num_classes=len(pids))
     return pids[noisy]
 
 
@@ -252,7 +197,7 @@ def _preprocess(config: Config, pretrained_cfg: Mapping[str, Any]) -> Preprocess
 
 def build_loss(config: Config, num_samples: int = 1) -> nn.Module:
     """The configured loss; `num_samples` is for those that remember samples."""
-    return _build("loss", LOSSES, config.loss, num_samples=num_samples, iterations=config.train.iterations)
+    return build("loss", LOSSES, config.loss, num_samples=num_samples, iterations=config.train.iterations)
 
 
 @torch.no_grad()
@@ -278,10 +223,10 @@ def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_we
     return Job(
         model=model,
         loss=build_loss(config, len(data.split.names)).to(runtime.device),
-        optimizer=_build("train.optimizer", OPTIMIZERS, train.optimizer, model=model),
-        schedule=_build("train.schedule", SCHEDULES, train.schedule, iterations=train.iterations),
+        optimizer=build("train.optimizer", OPTIMIZERS, train.optimizer, model=model),
+        schedule=build("train.schedule", SCHEDULES, train.schedule, iterations=train.iterations),
         data=data,
-        sampler=_build(
+        sampler=build(
             "sampler", SAMPLERS, config.sampler, split=data.split, batch_size=train.batch_size, seed=config.seed
         ),
         preprocess=preprocess,

@@ -11,14 +11,15 @@ FLOORS = [
     {"files", "tracklets", "protocol", "config", "runtime", "features"},
     {"datasets", "models", "losses", "augment", "evaluation", "gallery", "report"},
     {"engine"},
-    {"experiment", "rundir", "cli", "commands"},
+    {"binding", "experiment", "rundir", "cli", "commands", "cifar"},
     {"tools"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms of one floor that build on each other, in that order; every other pair on a floor stays apart.
 SAME_FLOOR = [
     ("files", "tracklets", "protocol", "config", "runtime", "features"),
-    ("cli", "rundir", "experiment", "commands"),
+    ("cli", "rundir", "binding", "experiment", "commands"),
+    ("cli", "binding", "cifar"),
 ]
 
 

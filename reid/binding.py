@@ -1,0 +1,80 @@
+"""Binding a config's components to the signatures of what they name, before the first batch, with every mistake reported."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from reid.config import Component, nearest
+from reid.errors import ConfigError
+
+Registry = Mapping[str, Callable[..., Any]]
+Built = TypeVar("Built")
+
+
+def problems_of_component(
+    section: str, registry: Registry, component: Component, given: Mapping[str, Any]
+) -> list[str]:
+    """What is wrong with a component's settings: unknown name, unknown or missing setting, type, range; empty when nothing is.
+
+    Args:
+        section: dotted path of the component, named in every problem.
+        registry: name -> what it stands for, a class or function whose signature says what may be set.
+        component: the settings.
+        given: stand-ins for the arguments that the wiring will pass; everything else in the signature is the user's.
+    """
+    factory = registry.get(component.name)
+    if factory is None:
+        return [f"{section}.name: unknown {component.name!r}; {nearest(component.name, list(registry))}"]
+    settings = {name: parameter for name, parameter in _parameters(factory).items() if name not in given}
+    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    missing = _required(settings) - component.options.keys()
+    problems = [f"{section}.{name}: missing; {component.name} needs it" for name in sorted(missing)]
+    for name, value in component.options.items():
+        if name not in settings:
+            problems.append(f"{section}.{name}: {component.name} takes no {name!r}; {nearest(name, list(settings))}")
+            continue
+        try:
+            TypeAdapter(hints[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            expected = error.errors()[0]["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+            problems.append(f"{section}.{name}: expected {expected}, got {value!r}")
+    if not problems and section != "sampler":  # a sampler's ranges depend on the data
+        problems = problems_of(lambda: build(section, registry, component, **given))
+    return problems
+
+
+def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Named parameters; a module without settings of its own shows only nn.Module's *args and **kwargs."""
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    return {name: p for name, p in inspect.signature(factory).parameters.items() if p.kind in named}
+
+
+def _required(settings: Mapping[str, inspect.Parameter]) -> set[str]:
+    return {name for name, parameter in settings.items() if parameter.default is parameter.empty}
+
+
+def problems_of(attempt: Callable[[], Any]) -> list[str]:
+    """The problems that an attempt raises as a ConfigError; empty when it succeeds."""
+    try:
+        attempt()
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def build(section: str, registry: Mapping[str, Callable[..., Built]], component: Component, **given: Any) -> Built:
+    """What the component stands for, made from its settings and those of the given arguments that it takes.
+
+    Raises:
+        ConfigError: a setting is out of range; the section is named.
+    """
+    factory = registry[component.name]
+    wanted = _parameters(factory)
+    try:
+        return factory(**{name: value for name, value in given.items() if name in wanted}, **component.options)
+    except ConfigError as error:
+        raise ConfigError(*(f"{section}.{problem}" for problem in error.problems)) from None
