@@ -1,8 +1,9 @@
-"""Losses of the label-noise study: each a small module beside its weight function w(p).
+"""Losses of the label-noise study: each a small module beside its weight function w(p), where it has one.
 
 Every loss maps logits and the annotated class to one value per sample; the caller takes the mean. w(p) is the L1 norm of
 the loss's gradient with respect to the logits, as a function of p, the softmax probability of the annotated class: the
-weight that the loss gives to the sample (Wang et al., "Improving MAE against CCE under Label Noise", Sec. 3).
+weight that the loss gives to the sample (Wang et al., "Improving MAE against CCE under Label Noise", Sec. 3). A loss whose
+gradient's norm depends on the other probabilities too has no method `weight`.
 
 All of them compute in float32 whatever the autocast state (float64 stays float64), and in log space before any power.
 Shapes: B batch, K classes (K >= 2), N training samples.
@@ -21,13 +22,27 @@ from reid.errors import in_range
 from reid.runtime import gather_rows
 
 
-def _log_prob(logits_BK: Tensor, target_B: Tensor) -> Tensor:
-    """log p of the annotated class, (B,), in at least float32."""
+def _log_probs(logits_BK: Tensor) -> Tensor:
+    """log p of every class, (B, K), in at least float32."""
     if logits_BK.ndim != 2 or logits_BK.shape[1] < 2:
         raise ValueError(f"logits must be (B, K) with K >= 2 classes, got {tuple(logits_BK.shape)}")
     if logits_BK.dtype != torch.float64:
         logits_BK = logits_BK.float()
-    return F.log_softmax(logits_BK, dim=1).gather(1, target_B[:, None]).squeeze(1)
+    return F.log_softmax(logits_BK, dim=1)
+
+
+def _of_target(values_BK: Tensor, target_B: Tensor) -> Tensor:
+    return values_BK.gather(1, target_B[:, None]).squeeze(1)
+
+
+def _log_prob(logits_BK: Tensor, target_B: Tensor) -> Tensor:
+    """log p of the annotated class, (B,), in at least float32."""
+    return _of_target(_log_probs(logits_BK), target_B)
+
+
+def _reverse_cross_entropy(log_p_B: Tensor, A: float) -> Tensor:
+    """-sum_j p_j log q_j over the one-hot annotation q with log 0 := A: -A(1 - p)."""
+    return A * torch.expm1(log_p_B)
 
 
 class CCE(nn.Module):
@@ -156,12 +171,104 @@ class IMAE(nn.Module):
         p_B, mae_B = log_p_B.exp(), 2 * -torch.expm1(log_p_B)
         logits_BK = logits_BK.to(p_B.dtype)
         others_BK = logits_BK.scatter(1, target_B[:, None], -math.inf)
-        margin_B = others_BK.logsumexp(dim=1) - logits_BK.gather(1, target_B[:, None]).squeeze(1)
+        margin_B = others_BK.logsumexp(dim=1) - _of_target(logits_BK, target_B)
         pull_B = self.weight(p_B) / 2 * margin_B
         return mae_B + (pull_B - pull_B.detach())
 
     def weight(self, p: Tensor) -> Tensor:
         return torch.exp(self.T * p * (1 - p))
+
+
+class IMAEGuarded(IMAE):
+    """IMAE with a guard on its division: w(p) = exp(T p(1 - p)) g, g = w_MAE / (w_MAE + epsilon), w_MAE = 4p(1 - p).
+
+    This is what Eq. 22 becomes when it divides by w_MAE + epsilon instead of w_MAE. Value and direction of the gradient are
+    `IMAE`'s; its length dies out at p -> 0 and p -> 1, where the exact form pulls with w = 1 for ever. g is one half where
+    w_MAE = epsilon: with epsilon = 0.01, at p or 1 - p = 0.0025.
+
+    Args:
+        T: as in `IMAE`.
+        epsilon: 1e-5 <= epsilon <= 1; below that, float32 does not resolve w_MAE near p = 1.
+    """
+
+    def __init__(self, T: float = 8.0, epsilon: float = 1e-2) -> None:
+        super().__init__(T)
+        self.epsilon = in_range("epsilon", epsilon, 1e-5, 1)
+
+    def weight(self, p: Tensor) -> Tensor:
+        mae = 4 * p * (1 - p)
+        return super().weight(p) * mae / (mae + self.epsilon)
+
+
+class SCE(nn.Module):
+    """Symmetric cross entropy, -alpha log p - beta A(1 - p); w(p) = 2(1 - p)(alpha - beta A p). Arguments of `forward` as in `CCE`.
+
+    Args:
+        alpha: >= 0, factor of the cross entropy. The source takes 0.1 on CIFAR-10 and 6 on CIFAR-100.
+        beta: >= 0, factor of the reverse cross entropy. The source takes 1 on CIFAR-10 and 0.1 on CIFAR-100.
+        A: <= 0, stands for log 0. The source's text takes -4; its code clamps the annotation at 1e-4, so A = ln 1e-4 = -9.21.
+
+    Source: Wang et al., "Symmetric Cross Entropy for Robust Learning with Noisy Labels", ICCV 2019.
+    """
+
+    def __init__(self, alpha: float = 0.1, beta: float = 1.0, A: float = -4.0) -> None:
+        super().__init__()
+        self.alpha, self.beta = in_range("alpha", alpha, 0), in_range("beta", beta, 0)
+        self.A = in_range("A", A, -math.inf, 0)
+
+    def forward(self, logits_BK: Tensor, target_B: Tensor, index_B: Tensor | None = None) -> Tensor:
+        log_p_B = _log_prob(logits_BK, target_B)
+        return self.beta * _reverse_cross_entropy(log_p_B, self.A) - self.alpha * log_p_B
+
+    def weight(self, p: Tensor) -> Tensor:
+        return 2 * (1 - p) * (self.alpha - self.beta * self.A * p)
+
+
+class NCERCE(nn.Module):
+    """Active passive loss NCE + RCE, alpha log p / sum_j log p_j - beta A(1 - p). Arguments of `forward` as in `CCE`.
+
+    No `weight`: the gradient of the normalised cross entropy depends on how p spreads over the other classes.
+
+    Args:
+        alpha: >= 0, factor of the normalised cross entropy. The source takes 1 on CIFAR-10 and 10 on CIFAR-100.
+        beta: >= 0, factor of the reverse cross entropy. The source takes 1 on CIFAR-10 and 0.1 on CIFAR-100.
+        A: <= 0, stands for log 0; ln 1e-4 in the source's code.
+
+    Source: Ma et al., "Normalized Loss Functions for Deep Learning with Noisy Labels", ICML 2020; the factors from the configs
+    of its code.
+    """
+
+    def __init__(self, alpha: float = 1.0, beta: float = 1.0, A: float = math.log(1e-4)) -> None:
+        super().__init__()
+        self.alpha, self.beta = in_range("alpha", alpha, 0), in_range("beta", beta, 0)
+        self.A = in_range("A", A, -math.inf, 0)
+
+    def forward(self, logits_BK: Tensor, target_B: Tensor, index_B: Tensor | None = None) -> Tensor:
+        log_p_BK = _log_probs(logits_BK)
+        log_p_B = _of_target(log_p_BK, target_B)
+        # No guard: the sum is at most -K log K, reached when all classes are equally likely.
+        normalised_B = log_p_B / log_p_BK.sum(dim=1)
+        return self.alpha * normalised_B + self.beta * _reverse_cross_entropy(log_p_B, self.A)
+
+
+class LabelSmoothing(nn.Module):
+    """Cross entropy to (1 - epsilon) one-hot + epsilon / K. Arguments of `forward` as in `CCE`.
+
+    No `weight`: the gradient is softmax minus that target, so its norm depends on which other classes lie below epsilon / K.
+
+    Args:
+        epsilon: 0 <= epsilon <= 1; 0 is CCE.
+
+    Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, Sec. 7.
+    """
+
+    def __init__(self, epsilon: float = 0.1) -> None:
+        super().__init__()
+        self.epsilon = in_range("epsilon", epsilon, 0, 1)
+
+    def forward(self, logits_BK: Tensor, target_B: Tensor, index_B: Tensor | None = None) -> Tensor:
+        log_p_BK = _log_probs(logits_BK)
+        return -(1 - self.epsilon) * _of_target(log_p_BK, target_B) - self.epsilon * log_p_BK.mean(dim=1)
 
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -170,4 +277,8 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "gce": GCE,
     "gce_truncated": GCETruncated,
     "imae": IMAE,
+    "imae_guarded": IMAEGuarded,
+    "sce": SCE,
+    "nce_rce": NCERCE,
+    "label_smoothing": LabelSmoothing,
 }

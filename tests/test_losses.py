@@ -10,9 +10,12 @@ from scipy.special import erf
 from torch.nn import functional as F
 
 from reid.errors import ConfigError
-from reid.losses import CCE, GCE, IMAE, LOSSES, MAE, GCETruncated
+from reid.losses import CCE, GCE, IMAE, LOSSES, MAE, NCERCE, SCE, GCETruncated, IMAEGuarded, LabelSmoothing
 
-PLAIN = [CCE(), MAE(), GCE(q=0.7), GCE(q=0.2), IMAE(T=0.0), IMAE(T=0.5), IMAE(T=8.0)]
+# Their gradients are not those of their values.
+RESCALED = [IMAE(T=0.0), IMAE(T=0.5), IMAE(T=8.0), IMAEGuarded(), IMAEGuarded(T=0.5, epsilon=1e-4)]
+WEIGHTED = [CCE(), MAE(), GCE(q=0.7), GCE(q=0.2), SCE(), SCE(alpha=6.0, beta=0.1, A=math.log(1e-4)), *RESCALED]
+PLAIN = [*WEIGHTED, NCERCE(), NCERCE(alpha=10.0, beta=0.1, A=-4.0), LabelSmoothing(), LabelSmoothing(epsilon=0.7)]
 
 
 def sample(classes: int, batch: int = 64, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,20 +38,66 @@ def paper_gradient(name: str, logits: torch.Tensor, target: torch.Tensor, **opti
         for j in range(p.shape[1]):
             cce = py - 1 if j == y else p[i, j]
             mae = 2 * py * (py - 1) if j == y else 2 * py * p[i, j]
-            imae = mae * torch.exp(options.get("T", 0) * py * (1 - py)) / (4 * py * (1 - py))
+            w_mae = 4 * py * (1 - py) + options.get("epsilon", 0)
+            imae = mae * torch.exp(options.get("T", 0) * py * (1 - py)) / w_mae
             gce = cce * py ** options.get("q", 0)
-            grad[i, j] = {"cce": cce, "mae": mae, "gce": gce, "imae": imae}[name]
+            grad[i, j] = {"cce": cce, "mae": mae, "gce": gce, "imae": imae, "imae_guarded": imae}[name]
     return grad
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 101])
 @pytest.mark.parametrize(
-    ("name", "options"), [("cce", {}), ("mae", {}), ("gce", {"q": 0.7}), ("imae", {"T": 0.5}), ("imae", {"T": 8.0})]
+    ("name", "options"),
+    [
+        ("cce", {}),
+        ("mae", {}),
+        ("gce", {"q": 0.7}),
+        ("imae", {"T": 0.5}),
+        ("imae", {"T": 8.0}),
+        ("imae_guarded", {"T": 8.0, "epsilon": 0.01}),
+    ],
 )
 def test_gradient_is_the_papers(name: str, options: dict[str, float], classes: int) -> None:
     logits, target = sample(classes)
     expected = paper_gradient(name, logits, target, **options)
     torch.testing.assert_close(gradient(LOSSES[name](**options), logits, target), expected, rtol=1e-9, atol=1e-12)
+
+
+def definition(name: str, logits: torch.Tensor, target: torch.Tensor, **options: float) -> torch.Tensor:
+    """The losses as their papers' sums over classes, on probabilities."""
+    p, classes = torch.softmax(logits, dim=1), logits.shape[1]
+    q = F.one_hot(target, classes).double()
+    if name == "label_smoothing":
+        return -(((1 - options["epsilon"]) * q + options["epsilon"] / classes) * p.log()).sum(1)
+    cross_entropy = -(q * p.log()).sum(1)
+    reverse = -(p * (1 - q) * options["A"]).sum(1)  # log q is 0 where q = 1, A elsewhere
+    active = cross_entropy / -p.log().sum(1) if name == "nce_rce" else cross_entropy
+    return options["alpha"] * active + options["beta"] * reverse
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 101])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sce", {"alpha": 0.1, "beta": 1.0, "A": -4.0}),
+        ("sce", {"alpha": 6.0, "beta": 0.1, "A": math.log(1e-4)}),
+        ("nce_rce", {"alpha": 1.0, "beta": 1.0, "A": math.log(1e-4)}),
+        ("nce_rce", {"alpha": 10.0, "beta": 0.1, "A": -4.0}),
+        ("label_smoothing", {"epsilon": 0.1}),
+    ],
+)
+def test_value_and_gradient_are_the_definitions(name: str, options: dict[str, float], classes: int) -> None:
+    logits, target = sample(classes)
+    loss, expected = LOSSES[name](**options), definition(name, logits, target, **options)
+    torch.testing.assert_close(loss(logits, target), expected, rtol=1e-12, atol=1e-12)
+    (grad,) = torch.autograd.grad(expected.sum(), logits)
+    torch.testing.assert_close(gradient(loss, logits, target), grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [loss for loss in PLAIN if not isinstance(loss, IMAE)], ids=repr)
+def test_gradient_by_finite_differences(loss: torch.nn.Module) -> None:
+    logits, target = sample(4, batch=8)
+    assert torch.autograd.gradcheck(lambda z: loss(z, target), logits)
 
 
 def test_values_are_the_papers() -> None:
@@ -59,23 +108,56 @@ def test_values_are_the_papers() -> None:
     torch.testing.assert_close(
         MAE()(logits, target), (torch.softmax(logits, 1) - one_hot).abs().sum(1)
     )  # Eq. 3, first line
-    torch.testing.assert_close(IMAE(T=8.0)(logits, target), MAE()(logits, target))  # Sec. 4: the forward pass is MAE's
+    smooth = F.cross_entropy(logits, target, reduction="none", label_smoothing=0.1)
+    torch.testing.assert_close(LabelSmoothing(epsilon=0.1)(logits, target), smooth)
+    for loss in RESCALED:  # Sec. 4: the forward pass is MAE's
+        torch.testing.assert_close(loss(logits, target), MAE()(logits, target))
     torch.testing.assert_close(GCE(q=0.7)(logits, target), (1 - p**0.7) / 0.7)
 
 
-@pytest.mark.parametrize("loss", PLAIN, ids=repr)
+@pytest.mark.parametrize("loss", WEIGHTED, ids=repr)
 def test_weight_is_the_gradients_l1_norm(loss: torch.nn.Module) -> None:
     logits, target = sample(5)
     p = torch.softmax(logits.detach(), 1)[torch.arange(64), target]
     torch.testing.assert_close(gradient(loss, logits, target).abs().sum(1), loss.weight(p), rtol=1e-9, atol=1e-12)
 
 
-def test_a_hand_worked_imae_gradient() -> None:
-    # K = 3, all logits equal: p = 1/3, w = exp(9 * 1/3 * 2/3) = e^2; y pulls with -w/2, the two others share w/2.
-    logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
-    w = math.exp(2)
-    expected = torch.tensor([[w / 4, -w / 2, w / 4]], dtype=torch.float64)
-    torch.testing.assert_close(gradient(IMAE(T=9.0), logits, torch.tensor([1])), expected)
+@pytest.mark.parametrize("loss", [NCERCE(), LabelSmoothing()], ids=repr)
+def test_no_weight_where_the_other_probabilities_matter(loss: torch.nn.Module) -> None:
+    logits = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.49, 0.01]], dtype=torch.float64).log().requires_grad_()
+    norms = gradient(loss, logits, torch.zeros(2, dtype=torch.int64)).abs().sum(1)
+    assert float((norms[0] - norms[1]).abs()) > 1e-2
+    assert not hasattr(loss, "weight")
+
+
+@pytest.mark.parametrize(
+    ("loss", "value", "pull"),
+    [
+        (IMAE(T=9.0), 4 / 3, math.exp(2) / 2),  # w = exp(9 * 1/3 * 2/3) = e^2
+        (IMAEGuarded(T=9.0, epsilon=1 / 9), 4 / 3, math.exp(2) * 4 / 9),  # times 8/9 / (8/9 + 1/9)
+        (SCE(alpha=0.5, beta=2.0, A=-3.0), math.log(3) / 2 + 4, 5 / 3),  # (1/2 + 6/3) * 2/3
+        (NCERCE(alpha=1.0, beta=0.5, A=-4.0), 5 / 3, 2 / 9 / math.log(3) + 4 / 9),  # 2/3 / (3 log 3) + 2 * 1/3 * 2/3
+        (LabelSmoothing(epsilon=0.3), math.log(3), 7 / 15),  # 1/3 - (0.7 + 0.1)
+    ],
+    ids=repr,
+)
+def test_hand_worked_with_equal_logits(loss: torch.nn.Module, value: float, pull: float) -> None:
+    # K = 3 and p = 1/3 each: y is pulled up, the two others share the same length downwards.
+    logits, target = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True), torch.tensor([1])
+    expected = torch.tensor([[pull / 2, -pull, pull / 2]], dtype=torch.float64)
+    torch.testing.assert_close(gradient(loss, logits, target), expected)
+    assert loss(logits, target).tolist() == pytest.approx([value])
+
+
+def test_the_guard_lets_saturated_samples_go() -> None:
+    logits = torch.tensor([[1e4, 0.0], [0.0, 1e4], [9.0, 0.0]], requires_grad=True)  # p = 1, 0 and nearly 1
+    target = torch.zeros(3, dtype=torch.int64)
+    exact, guarded = (gradient(loss, logits, target).abs().sum(1) for loss in (IMAE(), IMAEGuarded()))
+    torch.testing.assert_close(exact, torch.ones(3), rtol=1e-3, atol=0)
+    assert guarded[:2].tolist() == [0, 0]
+    assert 0.04 < float(guarded[2]) < 0.05  # 4 * e^-9 / (4 * e^-9 + 0.01) = 0.047
+    p = torch.linspace(0.1, 0.9, 9)
+    torch.testing.assert_close(IMAEGuarded(epsilon=1e-5).weight(p), IMAE().weight(p), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("loss", PLAIN, ids=repr)
@@ -108,13 +190,14 @@ def test_finite_at_the_largest_T() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_float32_under_autocast(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"gce_truncated"}))
+def test_float32_under_autocast(name: str, dtype: torch.dtype) -> None:
     logits, target = sample(10)
-    low = logits.detach().to(dtype)
+    low, loss = logits.detach().to(dtype), LOSSES[name]()
     with torch.autocast("cpu", dtype):
-        inside = IMAE()(low, target)
+        inside = loss(low, target)
     assert inside.dtype == torch.float32
-    torch.testing.assert_close(inside, IMAE()(low.float(), target))
+    torch.testing.assert_close(inside, loss(low.float(), target))
 
 
 @pytest.mark.parametrize(
@@ -193,6 +276,13 @@ def test_truncated_gce_resumes_from_its_state() -> None:
         (lambda: IMAE(T=math.nan), "T: expected"),
         (lambda: GCE(q=0.0), "q: expected > 0 and <= 1, got 0"),
         (lambda: GCE(q=1.5), "q: expected"),
+        (lambda: IMAEGuarded(T=301.0), "T: expected"),
+        (lambda: IMAEGuarded(epsilon=0.0), "epsilon: expected >= 1e-05 and <= 1, got 0"),
+        (lambda: SCE(alpha=-0.1), "alpha: expected >= 0, got -0.1"),
+        (lambda: SCE(A=4.0), "A: expected"),
+        (lambda: NCERCE(beta=math.inf), "beta: expected"),
+        (lambda: NCERCE(A=math.nan), "A: expected"),
+        (lambda: LabelSmoothing(epsilon=1.1), "epsilon: expected >= 0 and <= 1, got 1.1"),
         (lambda: GCETruncated(num_samples=3, iterations=9, k=1.0), "k: expected"),
         (lambda: GCETruncated(num_samples=3, iterations=9, every=0.0), "every: expected"),
     ],
@@ -202,6 +292,7 @@ def test_ranges_are_checked(build, message: str) -> None:
         build()
 
 
-def test_one_class_is_refused() -> None:
+@pytest.mark.parametrize("loss", PLAIN, ids=repr)
+def test_one_class_is_refused(loss: torch.nn.Module) -> None:
     with pytest.raises(ValueError, match="K >= 2"):
-        CCE()(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))
+        loss(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))

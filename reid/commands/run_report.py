@@ -93,7 +93,7 @@ def _probabilities(
 
 
 def _weight_curves(config: Config) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """The run's own w(p), then those of CCE, MAE and IMAE where they differ from it."""
+    """The run's own w(p), where its loss has one, then those of CCE, MAE and IMAE where they differ from it."""
     p = torch.linspace(0, 1, 201)
     losses = {
         f"{config.loss.name} (this run)": experiment.build_loss(config),
@@ -101,8 +101,9 @@ def _weight_curves(config: Config) -> list[tuple[str, np.ndarray, np.ndarray]]:
         "MAE": MAE(),
         "IMAE, T = 8": IMAE(),
     }
-    own, *others = [(name, p.numpy(), loss.weight(p).numpy()) for name, loss in losses.items()]  # type: ignore[operator]
-    return [own, *(curve for curve in others if not np.array_equal(curve[2], own[2]))]
+    weights = {name: loss.weight for name, loss in losses.items() if hasattr(loss, "weight")}
+    first, *others = [(name, p.numpy(), weight(p).numpy()) for name, weight in weights.items()]  # type: ignore[operator]
+    return [first, *(curve for curve in others if not np.array_equal(curve[2], first[2]))]
 
 
 def _ranked_lists(features: FeatureSet, test: Split, result: EvalResult, which: np.ndarray) -> list[RankedList]:
