@@ -6,7 +6,6 @@ Shapes: T tracklets, F frame names, K classes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from reid.datasets.sampling import SAMPLERS
 from reid.engine.optim import OPTIMIZERS, SCHEDULES
 from reid.engine.train import Job, TrainingSet
 from reid.errors import ConfigError, DataError
+from reid.files import data_root
 from reid.losses import LOSSES
 from reid.models.backbone import check_name, create_backbone
 from reid.models.embedding import Classifier, Embedding
@@ -93,18 +93,13 @@ class LabelledData:
     noise: str
 
 
-def data_root(config: Config) -> Path:
-    """The folder that holds one folder per dataset: the config's, else REID_DATA's, else ./data."""
-    return Path(config.data.root or os.environ.get("REID_DATA") or "data").expanduser()
-
-
 def load_benchmark(config: Config) -> Benchmark:
     """The dataset that the config names.
 
     Raises:
         DataError: it is not there, or inconsistent.
     """
-    return DATASETS[config.data.name](find_dataset(data_root(config), config.data.name))
+    return DATASETS[config.data.name](find_dataset(data_root(config.data.root), config.data.name))
 
 
 def load_data(config: Config) -> LabelledData:
@@ -130,7 +125,7 @@ def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, s
     """The split with the labels to train on, (T,) which of them are true where known, and that in words."""
     true_pid, order = None, np.arange(len(split))
     if config.data.name == "demo":
-        truth = load_truth(find_dataset(data_root(config), "demo"))
+        truth = load_truth(find_dataset(data_root(config.data.root), "demo"))
         if len(truth.true_pid) != len(split):
             raise DataError(
                 f"demo dataset: {len(split)} training tracklets, but the truth of {len(truth.true_pid)}; make it anew"

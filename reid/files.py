@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files: where datasets lie, and how files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def data_root(configured: str | None) -> Path:
+    """The folder that holds one folder per dataset: the config's, else REID_DATA's, else ./data."""
+    return Path(configured or os.environ.get("REID_DATA") or "data").expanduser()

@@ -19,7 +19,7 @@ FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in room
 SAME_FLOOR = [
     ("files", "tracklets", "protocol", "config", "runtime", "features"),
     ("cli", "rundir", "binding", "experiment", "commands"),
-    ("cli", "binding", "cifar"),
+    ("cli", "binding", "cifar", "commands"),
 ]
 
 

@@ -8,6 +8,7 @@ import pytest
 from reid import config, experiment
 from reid.datasets.demo import load_truth, write_demo
 from reid.errors import ConfigError
+from reid.files import data_root
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_data_root_comes_from_config_then_environment_then_here(
 ) -> None:
     (tmp_path / "c.yaml").write_text("seed: 0\n")
     monkeypatch.delenv("REID_DATA", raising=False)
-    assert experiment.data_root(config.load(tmp_path / "c.yaml")) == Path("data")
+    assert data_root(config.load(tmp_path / "c.yaml").data.root) == Path("data")
     monkeypatch.setenv("REID_DATA", "/elsewhere")
-    assert experiment.data_root(config.load(tmp_path / "c.yaml")) == Path("/elsewhere")
-    assert experiment.data_root(config.load(tmp_path / "c.yaml", ["data.root=/here"])) == Path("/here")
+    assert data_root(config.load(tmp_path / "c.yaml").data.root) == Path("/elsewhere")
+    assert data_root(config.load(tmp_path / "c.yaml", ["data.root=/here"]).data.root) == Path("/here")

@@ -1,0 +1,1 @@
+"""The label-noise study on CIFAR-10 and CIFAR-100."""

@@ -1,0 +1,100 @@
+"""The study's images on the device, and its batches: what step t sees is a pure function of (seed, t).
+
+Batch t holds the places t·B … (t+1)·B - 1 of an endless row of permutations of the training set, so that every batch is full.
+Shapes: N training images, M other images, B batch, S steps, H W pixels, C = 3 channels.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reid.runtime import seed_of
+
+SIZE, PAD = 32, 4
+_LINE = SIZE + 2 * PAD
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images and labels on one device: (M, 40, 40, 3) uint8, padded; (M,) int64 labels as given, and as they truly are."""
+
+    images: Tensor
+    given: Tensor
+    true: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class CellData:
+    """What a cell trains and is tested on; `mean` and `std` are (3,) float32 of the training pixels, 0..255."""
+
+    train: Labelled
+    held_out: Labelled
+    test: Labelled
+    mean: Tensor
+    std: Tensor
+
+
+def padded(images_NCHW: np.ndarray, fill: np.ndarray) -> Tensor:
+    """(N, 3, 32, 32) uint8 -> (N, 40, 40, 3) uint8 with a border of the mean colour, which is zero once the mean is subtracted."""
+    images = np.empty((len(images_NCHW), _LINE, _LINE, 3), np.uint8)
+    images[:] = np.round(fill).astype(np.uint8)
+    images[:, PAD:-PAD, PAD:-PAD] = images_NCHW.transpose(0, 2, 3, 1)
+    return torch.from_numpy(images)
+
+
+def crops(images_NHWC: Tensor, row_B: Tensor, top_B: Tensor, left_B: Tensor, flip_B: Tensor) -> Tensor:
+    """(B, 32, 32, 3) uint8: one gather over the padded images; `flip_B` (int64, 0 or 1) reverses the columns."""
+    line = torch.arange(SIZE, device=row_B.device)
+    column_BW = left_B[:, None] + line + flip_B[:, None] * (SIZE - 1 - 2 * line)
+    pixel_BHW = (row_B[:, None] * _LINE + top_B[:, None] + line)[:, :, None] * _LINE + column_BW[:, None, :]
+    return images_NHWC.view(-1, 3)[pixel_BHW]
+
+
+def centres(images_MHWC: Tensor) -> Tensor:
+    """The images without their border."""
+    return images_MHWC[:, PAD:-PAD, PAD:-PAD]
+
+
+def normalised(images_BHWC: Tensor, data: CellData) -> Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), channels last in memory."""
+    return ((images_BHWC - data.mean) / data.std).permute(0, 3, 1, 2)
+
+
+class Plan:
+    """The batches of a run.
+
+    Args:
+        num_train: N.
+        batch_size: B.
+        seed: every loss trained with one seed sees the same batches and crops.
+    """
+
+    def __init__(self, num_train: int, batch_size: int, seed: int) -> None:
+        self.num_train, self.batch_size, self.seed = num_train, batch_size, seed
+        self._order = functools.lru_cache(maxsize=2)(self._permutation)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng(seed_of(self.seed, "order", epoch)).permutation(self.num_train)
+
+    def rows(self, step: int) -> np.ndarray:
+        """(B,) int64, the training images of a step."""
+        epoch_B, place_B = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.num_train)
+        return np.concatenate([self._order(int(epoch))[place_B[epoch_B == epoch]] for epoch in np.unique(epoch_B)])
+
+    def draws(self, step: int) -> np.ndarray:
+        """(3, B) int64: top and left corner of each crop, 0..8, and whether it is flipped."""
+        rng = np.random.default_rng(seed_of(self.seed, "augment", step))
+        return rng.integers(np.array([[2 * PAD + 1], [2 * PAD + 1], [2]]), size=(3, self.batch_size))
+
+    def block(self, first: int, count: int) -> Tensor:
+        """(S, 4, B) int64: row, top, left, flip for the steps first … first + count - 1."""
+        steps = range(first, first + count)
+        return torch.from_numpy(np.stack([np.vstack([self.rows(step), self.draws(step)]) for step in steps]))

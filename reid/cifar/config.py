@@ -1,0 +1,130 @@
+"""The study's config: a grid over depth x loss x noise x seed, and how every cell of it is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field
+
+from reid.config import Component, Count, Positive, Section, Share
+
+Item = TypeVar("Item")
+# One item may stand for a list of one: seed=1.
+Several = Annotated[
+    list[Item], Field(min_length=1), BeforeValidator(lambda value: value if isinstance(value, list) else [value])
+]
+_NAMES = {
+    "cce": "CCE",
+    "mae": "MAE",
+    "gce": "GCE",
+    "gce_truncated": "GCE truncated",
+    "imae": "IMAE",
+    "imae_guarded": "IMAE guarded",
+    "sce": "SCE",
+    "nce_rce": "NCE+RCE",
+    "label_smoothing": "label smoothing",
+}
+
+
+class StudyData(Section):
+    name: Literal["cifar10", "cifar100"] = "cifar10"
+    root: str | None = Field(None, description="folder that holds the official folder; else REID_DATA, else ./data")
+    download: bool = Field(False, description="fetch the official archive when the folder is not there")
+    train_images: Count | None = Field(None, description="a fixed subset of the training images, classes balanced")
+    test_images: Count | None = Field(None, description="the first so many test images; by default all")
+    holdout: Share = Field(0.0, description="share of the training images kept out of training, to choose T by")
+    human_labels: str | None = Field(None, description="CIFAR-10N file (.pt or .npz), for noise {name: human}")
+
+
+class StudyTrain(Section):
+    iterations: Count = 64000
+    batch_size: Count = 128
+    lr: Positive = 0.1
+    optimizer: Component = Component(name="sgd", weight_decay=1e-4)
+    schedule: Component = Component(name="milestones", at=[32000, 48000])
+    points: Count = Field(40, description="evaluations along the way; a checkpoint is kept at each")
+
+
+class StudyMachine(Section):
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    side_by_side: Count | None = Field(
+        None, description="cells trained at a time: processes on a CPU (one per core by default), graphs on a GPU (9)"
+    )
+
+
+class StudyConfig(Section):
+    """Everything the study depends on."""
+
+    name: str = Field("", description="name of the study; the config file's name by default")
+    data: StudyData = StudyData()
+    depth: Several[Literal[20, 32, 56]] = [20]
+    loss: Several[Component] = [Component(name="cce")]
+    noise: Several[Component] = [Component(name="clean")]
+    seed: Several[Annotated[int, Field(ge=0)]] = [0]
+    train: StudyTrain = StudyTrain()
+    machine: StudyMachine = StudyMachine()
+
+    def cells(self) -> Iterator[CellSpec]:
+        """The grid, in the order of the tables."""
+        for depth, noise, loss, seed in itertools.product(self.depth, self.noise, self.loss, self.seed):
+            yield CellSpec(depth, loss, noise, seed)
+
+    def fingerprint(self, cell: CellSpec) -> str:
+        """16 hexadecimal digits that differ when anything differs that the cell's figures depend on."""
+        data = self.data.model_dump(exclude={"root", "download", "human_labels"})
+        settings = [
+            data,
+            self.train.model_dump(),
+            cell.loss.model_dump(),
+            cell.noise.model_dump(),
+            cell.depth,
+            cell.seed,
+        ]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """One network to train."""
+
+    depth: int
+    loss: Component
+    noise: Component
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For files: resnet20_symmetric-rate0.5-seed0_imae-T8_seed0."""
+        return f"resnet{self.depth}_{slug(self.noise)}_{slug(self.loss)}_seed{self.seed}"
+
+    @property
+    def loss_label(self) -> str:
+        """For tables: IMAE (T = 8)."""
+        settings = ", ".join(f"{key} = {_short(value)}" for key, value in self.loss.options.items())
+        return _NAMES.get(self.loss.name, self.loss.name) + (f" ({settings})" if settings else "")
+
+    @property
+    def noise_label(self) -> str:
+        """For tables: 50 % symmetric."""
+        options = self.noise.options
+        if "rate" in options:
+            return f"{100 * options['rate']:g} % {self.noise.name.replace('_', ' ')}"
+        return f"{self.noise.name} {options.get('kind', '')}".strip()
+
+    def __str__(self) -> str:
+        return f"ResNet{self.depth}, {self.noise_label}, {self.loss_label}, seed {self.seed}"
+
+
+def slug(component: Component) -> str:
+    """A component as part of a file's name: symmetric-rate0.5-seed0."""
+    return component.name + "".join(f"-{key}{_short(value)}" for key, value in component.options.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
