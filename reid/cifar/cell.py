@@ -21,7 +21,7 @@ from reid.runtime import Runtime
 
 AHEAD = 256  # steps whose batches and rates are copied to the device at a time
 _CHUNK = 250  # images per forward pass of an evaluation: what a CPU still holds in its caches
-_SOME = 1000  # test images that are also seen with batch statistics, a chunk at a time
+_SOME = 500  # test images that are also seen with batch statistics, a chunk at a time
 SATURATED = 1e-4  # a sample whose annotated class has less probability than this
 
 
