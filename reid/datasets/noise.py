@@ -5,12 +5,14 @@ Every function draws for all N items before it picks, so with one seed the flips
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reid.errors import ConfigError, in_range
+from reid.files import atomic
 
 Labels = NDArray[np.int64]
 
@@ -62,8 +64,57 @@ def uniform_others(labels_N: NDArray[np.integer], num_classes: int, rate: float,
     return noisy_N
 
 
+def exact_count(labels_N: NDArray[np.integer], num_classes: int, rate: float, seed: int) -> Labels:
+    """Draw exactly round(rate * N) labels anew from all K classes; the original may come up again.
+
+    Args:
+        labels_N: (N,) int, 0..K-1.
+        num_classes: K >= 1.
+        rate: share of labels drawn anew, in [0, 1]; the expected share of wrong labels is rate * (K-1) / K.
+        seed: of this noise alone.
+    Returns:
+        (N,) int64, a new array.
+    Raises:
+        ConfigError: a rate outside [0, 1] or a label outside 0..K-1.
+    Source: Li et al., DivideMix, ICLR 2020 (its symmetric noise).
+    """
+    labels_N = _checked(labels_N, num_classes, rate, seed)
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(labels_N))[: round(rate * len(labels_N))]
+    noisy_N = labels_N.copy()
+    noisy_N[chosen] = rng.integers(num_classes, size=len(labels_N))[chosen]
+    return noisy_N
+
+
+def asymmetric(labels_N: NDArray[np.integer], num_classes: int, rate: float, seed: int, to: Sequence[int]) -> Labels:
+    """Flip each label, with probability `rate`, into the one class that its class is mistaken for.
+
+    Every flip goes out from the clean label. Where classes are flipped in place one after another, labels that just arrived in a
+    class leave it again: of two classes that flip into each other at 40 %, the first would keep 24 % wrong only.
+
+    Args:
+        labels_N: (N,) int, 0..K-1, clean.
+        num_classes: K >= 1.
+        rate: probability of a flip, in [0, 1], for classes that flip at all.
+        seed: of this noise alone.
+        to: K classes, 0..K-1; the class c flips into to[c], and never where that is c itself.
+    Returns:
+        (N,) int64, a new array.
+    Raises:
+        ConfigError: a rate outside [0, 1], a label outside 0..K-1, or a map that is not K such classes.
+    Source: Patrini et al., Making Deep Neural Networks Robust to Label Noise, CVPR 2017, Sec. 5.
+    """
+    labels_N = _checked(labels_N, num_classes, rate, seed)
+    if len(to) != num_classes or not all(0 <= label < num_classes for label in to):
+        raise ConfigError(f"to: expected {num_classes} classes, each in 0..{num_classes - 1}, got {list(to)}")
+    flips_N = np.random.default_rng(seed).random(len(labels_N)) < rate
+    return np.where(flips_N, np.array(to, dtype=np.int64)[labels_N], labels_N)
+
+
+# `asymmetric` is not among them: its map comes with a dataset, not from a config.
 NOISES: dict[str, Callable[[NDArray[np.integer], int, float, int], Labels]] = {
     "symmetric": symmetric,
+    "exact_count": exact_count,
     "uniform_others": uniform_others,
 }
 
@@ -72,6 +123,24 @@ def realised_rate(noisy_N: NDArray[np.integer], clean_N: NDArray[np.integer]) ->
     """Share of labels, in [0, 1], that differ from the clean ones; 0 for no labels at all."""
     assert noisy_N.shape == clean_N.shape, (noisy_N.shape, clean_N.shape)
     return float(np.mean(noisy_N != clean_N)) if len(clean_N) else 0.0
+
+
+def write_flips(
+    path: Path, clean_N: NDArray[np.integer], given_N: NDArray[np.integer], index_N: NDArray[np.integer]
+) -> None:
+    """Write the changed labels as CSV with the header ``row,clean,given``, rising by row.
+
+    Args:
+        path: the file; it appears whole or not at all.
+        clean_N, given_N: (N,) int, labels before and after.
+        index_N: (N,) int, rising: each sample's row in the whole training set.
+    Raises:
+        DataError: the file cannot be written.
+    """
+    assert clean_N.shape == given_N.shape == index_N.shape, (clean_N.shape, given_N.shape, index_N.shape)
+    flips = np.stack([index_N, clean_N, given_N], axis=1)[clean_N != given_N]
+    with atomic(path) as temporary:
+        np.savetxt(temporary, flips, fmt="%d", delimiter=",", header="row,clean,given", comments="")
 
 
 def _checked(labels_N: NDArray[np.integer], num_classes: int, rate: float, seed: int) -> Labels:

@@ -1,0 +1,207 @@
+"""Times a training step of the label-noise study beside the plain loop: eager float32 with a DataLoader and per-image transforms.
+
+    python benchmarks/cifar_step.py --data-root DIR [--json FILE]
+
+Both train ResNet20 on CIFAR-10 with the same batch size, learning rate and augmentation; they take turns, `--repeat` times, and medians
+are compared: the machine may be shared. The study is timed as one cell on all cores, and as it runs on a CPU: one process per core, a
+cell each. The floor is the arithmetic of the step's convolutions at the rate of this machine's matrix product, measured in the same run.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import multiprocessing
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import timm
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from reid.cifar.cell import advance
+from reid.cifar.config import CellSpec, StudyConfig, StudyData, StudyTrain
+from reid.cifar.study import Files, Trainer, load_data
+from reid.config import Component
+from reid.files import data_root
+from reid.runtime import Runtime, environment, start
+
+CELL = CellSpec(20, Component(name="cce"), Component(name="clean"), 0)
+CONV_FLOPS = 2 * (
+    432 * 1024 + 6 * 2304 * 1024 + 4608 * 256 + 5 * 9216 * 256 + 18432 * 64 + 5 * 36864 * 64
+)  # per image, forward
+
+
+def main() -> None:
+    """Runs the contenders in turns and prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", help="folder that holds cifar-10-batches-py; else REID_DATA, else ./data")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=10, help="steps per turn")
+    parser.add_argument("--repeat", type=int, default=5, help="turns")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the plain loop's DataLoader")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--json", type=Path)
+    flags = parser.parse_args()
+    with start(flags.device, flags.dtype) as runtime:
+        report = measured(flags, runtime)
+    print(table(report))
+    if flags.json:
+        flags.json.parent.mkdir(parents=True, exist_ok=True)
+        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def measured(flags: argparse.Namespace, runtime: Runtime) -> dict:
+    """Seconds per step of every contender, and the floor."""
+    settings = StudyConfig(
+        data=StudyData(root=str(data_root(flags.data_root))), train=StudyTrain(batch_size=flags.batch_size)
+    )
+    contenders = {"plain loop": plain(settings, runtime, flags.workers), "one cell": one_cell(settings, runtime)}
+    for turn in contenders.values():
+        turn(2)
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _, (name, turn) in itertools.product(range(flags.repeat), contenders.items()):
+        seconds[name].append(turn(flags.steps))
+    if runtime.device.type == "cpu":
+        seconds["cells side by side, per step"] = side_by_side(flags, settings)
+    flops = 3 * CONV_FLOPS * flags.batch_size  # backward: once for the weights, once for the inputs
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return {
+        "schema": 1,
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": commit,
+        "environment": environment(),
+        "device": str(runtime.device),
+        "dtype": str(runtime.dtype),
+        "seconds_per_step": {name: statistics.median(values) for name, values in seconds.items()},
+        "turns": seconds,
+        "gflop_per_step": flops / 1e9,
+        "floor_seconds": flops / product_rate(runtime),
+    }
+
+
+class Plain(Dataset):
+    """What a DataLoader usually reads: one image at a time, through transforms."""
+
+    def __init__(self, images_NCHW: torch.Tensor, labels_N: torch.Tensor) -> None:
+        self.images, self.labels = images_NCHW, labels_N
+        self.transform = v2.Compose(
+            [
+                v2.ToPILImage(),
+                v2.RandomCrop(32, padding=4),
+                v2.RandomHorizontalFlip(),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.262)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        return self.transform(self.images[row]), int(self.labels[row])
+
+
+def plain(settings: StudyConfig, runtime: Runtime, workers: int) -> Callable[[int], float]:
+    """The plain loop, running through its DataLoader for as many turns as are asked for."""
+    train = load_data(settings).cifar.train
+    loader = DataLoader(
+        Plain(torch.from_numpy(train.images_NCHW), torch.from_numpy(train.labels_N)),
+        settings.train.batch_size,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
+        persistent_workers=workers > 0,
+    )
+    model = timm.create_model("resnet20_cifar").to(runtime.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+
+    def batches() -> Iterator[list[torch.Tensor]]:
+        while True:
+            yield from loader
+
+    stream = batches()
+
+    def turn(steps: int) -> float:
+        began = time.perf_counter()
+        for images, labels in itertools.islice(stream, steps):
+            loss = F.cross_entropy(model(images.to(runtime.device)), labels.to(runtime.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()  # for the log line that such loops print
+        return (time.perf_counter() - began) / steps
+
+    return turn
+
+
+def one_cell(settings: StudyConfig, runtime: Runtime) -> Callable[[int], float]:
+    """The study's own loop."""
+    cell = Trainer(settings, load_data(settings), Files(Path()), runtime).build(CELL)
+    if runtime.device.type == "cuda":
+        cell.capture()
+
+    def turn(steps: int) -> float:
+        began = time.perf_counter()
+        advance([cell], steps)
+        if runtime.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / steps
+
+    return turn
+
+
+def side_by_side(flags: argparse.Namespace, settings: StudyConfig) -> list[float]:
+    """Seconds per step, over all, of one process per core."""
+    cores = torch.get_num_threads()
+    work = functools.partial(_alone, settings.dump(), flags.steps)
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        pool.map(functools.partial(_alone, settings.dump(), 2), range(cores), chunksize=1)
+        return [max(pool.map(work, range(cores), chunksize=1)) / cores for _ in range(flags.repeat)]
+
+
+_TURN: list[Callable[[int], float]] = []
+
+
+def _alone(settings: str, steps: int, _number: int) -> float:
+    from reid.config import parse
+
+    torch.set_num_threads(1)
+    if not _TURN:
+        _TURN.append(one_cell(parse(settings, "benchmark", StudyConfig), Runtime(torch.device("cpu"), torch.float32)))
+    return _TURN[0](steps)
+
+
+def product_rate(runtime: Runtime, size: int = 2048) -> float:
+    """Floating-point operations per second of a square matrix product in the run's number format."""
+    a = torch.randn(size, size, device=runtime.device, dtype=runtime.dtype)
+    seconds = []
+    for _ in range(6):
+        began = time.perf_counter()
+        (a @ a)[0, 0].item()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)
+
+
+def table(report: dict) -> str:
+    """One row per contender, the plain loop as 1."""
+    seconds, floor = report["seconds_per_step"], report["floor_seconds"]
+    rows = [
+        f"| {name} | {1e3 * value:.0f} | {seconds['plain loop'] / value:.2f} | {value / floor:.2f} |"
+        for name, value in seconds.items()
+    ]
+    head = ["| | ms per step | times faster | times the floor |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, f"| convolutions at the matrix product's rate | {1e3 * floor:.0f} | | 1.00 |"])
+
+
+if __name__ == "__main__":
+    main()

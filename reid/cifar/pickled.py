@@ -1,0 +1,129 @@
+"""Plain data out of pickled files: nothing in a file is ever run, whoever wrote it."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reid.errors import DataError
+
+
+class _Refused(Exception):
+    """The name of what a file asked for."""
+
+
+class _Dtype:
+    """Stands in for numpy.dtype, of which these files need one."""
+
+    def __init__(self, code: str | bytes, *_: Any) -> None:
+        if code not in ("u1", b"u1"):
+            raise ValueError(f"array of {code!r:.40}, expected bytes (u1)")
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and the like, which bytes do not have."""
+
+
+class _Array:
+    """Stands in for numpy.ndarray, so that no state in a file reaches NumPy unchecked. `value` is None until a state came."""
+
+    def __init__(self, *_: Any) -> None:
+        self.value: NDArray[np.uint8] | None = None
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], _Dtype, bool, bytes]) -> None:
+        _, shape, dtype, column_major, content = state
+        if not isinstance(dtype, _Dtype):
+            raise TypeError(f"array of {dtype!r:.40}, expected a dtype")
+        self.value = np.frombuffer(content, np.uint8).reshape(shape, order="F" if column_major else "C")
+
+
+class _Unpickler(pickle.Unpickler):
+    ALLOWED = {
+        "numpy.core.multiarray._reconstruct": _Array,
+        "numpy._core.multiarray._reconstruct": _Array,
+        "numpy.ndarray": _Array,
+        "numpy.dtype": _Dtype,
+        "_codecs.encode": str.encode,  # how Python 3 writes bytes for Python 2
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in self.ALLOWED:
+            raise _Refused(f"{module}.{name}")
+        return self.ALLOWED[f"{module}.{name}"]
+
+
+def unpickle(path: Path) -> dict[Any, Any]:
+    """A pickled dict of plain types and arrays of bytes, as Python 2 or 3 wrote it; byte strings as keys become text.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: it is missing or damaged, holds no dict, or names anything but arrays of bytes; nothing it names is run.
+    """
+
+    def load() -> Any:
+        with open(path, "rb") as file:
+            return _Unpickler(file, encoding="bytes").load()
+
+    return {
+        key.decode("latin1") if isinstance(key, bytes) else key: value.value if isinstance(value, _Array) else value
+        for key, value in _as_dict(path, load).items()
+    }
+
+
+def load_arrays(path: Path) -> dict[Any, Any]:
+    """A dict of arrays of integers, from .npz or from a dict that torch.save wrote.
+
+    Args:
+        path: the file; what does not end in .npz is read as torch.save's.
+
+    Raises:
+        DataError: it is missing or damaged, holds no dict, or names anything but such arrays; nothing it names is run.
+    """
+
+    def load() -> Any:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as stored:
+                return dict(stored)
+        reconstruct: Any = np.empty(0).__reduce__()[0]
+        known_as: list[Any] = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+        with torch.serialization.safe_globals([*known_as, np.ndarray, np.dtype, np.dtypes.Int64DType]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+    return _as_dict(path, load)
+
+
+def _as_dict(path: Path, load: Callable[[], Any]) -> dict[Any, Any]:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot read this file: {error.strerror}; see data/README.md for what belongs where"
+        ) from None
+    try:
+        content = load()
+    except _Refused as refused:
+        raise _refusal(path, str(refused)) from None
+    except Exception as error:  # damaged files raise nearly anything
+        named = re.search(r"GLOBAL (\S+)|got <class '([^']+)'>", str(error))  # torch's words for what it refuses
+        if named:
+            raise _refusal(path, named[1] or named[2]) from None
+        reasons = str(error).rpartition("WeightsUnpickler error: ")[2].splitlines() or [type(error).__name__]
+        raise DataError(
+            f"{path}: damaged ({path.stat().st_size} bytes): {reasons[0]}; get the file again (see data/README.md)"
+        ) from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a dict of arrays, got {type(content).__name__}; is it another file?")
+    return content
+
+
+def _refusal(path: Path, name: str) -> DataError:
+    what = f"asks for {name}, which data of this kind never does"
+    return DataError(f"{path}: {what}; nothing of it was run; get the file from its official place")
