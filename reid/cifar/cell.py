@@ -176,7 +176,7 @@ class Cell:
 
     def _with_batch_statistics(self, part: Labelled) -> Tensor:
         """Accuracy where batch normalisation uses the statistics of the batch, as in training, and leaves its running ones alone."""
-        norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
+        norms = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         for norm in norms:
             norm.train().track_running_stats = False
         accuracy = _accuracy(self._logits(part), part.true)

@@ -59,6 +59,8 @@ def _fetch(official: type[CIFAR10], partial: Path, archive: Path) -> None:
         ):
             shutil.copyfileobj(source, file, 1 << 20)
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the server's answer, too
         reason = getattr(error, "reason", None) or error
         raise DataError(
             f"{official.url}: cannot be fetched: {reason}; fetch it on a machine with network, put it at {archive}, "

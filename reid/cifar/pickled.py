@@ -6,7 +6,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -67,14 +67,10 @@ def unpickle(path: Path) -> dict[Any, Any]:
     Raises:
         DataError: it is missing or damaged, holds no dict, or names anything but arrays of bytes; nothing it names is run.
     """
-
-    def load() -> Any:
-        with open(path, "rb") as file:
-            return _Unpickler(file, encoding="bytes").load()
-
+    content = _load_dict(path, lambda file: _Unpickler(file, encoding="bytes").load())
     return {
         key.decode("latin1") if isinstance(key, bytes) else key: value.value if isinstance(value, _Array) else value
-        for key, value in _as_dict(path, load).items()
+        for key, value in content.items()
     }
 
 
@@ -87,28 +83,31 @@ def load_arrays(path: Path) -> dict[Any, Any]:
     Raises:
         DataError: it is missing or damaged, holds no dict, or names anything but such arrays; nothing it names is run.
     """
-
-    def load() -> Any:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as stored:
-                return dict(stored)
-        reconstruct: Any = np.empty(0).__reduce__()[0]
-        known_as: list[Any] = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
-        with torch.serialization.safe_globals([*known_as, np.ndarray, np.dtype, np.dtypes.Int64DType]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-
-    return _as_dict(path, load)
+    return _load_dict(path, _load_npz if path.suffix == ".npz" else _load_torch)
 
 
-def _as_dict(path: Path, load: Callable[[], Any]) -> dict[Any, Any]:
+def _load_npz(file: BinaryIO) -> Any:
+    with np.load(file, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def _load_torch(file: BinaryIO) -> Any:
+    reconstruct: Any = np.empty(0).__reduce__()[0]
+    known_as: list[Any] = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    with torch.serialization.safe_globals([*known_as, np.ndarray, np.dtype, np.dtypes.Int64DType]):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _load_dict(path: Path, load: Callable[[BinaryIO], Any]) -> dict[Any, Any]:
     try:
-        path.open("rb").close()
+        file = path.open("rb")
     except OSError as error:
         raise DataError(
             f"{path}: cannot read this file: {error.strerror}; see data/README.md for what belongs where"
         ) from None
     try:
-        content = load()
+        with file:
+            content = load(file)
     except _Refused as refused:
         raise _refusal(path, str(refused)) from None
     except Exception as error:  # damaged files raise nearly anything

@@ -6,14 +6,17 @@ stand in the legend, which the page writes (and escapes) as HTML. P points of a 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
+
+from reid.report.style import CSS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +26,10 @@ _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 
 # Each role is drawn in a colour of its own that to_svg() then turns into the page's CSS variable of that name.
-COLOUR = {role: f"#0102{10 + i}" for i, role in enumerate(("ink", "line", "c1", "c2", "c3", "c4", "right", "wrong"))}
+_CURVES = tuple(f"c{i}" for i in range(1, 9))
+COLOUR = {role: f"#0102{10 + i}" for i, role in enumerate(("ink", "line", *_CURVES, "right", "wrong"))}
+# The page's light colours themselves, for drawings that stand alone.
+PAPER = {role: colour for role, colour in re.findall(r"--(\w+): (#\w+)", CSS.partition("@media")[0]) if role in COLOUR}
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.2, 1.4), (6, 2, 1.2, 2))
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -83,9 +89,26 @@ def styled(chart: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
     return wrapper
 
 
+@contextlib.contextmanager
+def on_paper(salt: str) -> Iterator[None]:
+    """Draw for a file that stands alone: this file's style in the page's light colours, text as it is; see `styled`.
+
+    Args:
+        salt: names the drawing, so that its ids are its own and the same each time.
+    """
+    import matplotlib
+
+    light = {COLOUR[role]: colour for role, colour in PAPER.items()}
+    style = {name: light.get(value, value) if isinstance(value, str) else value for name, value in _RC.items()}
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({**style, "text.parse_math": False, "svg.hashsalt": salt})
+        yield
+
+
 def series_key(i: int, name: str) -> Key:
-    """The legend entry of curve number ``i``; the first sixteen differ in colour or dash."""
-    return Key(name, f"c{i % 4 + 1}", DASHES[(i + i // 4) % 4])
+    """The legend entry of curve number ``i``; the first thirty-two differ in colour or dash."""
+    return Key(name, _CURVES[i % 8], DASHES[(i + i // 8) % 4])
 
 
 def draw_line(ax: Axes, x: np.ndarray, y: np.ndarray, key: Key, marker: str = "") -> None:
@@ -100,11 +123,31 @@ def general(value: float, _position: object = None) -> str:
     return f"{value:.6g}"
 
 
-def canvas(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+def weight_scale(highest: float, lowest: float = 0) -> tuple[tuple[float, float], bool]:
+    """Limits of an axis for weights w(p) between ``lowest`` and ``highest``, and whether it is logarithmic."""
+    if highest > 20:  # IMAE at a large T would flatten every other curve
+        return (max(0.05, 0.7 * lowest), 1.3 * highest), True
+    return (0, 1.05 * highest), False
+
+
+def scale_y(ax: Axes, limits: tuple[float, float] | None, log: bool) -> None:
+    """Set the y axis: linear or logarithmic with plain numbers, and its limits where given."""
+    if log:
+        from matplotlib.ticker import LogLocator
+
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        ax.yaxis.set_major_formatter(general)
+        ax.minorticks_off()
+    if limits:
+        ax.set_ylim(*limits)
+
+
+def canvas(heights: Sequence[float], width: float = _WIDTH) -> tuple[Figure, list[Axes]]:
     """A figure with panels of these heights (inches) under one another on one x axis; no pyplot, nothing to close."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": list(heights)})
     axes = list(grid[:, 0])
     for ax in axes:
@@ -113,13 +156,21 @@ def canvas(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element: roles for colours, no date, no outer reference."""
+def to_svg(figure: Figure, salt: str = "") -> str:
+    """The figure as an ``<svg>`` element: roles for colours, no date, no outer reference.
+
+    Args:
+        figure: drawn by a `styled` chart.
+        salt: tells several drawings of one chart on one page apart, so that their ids differ.
+    """
+    import matplotlib
+
     figure.align_ylabels()
     buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    )
+    with matplotlib.rc_context({"svg.hashsalt": f"{matplotlib.rcParams['svg.hashsalt']}{salt}"}):
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
     svg = buffer.getvalue()
     svg = re.sub(r"^.*?<svg[^>]*(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1>", svg, flags=re.DOTALL)
     svg = re.sub(r"<defs>\s*<style.*?</defs>", "", svg, flags=re.DOTALL)

@@ -6,6 +6,7 @@ Everything that comes from data passes through ``escape`` on its way into the pa
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -25,6 +26,7 @@ _SIGNS = {
     "wrong": ("✗", "wrong: another identity"),
     "distractor": ("○", "distractor (pid 0): matches nobody, and counts as wrong"),
 }
+_NUMBER = re.compile(r"[-+−]?[\d.,]+( ± [\d.,]+)?%?")
 # The browser itself is told to fetch nothing, whatever the data holds.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -50,6 +52,11 @@ def report_html(report: ReportInput) -> str:
         _ranked_lists(report),
         _settings(report),
     ]
+    return document(report.title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole page of this style from its parts, which are HTML; empty ones are left out."""
     body = "\n".join(part for part in parts if part)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -58,7 +65,7 @@ def report_html(report: ReportInput) -> str:
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{escape(report.title)}</title>
+<title>{escape(title)}</title>
 <style>{CSS}</style>
 </head>
 <body>
@@ -72,10 +79,11 @@ def report_html(report: ReportInput) -> str:
 
 def _heading(report: ReportInput) -> str:
     subtitle = f'<p class="muted">{escape(report.subtitle)}</p>' if report.subtitle else ""
-    return f"<header><h1>{escape(report.title)}</h1>{subtitle}{_facts(report.facts)}</header>"
+    return f"<header><h1>{escape(report.title)}</h1>{subtitle}{facts_list(report.facts)}</header>"
 
 
-def _facts(facts: Mapping[str, str]) -> str:
+def facts_list(facts: Mapping[str, str]) -> str:
+    """Short facts side by side, long ones on lines of their own; nothing where there are none."""
     if not facts:
         return ""
     items = [
@@ -111,8 +119,25 @@ def _tile(name: str, value: str, result: EvalResult, notes: Sequence[str]) -> st
     )
 
 
-def _table(label: str, titles: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
+def plain_table(label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain text; the first column heads its rows, and columns without a number are flushed left."""
+    words = [not any(_NUMBER.fullmatch(cell) for cell in column) for column in zip(*rows, strict=True)]
+    body = []
+    for name, *values in rows:
+        cells = [f"<td{_class(word)}>{escape(v)}</td>" for v, word in zip(values, words[1:], strict=True)]
+        body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
+    return _table(label, titles, body, words)
+
+
+def _class(word: bool) -> str:
+    return ' class="words"' if word else ""
+
+
+def _table(label: str, titles: Sequence[str], rows: Sequence[str], words: Sequence[bool] = ()) -> str:
+    flags = [*words, *[False] * (len(titles) - len(words))]
+    head = "".join(
+        f'<th scope="col"{_class(word)}>{escape(title)}</th>' for title, word in zip(titles, flags, strict=True)
+    )
     body = "\n".join(rows)
     return (
         f'<div class="card scroll" role="region" aria-label="{label}" tabindex="0"><table>\n'
@@ -135,15 +160,15 @@ def _curves(report: ReportInput) -> str:
     entries = [(f"this run, {r.protocol.name}", r) for r in report.results[:1]]
     entries += [(f"{name}, {r.protocol.name}", r) for name, r in report.baselines]
     figures = [
-        _figure("Training", plots.training_curves(report.metrics), "Thin: as logged. Thick: running mean."),
-        _figure(
+        figure("Training", plots.training_curves(report.metrics), "Thin: as logged. Thick: running mean."),
+        figure(
             "Training accuracy",
             plots.accuracy_curves(report.metrics),
             "Against the labels as given: on samples with a wrong label, a rising curve is memorised noise.",
         ),
-        _figure("CMC", plots.cmc_curve(entries), "Share of the queries with a match at this rank or nearer."),
+        figure("CMC", plots.cmc_curve(entries), "Share of the queries with a match at this rank or nearer."),
         *(
-            _figure("Average precision", plots.ap_histogram(r), f"Spread over the queries, {r.protocol.name}.")
+            figure("Average precision", plots.ap_histogram(r), f"Spread over the queries, {r.protocol.name}.")
             for r in report.results[:1]
         ),
     ]
@@ -157,11 +182,10 @@ def _weights(report: ReportInput) -> str:
     where = " Below: where the training samples lie." if report.probability_histogram else ""
     note = f"w(p) is the L1 norm of the loss's gradient: how hard a sample with probability p pulls.{where}"
     titles, rows = weight_table(report.weight_curves, report.probability_histogram)
-    cells = [f'<th scope="row">{escape(name)}</th>{"".join(f"<td>{v}</td>" for v in values)}' for name, *values in rows]
-    table = _table("Weights of the losses", titles, [f"<tr>{row}</tr>" for row in cells])
+    table = plain_table("Weights of the losses", titles, rows)
     pull = "Pull: a group's share of the summed weight, were each loss applied to this model as it is."
     explained = f'<p class="muted note">{escape(pull)}</p>' if len(titles) > 4 else ""
-    return _grid("What the loss listens to", [_figure("Weight curve", plot, note), f"<div>{table}{explained}</div>"])
+    return _grid("What the loss listens to", [figure("Weight curve", plot, note), f"<div>{table}{explained}</div>"])
 
 
 def _grid(title: str, figures: Sequence[str]) -> str:
@@ -169,15 +193,19 @@ def _grid(title: str, figures: Sequence[str]) -> str:
     return f'<section>\n<h2>{title}</h2>\n<div class="grid">\n{shown}\n</div>\n</section>' if shown else ""
 
 
-def _figure(title: str, plot: Plot | None, note: str) -> str:
+def figure(title: str, plot: Plot | None, note: str = "") -> str:
+    """A card with a drawing, its legend and a note below; nothing where there is no drawing."""
     if plot is None:
         return ""
-    keys = "".join(f"<li>{_mark(key)}{escape(key.label)}</li>" for key in plot.legend)
-    legend = f'<ul class="legend">{keys}</ul>' if keys else ""
     svg = plot.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(plot.alt)}" ', 1)
-    return (
-        f'<figure class="card plot"><h3>{title}</h3>{legend}\n{svg}\n<figcaption>{escape(note)}</figcaption></figure>'
-    )
+    caption = f"\n<figcaption>{escape(note)}</figcaption>" if note else ""
+    return f'<figure class="card plot"><h3>{escape(title)}</h3>{legend(plot.legend)}\n{svg}{caption}</figure>'
+
+
+def legend(keys: Sequence[Key]) -> str:
+    """The marks of curves beside their names."""
+    items = "".join(f"<li>{_mark(key)}{escape(key.label)}</li>" for key in keys)
+    return f'<ul class="legend">{items}</ul>' if items else ""
 
 
 def _mark(key: Key) -> str:
@@ -229,7 +257,7 @@ def _thumbnail(thumbnail: Thumbnail, rank: int | None = None) -> str:
 
 def _settings(report: ReportInput) -> str:
     settings = f"<pre>{escape(report.settings)}</pre>" if report.settings else ""
-    environment = _facts(report.environment)
+    environment = facts_list(report.environment)
     blocks = [("Settings", settings), ("Environment", environment)]
     shown = "\n".join(
         f'<details class="card"><summary>{title}</summary>{block}</details>' for title, block in blocks if block

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reid.features import EvalResult
-from reid.report.drawing import COLOUR, DASHES, Key, Plot, canvas, draw_line, general, series_key, styled, to_svg
+from reid.report.drawing import (
+    COLOUR,
+    DASHES,
+    Key,
+    Plot,
+    canvas,
+    draw_line,
+    scale_y,
+    series_key,
+    styled,
+    to_svg,
+    weight_scale,
+)
 from reid.report.tables import percent
 
 if TYPE_CHECKING:
@@ -193,13 +205,7 @@ def _share(ax: Axes, p_N: np.ndarray, role: str) -> None:
 def _weight_axis(ax: Axes, highest: float) -> None:
     ax.set_xlim(0, 1)
     ax.set_ylabel("weight w(p)")
-    if highest > 20:  # IMAE at a large T would flatten every other curve
-        ax.set_yscale("log")
-        ax.set_ylim(0.05, 1.3 * highest)
-        ax.yaxis.set_major_formatter(general)
-        ax.minorticks_off()
-    else:
-        ax.set_ylim(0, 1.05 * highest)
+    scale_y(ax, *weight_scale(highest))
 
 
 def _step_axis(ax: Axes) -> None:

@@ -4,13 +4,15 @@ CSS = """
 :root {
   color-scheme: light dark;
   --page: #f6f7f8; --card: #ffffff; --ink: #1c2126; --muted: #5b6570; --line: #dfe3e7;
-  --c1: #1f5fbf; --c2: #b8500b; --c3: #0c7a6f; --c4: #7440c9; --right: #16783a; --wrong: #c4282a; --junk: #79838d;
+  --c1: #1f5fbf; --c2: #b8500b; --c3: #0c7a6f; --c4: #7440c9; --c5: #c01f7a; --c6: #8f7600;
+  --c7: #56616c; --c8: #4f9417; --right: #16783a; --wrong: #c4282a; --junk: #79838d;
   --on: #ffffff;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #101316; --card: #191d21; --ink: #e6e9ec; --muted: #9ba5af; --line: #2f363d;
-    --c1: #78b0ff; --c2: #ffac6b; --c3: #5ccfc0; --c4: #c3a6ff; --right: #4fce7d; --wrong: #ff7a74; --junk: #8c96a0;
+    --c1: #78b0ff; --c2: #ffac6b; --c3: #5ccfc0; --c4: #c3a6ff; --c5: #ff86c3; --c6: #e2cb52;
+    --c7: #aeb8c2; --c8: #a3dc68; --right: #4fce7d; --wrong: #ff7a74; --junk: #8c96a0;
     --on: #101316;
   }
 }
@@ -46,7 +48,10 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th, td { padding: 7px 12px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { font-weight: 500; font-size: 13px; }
 thead th { vertical-align: bottom; }
-.grid thead th { white-space: normal; }
+.grid thead th, .study thead th { white-space: normal; }
+.study th, .study th[scope=row], .study td { padding: 6px 5px; font-size: 13px; }
+.study .grid { margin-top: 10px; }
+.words { text-align: left; }
 tbody tr:last-child > * { border-bottom: 0; }
 th:first-child { text-align: left; }
 th[scope=row] { color: var(--ink); font-size: 14px; font-weight: 400; }
@@ -66,9 +71,18 @@ figure { margin: 0; }
 .plot > svg { width: 100%; height: auto; margin-top: 6px; stroke-linejoin: round; }
 .plot text { font-family: inherit !important; }
 .plot figcaption { font-size: 13px; margin-top: auto; padding-top: 8px; }
+.panels { grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); }
 ol, ul { list-style: none; margin: 0; padding: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; margin-top: 6px; font-size: 13px; }
 .legend svg { width: 26px; height: 10px; margin-right: 6px; }
+
+.claims { display: grid; gap: 14px; }
+.claims > li { display: flex; gap: 14px; }
+.claims p, .claims ul { margin: 2px 0; font-size: 13px; font-weight: 400; }
+.claims .verdict { flex: none; width: 104px; font-weight: 600; }
+.claims .seen { color: var(--right); }
+.claims .not-seen { color: var(--wrong); }
+.claims .not-tested { color: var(--muted); }
 
 .ranked { margin-top: 14px; }
 .ranked header { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 16px; margin-bottom: 10px; }

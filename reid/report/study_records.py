@@ -1,0 +1,172 @@
+"""Records of the label-noise study, gathered: one cell with its seeds, and the setting in which cells may be compared.
+
+A record is the plain dict of one trained network. All shares in it are fractions in [0, 1]; per cent only when printed.
+Shapes: R records (seeds) of a cell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Record = Mapping[str, Any]
+
+_ORDER = ("cce", "mae", "imae", "gce")  # the paper's order; other losses follow by name
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """All that cells must share to be compared, which leaves the loss and the seeds; sorts as tables do.
+
+    Args:
+        dataset: as the record names it.
+        num_train: training images.
+        iterations: steps of training in all.
+        depth: of the ResNet.
+        noise: name of the noise rule; empty for clean labels.
+        rate: nominal rate in [0, 1]; 0 where the rule has none (clean and human labels).
+        noise_label: the noise in words.
+    """
+
+    dataset: str
+    num_train: int
+    iterations: int
+    depth: int
+    noise: str
+    rate: float
+    noise_label: str
+
+    @property
+    def backbone(self) -> str:
+        """Such as ``ResNet20``."""
+        return f"ResNet{self.depth}"
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One loss under one setting: its records, which differ in the seeds (of training, of noise) alone."""
+
+    setting: Setting
+    loss: Mapping[str, Any]
+    label: str
+    records: tuple[Record, ...]
+
+    @property
+    def name(self) -> str:
+        """The loss's name without its options."""
+        return str(self.loss["name"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The loss's options, such as ``{"T": 8.0}``."""
+        return {key: value for key, value in self.loss.items() if key != "name"}
+
+    @property
+    def loss_order(self) -> tuple[Any, ...]:
+        """Sorts losses by name in the paper's order, then by options, numbers as numbers; equal for equal losses."""
+        return _loss_order(self.loss)
+
+    def values(self, *path: str) -> np.ndarray | None:
+        """One number per seed, (R,), from where ``path`` leads; None where a record lacks it."""
+        found = [_follow(record, path) for record in self.records]
+        return None if any(value is None for value in found) else np.array(found, float)
+
+    def mean(self, *path: str) -> float | None:
+        """Mean over seeds of what stands at ``path``; None where a record lacks it."""
+        value_R = self.values(*path)
+        return None if value_R is None else float(value_R.mean())
+
+    def spread(self, *path: str) -> float | None:
+        """Half the range of two seeds, sample standard deviation of three or more, None for one (see `spread_name`)."""
+        value_R = self.values(*path)
+        if value_R is None or len(value_R) < 2:
+            return None
+        return float(np.ptp(value_R) / 2 if len(value_R) == 2 else value_R.std(ddof=1))
+
+    @property
+    def spread_name(self) -> str:
+        """What `spread` is for this many seeds; empty for one."""
+        return ("", "half range", "s.d.")[min(len(self.records), 3) - 1]
+
+
+def _follow(record: Record, path: Sequence[str]) -> Any:
+    value: Any = record
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def gather(records: Iterable[Record]) -> list[Cell]:
+    """The records' cells, sorted by setting, then loss, then its options; whatever the order of the records."""
+    groups: dict[tuple[Setting, tuple[Any, ...]], list[Record]] = {}
+    for record in records:
+        groups.setdefault((_setting(record), _loss_order(record["loss"])), []).append(record)
+    return [
+        Cell(setting, group[0]["loss"], group[0].get("loss_label") or str(group[0]["loss"]["name"]), tuple(group))
+        for (setting, _), group in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def by_setting(cells: Iterable[Cell]) -> dict[Setting, list[Cell]]:
+    """Cells that may be compared, in the given order."""
+    groups: dict[Setting, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.setting, []).append(cell)
+    return groups
+
+
+def varied(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Groups of two cells or more that differ in nothing but the options of one loss, such as IMAE's T."""
+    groups: dict[tuple[Setting, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.setting, cell.name), []).append(cell)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def as_in_paper(cell: Cell) -> bool:
+    """Whether the paper has this loss with these options: CCE, MAE, and IMAE with T = 0.5 on clean labels, 8 on noisy."""
+    wanted = {"cce": {}, "mae": {}, "imae": {"T": 8.0 if cell.setting.noise else 0.5}}
+    return cell.name in wanted and cell.options == wanted[cell.name]
+
+
+def titles(settings: Iterable[Setting]) -> dict[Setting, str]:
+    """A name for each setting: backbone, noise, and of `training` what differs between them."""
+    extra = training(settings)
+    return {s: ", ".join(filter(None, (s.backbone, s.noise_label, extra[s]))) for s in extra}
+
+
+def training(settings: Iterable[Setting]) -> dict[Setting, str]:
+    """Dataset, images and steps of each setting as far as they differ between the settings; else empty."""
+    settings = list(settings)
+    parts = {s: (s.dataset, f"{s.num_train:,} images", f"{s.iterations:,} steps") for s in settings}
+    differ = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
+    return {s: ", ".join(part for part, shown in zip(parts[s], differ, strict=True) if shown) for s in settings}
+
+
+def _setting(record: Record) -> Setting:
+    noise = record.get("noise") or {}
+    rate = float(noise.get("rate") or 0)
+    noise = noise if rate or "rate" not in noise else {}  # a rule at rate 0 leaves the labels clean
+    return Setting(
+        dataset=str(record.get("dataset", "")),
+        num_train=int(record.get("num_train", 0)),
+        iterations=int(record.get("iterations", 0)),
+        depth=int(record["depth"]),
+        noise=str(noise.get("name", "")),
+        rate=rate,
+        noise_label=str(record.get("noise_label") or noise.get("name", "")) if noise else "clean labels",
+    )
+
+
+def _loss_order(loss: Mapping[str, Any]) -> tuple[Any, ...]:
+    name = str(loss["name"])
+    options = tuple(
+        (key, float(value), "") if isinstance(value, int | float) else (key, math.inf, str(value))
+        for key, value in sorted(loss.items())
+        if key != "name"
+    )
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name, options)
