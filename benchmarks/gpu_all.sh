@@ -1,26 +1,40 @@
 #!/usr/bin/env bash
 # Everything that wants a GPU, in pieces of at most ten minutes. Run it until it says "all done": finished pieces are not run again,
 # a piece that ran out of time goes on where it stopped.
-#   PY=python OUT=benchmarks/results bash benchmarks/gpu_all.sh
+#   bash benchmarks/gpu_all.sh [piece …]         all of them by default
+#   PY=python OUT=benchmarks/results DONE=runs/gpu_all LIMIT=590 CIFAR="key=value …"
+# The cifar_* pieces read cifar-10-batches-py below REID_DATA, or ./data; CIFAR's settings go to their tool.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-PY=${PY:-python} OUT=${OUT:-benchmarks/results} DONE=${DONE:-runs/gpu_all}
+PY=${PY:-python} OUT=${OUT:-benchmarks/results} DONE=${DONE:-runs/gpu_all} LIMIT=${LIMIT:-590}
+read -ra CIFAR <<<"${CIFAR:-}"
+WANTED="${*:-tests demo_losses paper_settings cifar_step cifar_table1 cifar_table2 cifar_T}"
 mkdir -p "$OUT" "$DONE"
 left=0
 
 piece() {
   local name=$1
   shift
-  [ -e "$DONE/$name" ] && return
+  [[ " $WANTED " == *" $name "* ]] || return
+  [ -e "$DONE/$name.done" ] && return
   echo "== $name"
-  if timeout --signal=TERM 590 "$@"; then touch "$DONE/$name"; else echo "$name: not finished (exit $?)"; left=1; fi
+  if timeout --signal=TERM "$LIMIT" "$@"; then touch "$DONE/$name.done"; else echo "$name: not finished (exit $?)"; left=1; fi
 }
 
-[ -e data/demo ] || "$PY" tools/make_demo.py --out data/demo || exit
+study() { # what a study has found so far is kept beside the other results
+  piece "cifar_$1" "$PY" tools/cifar.py "configs/cifar10_$1.yaml" --resume auto --output-dir "$DONE/cifar_$1" ${CIFAR[@]+"${CIFAR[@]}"}
+  [ -e "$DONE/cifar_$1/table.md" ] && bash benchmarks/keep_study.sh "$DONE/cifar_$1" "$OUT/cifar10_$1"
+}
+
+[[ " $WANTED " == *" demo_losses "* || " $WANTED " == *" paper_settings "* ]] && { [ -e data/demo ] || "$PY" tools/make_demo.py --out data/demo || exit; }
 piece tests "$PY" -m pytest -m gpu
 piece demo_losses "$PY" benchmarks/demo_losses.py --seeds 0 1 2 --runs runs/demo_losses_gpu \
   --json "$OUT/demo_losses_gpu.json" machine.workers=8
 # The paper's batch and image size, on the demo's images: images per second stand in metrics.jsonl and log.txt.
 piece paper_settings "$PY" tools/train.py configs/mars_imae.yaml --resume auto --output-dir "$DONE/paper_settings" \
   data.name=demo model.pretrained=false train.iterations=300 train.log_freq=20 machine.workers=12
+piece cifar_step "$PY" benchmarks/cifar_step.py --json "$OUT/cifar_step_gpu.json"
+study table1
+study table2
+study T
 [ "$left" = 0 ] && echo "all done"

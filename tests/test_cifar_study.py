@@ -106,7 +106,6 @@ def test_every_mistake_is_reported_at_once(root: Path) -> None:
         "cce takes no 'T'",
         "did you mean 'mae'",
         "rate: expected",
-        "data.human_labels",
         "unknown 'best'",
         "at most 6",
     ):
@@ -241,7 +240,7 @@ def tool() -> ModuleType:
     [
         (["data.root=/nowhere"], "cifar-10-batches-py"),
         (["noise={name: symmetric, rate: 1.5, seed: 0}"], "rate: expected"),
-        (["data.train_images=50001"], "num_train: expected"),
+        (["data.train_images=50001"], "data.train_images: expected"),
         (["grid.loss=cce"], "grid: unknown key"),
     ],
 )

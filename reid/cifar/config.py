@@ -38,7 +38,9 @@ class StudyData(Section):
     train_images: Count | None = Field(None, description="a fixed subset of the training images, classes balanced")
     test_images: Count | None = Field(None, description="the first so many test images; by default all")
     holdout: Share = Field(0.0, description="share of the training images kept out of training, to choose T by")
-    human_labels: str | None = Field(None, description="CIFAR-10N file (.pt or .npz), for noise {name: human}")
+    human_labels: str | None = Field(
+        None, description="people's labels, .pt or .npz, for noise {name: human}; else CIFAR-10_human.pt in the root"
+    )
 
 
 class StudyTrain(Section):

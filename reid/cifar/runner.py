@@ -6,6 +6,7 @@ A cell keeps a checkpoint at every evaluation and when it is told to stop, so a 
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import multiprocessing.connection
 import sys
@@ -37,7 +38,7 @@ class Lane:
 
     def __init__(self, trainer: Trainer, spec: CellSpec) -> None:
         self.trainer, self.spec, self.cell = trainer, spec, trainer.build(spec)
-        self.curve: dict[str, list[float]] = {}
+        self.curve: dict[str, list[float | None]] = {}
         self.seconds, self._clock = 0.0, time.perf_counter()
         self.path = trainer.files.checkpoint(spec)
         if self.path.exists():
@@ -69,10 +70,13 @@ class Lane:
     def evaluate(self) -> None:
         """Adds a point to the curve; after the last one the record is written."""
         figures = self.cell.evaluate()
-        before = self.curve["step"][-1] if self.curve else 0
-        figures["loss"] /= self.cell.steps - before
+        figures["loss"] /= self.cell.steps - (self.curve["step"][-1] or 0 if self.curve else 0)
         for name, value in {"step": self.cell.steps, **figures}.items():
-            self.curve.setdefault(name, []).append(value)
+            self.curve.setdefault(name, []).append(value if math.isfinite(value) else None)
+        if not math.isfinite(figures["loss"]):  # a result too: one cell's divergence does not stop the grid
+            logger.warning(
+                "%s: diverged by step %d; lower train.lr, or leave this cell out", self.spec, self.cell.steps
+            )
         self.save()
         accuracies = "test {test:.1%}, train {train_corrupted:.1%} as labelled, {train_intact:.1%} in truth".format(
             **figures
@@ -90,7 +94,6 @@ def train_together(trainer: Trainer, specs: Sequence[CellSpec]) -> None:
 
     Raises:
         Interrupted: after a signal, with every cell's checkpoint written.
-        ReidError: a network's loss is no longer finite.
     """
     lanes = [Lane(trainer, spec) for spec in specs]
     with cli.StopFlag() as stop:

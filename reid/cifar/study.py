@@ -70,8 +70,6 @@ def check(config: StudyConfig) -> None:
     def known(kind: str) -> Labels:
         if kind not in HUMAN_KINDS:
             raise ConfigError(f"kind: unknown {kind!r}; {nearest(kind, list(HUMAN_KINDS))}")
-        if config.data.human_labels is None:
-            raise ConfigError("kind: people's labels come from a file; set data.human_labels=PATH (CIFAR-10N)")
         return np.zeros(1)
 
     given = {"labels_N": np.zeros(1, np.int64), "num_classes": 2, "to": [1, 0], "human_labels": known}
@@ -172,11 +170,15 @@ def load_data(config: StudyConfig) -> StudyData:
     if config.data.test_images is not None:
         in_range("data.test_images", config.data.test_images, 1, len(test))
         test = ImageSet(test.images_NCHW[: config.data.test_images], test.labels_N[: config.data.test_images])
-    cifar = whole if config.data.train_images is None else subset(whole, config.data.train_images, seed=0)
+    cifar = whole
+    if config.data.train_images is not None:
+        in_range("data.train_images", config.data.train_images, 1, len(whole.train))
+        cifar = subset(whole, config.data.train_images, seed=0)
     cifar = replace(cifar, test=test)
 
     def human_labels(kind: str) -> Labels:
-        return load_human_labels(Path(config.data.human_labels or ""), kind, whole.train.labels_N)[cifar.index_N]
+        file = Path(config.data.human_labels or root / f"CIFAR-{len(whole.classes)}_human.pt")
+        return load_human_labels(file, kind, whole.train.labels_N)[cifar.index_N]
 
     about = {"labels_N": cifar.train.labels_N, "num_classes": len(cifar.classes), "to": asymmetric_target(cifar)}
     given = {
@@ -220,7 +222,8 @@ class Trainer:
             torch.tensor(value, dtype=torch.float32, device=runtime.device) for value in (mean, std)
         )
 
-    def _data_of(self, noise: Component) -> CellData:
+    def data_of(self, noise: Component) -> CellData:
+        """Images and labels under a noise of the grid, on the device."""
         true_N, given_N = self.data.cifar.train.labels_N, self.data.given[slug(noise)]
         test_M = self.data.cifar.test.labels_N
         labels = {
@@ -239,7 +242,7 @@ class Trainer:
         train = self.config.train
         torch.manual_seed(seed_of(spec.seed, "init"))
         model = timm.create_model(f"resnet{spec.depth}_cifar", num_classes=len(self.data.cifar.classes))
-        data, about = self._data_of(spec.noise), {"iterations": train.iterations}
+        data, about = self.data_of(spec.noise), {"iterations": train.iterations}
         schedule = build("train.schedule", SCHEDULES, train.schedule, **about)
         return Cell(
             model=model,
@@ -252,7 +255,7 @@ class Trainer:
             runtime=self.runtime,
         )
 
-    def record(self, spec: CellSpec, curve: dict[str, list[float]], seconds: float) -> dict[str, Any]:
+    def record(self, spec: CellSpec, curve: dict[str, list[Any]], seconds: float) -> dict[str, Any]:
         """What the tables and figures are made from; fractions in [0, 1]."""
         best = int(np.argmax(curve["test"]))
         outcomes = ("test", "train_corrupted", "train_intact", "holdout_noisy", "holdout_clean")

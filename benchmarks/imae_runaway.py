@@ -1,0 +1,162 @@
+"""When IMAE's logits run away, why, and what stops it: a small network on few images, so that it happens in minutes.
+
+    python benchmarks/imae_runaway.py --data-root DIR [--json FILE] [--figure FILE.png]
+
+A perceptron with batch normalisation on 4x4-pooled CIFAR-10 images, symmetric noise of 50 %, the study's own batches, steps and telemetry.
+Eq. 22 gives every sample a weight of at least 1, fitted or hopeless, so no logit is ever large enough. Variants let the weight die
+where p -> 1 (fitted), where p -> 0 (hopeless, mostly wrong labels), or at both ends, which is `imae_guarded`; or they hold the head back.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import math
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from reid.cifar.cell import Cell, advance
+from reid.cifar.config import StudyConfig, StudyData
+from reid.cifar.study import Files, Trainer, load_data, points
+from reid.config import Component
+from reid.engine.optim import milestones, sgd
+from reid.files import data_root
+from reid.losses import CCE, IMAE, IMAEGuarded
+from reid.report import charts, study_plots
+from reid.report.tables import text_table
+from reid.runtime import Runtime, environment, seed_of
+
+NOISE = Component(name="symmetric", rate=0.5, seed=0)
+EPSILON = 2.5e-3  # of a one-sided guard: a quarter of 1e-2, as 4p(1 - p) is 4p or 4(1 - p) at the ends
+
+
+class OneSided(IMAE):
+    """IMAE whose weight dies at one end only."""
+
+    def __init__(self, fitted: bool) -> None:
+        super().__init__(8.0)
+        self.fitted = fitted
+
+    def weight(self, p: Tensor) -> Tensor:
+        end = 1 - p if self.fitted else p
+        return super().weight(p) * end / (end + EPSILON)
+
+
+VARIANTS: dict[str, tuple[nn.Module, float]] = {  # loss, weight decay
+    "CCE": (CCE(), 1e-4),
+    "IMAE, exact": (IMAE(8.0), 1e-4),
+    "IMAE, exact, weight decay 1e-3": (IMAE(8.0), 1e-3),
+    "IMAE, dies at p → 1 only": (OneSided(fitted=True), 1e-4),
+    "IMAE, dies at p → 0 only": (OneSided(fitted=False), 1e-4),
+    "IMAE guarded (ε = 0.1)": (IMAEGuarded(8.0, 1e-1), 1e-4),
+    "IMAE guarded (ε = 0.01)": (IMAEGuarded(8.0, 1e-2), 1e-4),
+    "IMAE guarded (ε = 0.001)": (IMAEGuarded(8.0, 1e-3), 1e-4),
+}
+
+
+class Perceptron(nn.Module):
+    """Images (B, 3, 32, 32) -> logits (B, K): three hidden layers of 256, each with batch normalisation."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        widths = [3 * 8 * 8, 256, 256, 256]
+        layers = [
+            layer
+            for inner, outer in itertools.pairwise(widths)
+            for layer in (nn.Linear(inner, outer, bias=False), nn.BatchNorm1d(outer), nn.ReLU())
+        ]
+        self.body = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), *layers)
+        self.fc = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.body(images))
+
+
+def main() -> None:
+    """Trains every variant and prints where it ends."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", help="folder that holds cifar-10-batches-py; else REID_DATA, else ./data")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--iterations", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--figure", type=Path, help="where to draw the telemetry")
+    flags = parser.parse_args()
+    root = str(data_root(flags.data_root))
+    settings = StudyConfig(data=StudyData(root=root, train_images=flags.images, test_images=2000), noise=[NOISE])
+    trainer = Trainer(settings, load_data(settings), Files(Path()), Runtime(torch.device("cpu"), torch.float32))
+    records = []
+    for name, (loss, decay) in VARIANTS.items():
+        records.append(trained(trainer, name, loss, decay, flags))
+        print(text_table(*table(records[-1:])).splitlines()[-1], flush=True)
+    print(text_table(*table(records)))
+    if flags.figure:
+        charts.save(flags.figure, study_plots.telemetry(records))
+    if flags.json:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+        about = {"command": shlex.join(["python", *sys.argv]), "commit": commit, "environment": environment()}
+        flags.json.write_text(json.dumps({"schema": 1, **about, "records": records}, indent=1) + "\n")
+
+
+def trained(trainer: Trainer, name: str, loss: nn.Module, decay: float, flags: argparse.Namespace) -> dict:
+    """A record as the study writes them."""
+    torch.manual_seed(seed_of(flags.seed, "init"))
+    schedule = milestones([flags.iterations // 2, 3 * flags.iterations // 4])
+    optimizer, rate = functools.partial(sgd, weight_decay=decay), lambda step: 0.1 * schedule(step)
+    data = trainer.data_of(NOISE)
+    cell = Cell(Perceptron(10), loss, optimizer, data, rate, 64, flags.seed, trainer.runtime)
+    curve: dict[str, list] = {}
+    began = time.perf_counter()
+    for step in points(flags.iterations, 16):
+        count = step - cell.steps
+        advance([cell], count)
+        figures = cell.evaluate()
+        figures["loss"] /= count
+        for key, value in {"step": step, **figures}.items():
+            curve.setdefault(key, []).append(value if math.isfinite(value) else None)
+    return {
+        "cell": name,
+        "dataset": "cifar10",
+        "depth": 5,
+        "loss": {"name": name},
+        "loss_label": name,
+        "noise": NOISE.model_dump(),
+        "noise_label": "50 % symmetric",
+        "seed": flags.seed,
+        "realised_rate": trainer.data.rate(NOISE),
+        "iterations": flags.iterations,
+        "num_train": flags.images,
+        "num_test": trainer.data.num_test,
+        "curve": curve,
+        "best": {"test": max(curve["test"])},
+        "final": {key: values[-1] for key, values in curve.items()},
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def table(records: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Where each variant ends."""
+    header = ["loss", "test best", "test final", "train as given", "largest logit", "head norm", "saturated"]
+
+    def row(record: dict) -> list[str]:
+        end = record["final"]
+        shares = [record["best"]["test"], end["test"], end["train_corrupted"]]
+        large = ["diverged" if end[key] is None else f"{end[key]:.0f}" for key in ("max_logit", "head_norm")]
+        return [
+            record["loss_label"],
+            *(f"{100 * share:.1f}" for share in shares),
+            *large,
+            f"{100 * end['saturated']:.1f}",
+        ]
+
+    return header, [row(record) for record in records]
+
+
+if __name__ == "__main__":
+    main()
