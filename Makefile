@@ -29,7 +29,7 @@ bench: $(READY) ## CCE, MAE, GCE and IMAE on the demo data at 0, 30 and 60 % wro
 	$(PY) benchmarks/demo_losses.py
 
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, {v[0]}.{v[1]} found; call: make PYTHON=python3.12 …")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11, 4) else f"Python 3.11.4 or newer is needed, {v[0]}.{v[1]}.{v[2]} found; call: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[$(FAISS),dev]'
 	@touch $@

@@ -88,7 +88,9 @@ class Train(Section):
 class Test(Section):
     batch_size: Count = Field(256, description="frames per forward pass, per process")
     pooling: Literal["mean", "max"] = Field("mean", description="frames to tracklet feature")
-    protocols: str = Field("all", description="a protocol's name, or all")
+    protocols: str | list[str | dict[str, Any]] = Field(
+        "all", description="a protocol's name, or all, or a list of names and of own ones: {name, gallery, ap, …}"
+    )
     any_camera: bool = Field(False, description="matches seen by the query's own camera count too")
     baselines: bool = Field(False, description="also evaluate colour histograms and the untrained network")
 

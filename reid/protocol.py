@@ -1,8 +1,9 @@
 """Evaluation protocols as values: three different numbers are published for MARS under the one name "mAP"."""
 
 import difflib
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
 from reid.errors import ConfigError
 
@@ -57,28 +58,51 @@ MARKET1501 = EvalProtocol("market1501", ap="hit", without_match="skip")
 PROTOCOLS = {protocol.name: protocol for protocol in (MARS_OFFICIAL, MARS_HIT_AP, MARS_TORCHREID, MARKET1501)}
 
 
-def get_protocols(name: str, *, any_camera: bool = False) -> list[EvalProtocol]:
-    """The protocol of that name in a list; `all` stands for every one in `PROTOCOLS`.
+def get_protocols(choice: str | Sequence[str | Mapping[str, Any]], *, any_camera: bool = False) -> list[EvalProtocol]:
+    """The protocols chosen, by name or by their rules.
 
     Args:
-        name: a key of `PROTOCOLS`, or `all`.
+        choice: a name in `PROTOCOLS`, `all` for every one of them, or a list of names and of one's own protocols, each the
+            fields of an `EvalProtocol` as a mapping; a rule left out is that of `mars-official`.
         any_camera: count matches seen by the query's own camera too, as data from a single camera needs; the protocol is
             then no longer the published one, and its name says so.
 
-    Returns:
-        One protocol, or all of them in the order of `PROTOCOLS`.
-
     Raises:
-        ConfigError: no such protocol; the nearest name is suggested.
+        ConfigError: no such name, the nearest is suggested; or no such rule.
 
     >>> [protocol.ap for protocol in get_protocols("market1501")]
     ['hit']
+    >>> get_protocols([{"name": "ours", "ap": "hit", "camera_filter": False}])[0].gallery
+    'as_given'
     """
-    valid = [*PROTOCOLS, "all"]
-    if name not in valid:
-        near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"protocol: unknown name {name!r}; did you mean {near!r}? Valid: {', '.join(valid)}")
-    chosen = list(PROTOCOLS.values()) if name == "all" else [PROTOCOLS[name]]
+    if choice == "all":
+        chosen = list(PROTOCOLS.values())
+    elif isinstance(choice, str):
+        chosen = [_public(choice)]
+    else:
+        chosen = [_public(entry) if isinstance(entry, str) else _own(entry) for entry in choice]
+    names = [protocol.name for protocol in chosen]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"protocol: expected one protocol or more with a name each, got {names}")
     if any_camera:
         return [replace(protocol, name=f"{protocol.name}+any-camera", camera_filter=False) for protocol in chosen]
     return chosen
+
+
+def _public(name: str) -> EvalProtocol:
+    if name not in PROTOCOLS:
+        valid = [*PROTOCOLS, "all"]
+        near = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"protocol: unknown name {name!r}; did you mean {near!r}? Valid: {', '.join(valid)}")
+    return PROTOCOLS[name]
+
+
+def _own(rules: Mapping[str, Any]) -> EvalProtocol:
+    valid = [field.name for field in fields(EvalProtocol)]
+    unknown = [str(key) for key in rules if key not in valid]
+    if unknown or "name" not in rules:
+        wrong = f"unknown rule {unknown[0]!r}" if unknown else "no name"
+        raise ConfigError(f"protocol: {wrong} in {dict(rules)}; expected a name and any of: {', '.join(valid[1:])}")
+    if rules["name"] in [*PROTOCOLS, "all"]:
+        raise ConfigError(f"protocol.name: {rules['name']!r} is a published protocol; give your own another name")
+    return EvalProtocol(**rules)

@@ -41,6 +41,29 @@ def test_unknown_name_suggests_the_nearest():
     assert len(error.value.problems) == 1
 
 
+def test_own_protocols_stand_beside_published_ones():
+    ours = {"name": "ours", "gallery": "without_queries", "ap": "hit", "without_match": "skip"}
+    assert get_protocols(["mars-official", ours]) == [MARS_OFFICIAL, dataclasses.replace(MARS_TORCHREID, name="ours")]
+    (blind,) = get_protocols([ours], any_camera=True)
+    assert (blind.name, blind.camera_filter) == ("ours+any-camera", False)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ([], "expected one protocol or more"),
+        (["market1501", "market1501"], "a name each"),
+        ([{"ap": "hit"}], "no name in {'ap': 'hit'}"),
+        ([{"name": "ours", "apr": "hit"}], "unknown rule 'apr'"),
+        ([{"name": "market1501", "ap": "trapezoid"}], "is a published protocol"),
+        ([{"name": "ours", "ap": "area"}], r"protocol\.ap: expected one of"),
+    ],
+)
+def test_mistakes_in_own_protocols(choice, message):
+    with pytest.raises(ConfigError, match=message):
+        get_protocols(choice)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -28,7 +28,7 @@ from reid.cifar.data import Cifar, ImageSet, asymmetric_target, hold_out, load_c
 from reid.cifar.pickled import unpickle
 from reid.errors import ConfigError, DataError, ReidError
 
-REAL = Path(__file__).parents[1] / ".." / "shared" / "data"
+REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 BATCHES = [f"data_batch_{k}" for k in range(1, 6)]
 NUM, NUM_TRAIN = 400, 2_000  # images in a file of CIFAR-10, where the official one has 10,000; and in training
