@@ -7,6 +7,7 @@ import json
 import logging
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,8 @@ class EvalResult:
         query: (num_queries,) int64 their row numbers.
         num_without_match: queries left out because they have no match.
         num_gallery: rows searched, junk included.
+        inp: (num_queries,) float64: matches of each counted query over the rank of its last one; None = not computed.
+        first_rank: (num_queries,) int64 rank of each counted query's first hit, 0 = no match; None = not computed.
     """
 
     protocol: EvalProtocol
@@ -160,11 +163,18 @@ class EvalResult:
     query: np.ndarray
     num_without_match: int
     num_gallery: int
+    inp: np.ndarray | None = None
+    first_rank: np.ndarray | None = None
 
     @property
     def num_queries(self) -> int:
         """Queries in the means."""
         return len(self.query)
+
+    @property
+    def mINP(self) -> float | None:
+        """Mean of `inp`; None when it was not computed or no query counts."""
+        return None if self.inp is None or not len(self.inp) else float(self.inp.mean())
 
     def to_json(self) -> dict[str, Any]:
         """The public object of `eval.json`: fractions, None where no query counts, never NaN."""
@@ -176,6 +186,7 @@ class EvalResult:
             "num_queries": self.num_queries,
             "num_without_match": self.num_without_match,
             "num_gallery": self.num_gallery,
+            **({} if self.inp is None else {"mINP": self.mINP}),
         }
 
     def at_rank(self, rank: int) -> float | None:
@@ -183,14 +194,20 @@ class EvalResult:
         return float(self.cmc[min(rank, len(self.cmc)) - 1]) if len(self.cmc) else None
 
 
-def save_results(path: str | Path, results: list[EvalResult]) -> None:
+def save_results(
+    path: str | Path, results: Sequence[EvalResult], further: Sequence[Mapping[str, Any]] | None = None
+) -> None:
     """Writes `eval.json`: a list of one object per protocol, whole or not at all.
 
     Args:
         path: the file to write.
         results: one per protocol.
+        further: keys to add to each result's object, one mapping per result.
     """
-    text = json.dumps([result.to_json() for result in results], indent=2, allow_nan=False)
+    objects = [result.to_json() for result in results]
+    if further is not None:
+        objects = [{**one, **more} for one, more in zip(objects, further, strict=True)]
+    text = json.dumps(objects, indent=2, allow_nan=False)
     with atomic(Path(path)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

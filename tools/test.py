@@ -11,6 +11,7 @@ EXAMPLES = """\
   python tools/test.py runs/mars_imae --protocol mars-official --data-root /data
   python tools/test.py runs/mars_imae --checkpoint best --json best.json
   python tools/test.py --features features.npz --protocol all
+  python tools/test.py --features features.npz --full --json full.json
   python tools/test.py --features features.npz --any-camera       # data from a single camera"""
 
 
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--protocol", metavar="NAME|all", help="default: the run's, or all")
     parser.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
     parser.add_argument("--markdown", action="store_true", help="print rows of a Markdown table as well")
+    parser.add_argument("--full", action="store_true", help="also intervals, camera pairs, ROC and thresholds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     flags = parser.parse_intermixed_args(argv)
     if (flags.run is None) == (flags.features is None):
@@ -32,14 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = cli.overrides_of(flags)
     if flags.features is not None and (overrides or flags.checkpoint):
         parser.error(
-            "--features loads no model and no config: --protocol, --any-camera, --markdown and --json are all it takes"
+            "--features loads no model and no config: --protocol, --any-camera, --markdown, --full and --json are all it takes"
         )
     cli.log_to_stderr()
 
     from reid.commands import test
     from reid.protocol import get_protocols
 
-    printed = {"json_file": flags.json, "markdown": flags.markdown}
+    printed = {"json_file": flags.json, "markdown": flags.markdown, "full": flags.full}
     if flags.features is not None:
         test.run_on_features(
             flags.features, get_protocols(flags.protocol or "all", any_camera=flags.any_camera), **printed

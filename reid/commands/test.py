@@ -14,14 +14,14 @@ from reid.commands.extract import features_of, load_model
 from reid.commands.run_report import write_run_report
 from reid.config import Config
 from reid.errors import DataError
-from reid.evaluation.evaluate import evaluate, evaluate_all
+from reid.evaluation.evaluate import analyse, evaluate, evaluate_all
 from reid.experiment import LabelledData
 from reid.features import EvalResult, FeatureSet, save_results
 from reid.gallery import store
 from reid.models.color_histogram import ColorHistogram
 from reid.models.embedding import Classifier, Embedding
 from reid.protocol import EvalProtocol, get_protocols
-from reid.report.tables import markdown_row, percent, protocols_table, results_table
+from reid.report.tables import analysis_text, markdown_row, percent, protocols_table, results_table
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, share_buffers, start
 from reid.tracklets import Benchmark
@@ -35,6 +35,7 @@ def run(
     *,
     json_file: Path | None = None,
     markdown: bool = False,
+    full: bool = False,
 ) -> None:
     """Tests one checkpoint of a run and prints the results; the run directory stays as it is.
 
@@ -45,6 +46,7 @@ def run(
         protocol: a protocol's name, or `all`; the run's own by default.
         json_file: gets the results too.
         markdown: print rows of a Markdown table as well.
+        full: also intervals, camera pairs and verification, printed and in `json_file`.
     """
     directory = RunDirectory(run_path)
     config = directory.config(overrides)
@@ -56,23 +58,42 @@ def run(
         features = benchmark_features(config, model.embedding, preprocess, benchmark, runtime)
         baselines = baseline_results(config, benchmark, runtime, protocols[0])
         if runtime.is_main:
-            results = evaluate_all(features, protocols)
-            _print(results, baselines, markdown=markdown)
-            if json_file is not None:
-                save_results(json_file, results)
+            _show(features, protocols, baselines, json_file=json_file, markdown=markdown, full=full)
 
 
-def run_on_features(source: Path, protocols: Sequence[EvalProtocol], *, json_file: Path | None, markdown: bool) -> None:
-    """Evaluates a feature file or folder, made by any model; none is loaded."""
+def run_on_features(
+    source: Path,
+    protocols: Sequence[EvalProtocol],
+    *,
+    json_file: Path | None = None,
+    markdown: bool = False,
+    full: bool = False,
+) -> None:
+    """Evaluates a feature file or folder, made by any model; none is loaded. The options are those of `run`."""
     features = store.read(source) if source.is_dir() else FeatureSet.load(source)
     if not len(features.query):
         raise DataError(
             f"{source}: no query rows, so nothing to evaluate; give `query` in an .npz file, or extract a dataset with queries"
         )
+    _show(features, protocols, (), json_file=json_file, markdown=markdown, full=full)
+
+
+def _show(
+    features: FeatureSet,
+    protocols: Sequence[EvalProtocol],
+    baselines: Sequence[tuple[str, EvalResult]],
+    *,
+    json_file: Path | None,
+    markdown: bool,
+    full: bool,
+) -> None:
     results = evaluate_all(features, protocols)
-    _print(results, markdown=markdown)
+    analyses = analyse(features, results) if full else None
+    for result, analysis in zip(results, analyses, strict=True) if analyses else ():
+        print(analysis_text(result, analysis), end="\n\n")
+    _print(results, baselines, markdown=markdown)
     if json_file is not None:
-        save_results(json_file, results)
+        save_results(json_file, results, analyses)
 
 
 def finish_run(

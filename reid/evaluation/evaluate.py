@@ -1,15 +1,19 @@
 """Features and a protocol in, one number with its definition out."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from reid.errors import DataError
-from reid.evaluation.masks import Matches, explain_without_match, find_matches
-from reid.evaluation.metrics import average_precision, cmc_curve, hit_ranks
+from reid.evaluation.intervals import bootstrap
+from reid.evaluation.masks import Matches, explain_without_match, find_matches, searched_rows
+from reid.evaluation.metrics import average_precision, cmc_curve, hit_ranks, inverse_negative_penalty
+from reid.evaluation.pairs import camera_pairs
 from reid.evaluation.ranking import BLOCK_SIZE, count_nearer
+from reid.evaluation.verification import verification
 from reid.features import EvalResult, FeatureSet
 from reid.protocol import EvalProtocol
 
@@ -54,16 +58,27 @@ def evaluate_all(
 ) -> list[EvalResult]:
     """`evaluate` under several protocols; those that rank alike are ranked once.
 
+    A protocol that leaves no row to search, as `without_queries` does where every row is a query, is skipped with a
+    warning: its result has no figures. It is an error only where no protocol has a row to search.
+
     Args:
         features: as for `evaluate`.
         protocols: one result each, in this order.
         block_size: as for `evaluate`.
         device: as for `evaluate`.
         workers: as for `evaluate`.
+
+    Raises:
+        DataError: as for `evaluate`.
     """
+    protocols = list(protocols)
+    searched = [len(searched_rows(features, protocol)) > 0 for protocol in protocols]
     ranked: dict[tuple[str, bool], tuple[Matches, np.ndarray]] = {}
     results = []
-    for protocol in protocols:
+    for protocol, has_gallery in zip(protocols, searched, strict=True):
+        if any(searched) and not has_gallery:
+            results.append(_skipped(features, protocol))
+            continue
         alike = (protocol.gallery, protocol.camera_filter)
         if alike not in ranked:
             matches = find_matches(features, protocol)
@@ -73,14 +88,66 @@ def evaluate_all(
     return results
 
 
+def analyse(
+    features: FeatureSet,
+    results: Sequence[EvalResult],
+    *,
+    block_size: int = BLOCK_SIZE,
+    device: str | torch.device = "cpu",
+    workers: int | None = None,
+) -> list[dict[str, Any]]:
+    """What else there is to say of results: `interval`, `camera_pairs` and `verification`, as the public JSON objects.
+
+    Args:
+        features: the features that were evaluated.
+        results: from `evaluate` or `evaluate_all`; a protocol that was skipped gets None for each.
+        block_size: as for `evaluate`.
+        device: as for `evaluate`.
+        workers: as for `evaluate`.
+    """
+    options: dict[str, Any] = {"block_size": block_size, "device": device, "workers": workers}
+    pairs: dict[tuple[str, str], dict[str, Any]] = {}
+    checks: dict[tuple[str, bool], dict[str, Any]] = {}
+    analyses: list[dict[str, Any]] = []
+    for result in results:
+        protocol = result.protocol
+        if not result.num_gallery:
+            analyses.append({"interval": None, "camera_pairs": None, "verification": None})
+            continue
+        pair, check = (protocol.gallery, protocol.ap), (protocol.gallery, protocol.camera_filter)  # all they depend on
+        if pair not in pairs:
+            pairs[pair] = camera_pairs(features, protocol, **options).to_json()
+        if check not in checks:
+            checks[check] = verification(features, protocol, **options).to_json()
+        interval = bootstrap(result, features.pid).to_json()
+        analyses.append({"interval": interval, "camera_pairs": pairs[pair], "verification": checks[check]})
+    return analyses
+
+
+def _skipped(features: FeatureSet, protocol: EvalProtocol) -> EvalResult:
+    """The result of a protocol without a row to search: no figures, every query lost."""
+    logger.warning(
+        "%s: skipped: gallery: %s leaves none of %d rows to search (%d queries); its figures are null",
+        protocol.name,
+        protocol.gallery,
+        len(features.gallery),
+        len(features.query),
+    )
+    none = np.zeros(0, np.int64)
+    empty = np.zeros(0)
+    return EvalResult(protocol, None, empty, empty, none, len(features.query), 0, inp=empty, first_rank=none)
+
+
 def _result(features: FeatureSet, protocol: EvalProtocol, matches: Matches, nearer: np.ndarray) -> EvalResult:
     count = np.diff(matches.start)
     has_match = count > 0
     _report(features, protocol, matches, has_match)
     start = np.concatenate([[0], np.cumsum(count[has_match])])
     rank = hit_ranks(nearer, start)
-    ap = np.zeros(len(count))
+    ap, inp, first_rank = np.zeros(len(count)), np.zeros(len(count)), np.zeros(len(count), np.int64)
     ap[has_match] = average_precision(rank, start, protocol.ap)
+    inp[has_match] = inverse_negative_penalty(rank, start)
+    first_rank[has_match] = rank[start[:-1]]
     counted = has_match | (protocol.without_match == "zero")
     num_queries = int(counted.sum())
     return EvalResult(
@@ -91,6 +158,8 @@ def _result(features: FeatureSet, protocol: EvalProtocol, matches: Matches, near
         query=features.query[counted],
         num_without_match=len(count) - num_queries,
         num_gallery=matches.num_gallery,
+        inp=inp[counted],
+        first_rank=first_rank[counted],
     )
 
 

@@ -17,7 +17,7 @@ class Matches:
     """The matches of every query, as pairs, over gallery columns that are ordered by pid.
 
     Args:
-        columns: (C,) int64 gallery rows with pid >= 0, ordered by (pid, row).
+        columns: (C,) int64 gallery rows, ordered by (pid, row); rows of pid < 0 only where they were asked for.
         own: (Q, 2) int64: `columns[own[i, 0]:own[i, 1]]` are all rows of the query's own pid, matches and junk alike.
         start: (Q + 1,) int64: pairs `start[i]:start[i + 1]` belong to query i.
         column: (P,) int64: each match, as a place in `columns`.
@@ -46,16 +46,20 @@ def gallery_rows(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
     """
     if not len(features.query):
         raise DataError("query: no rows: nothing to evaluate; name at least one query row")
-    if protocol.gallery == "without_queries":
-        rows = features.gallery[~np.isin(features.gallery, features.query)]
-    else:
-        rows = features.gallery
+    rows = searched_rows(features, protocol)
     if not len(rows):
         raise DataError(
             f"gallery: no rows to search under {protocol.name} (gallery: {protocol.gallery}; {len(features.gallery)} "
             f"rows given, {len(features.query)} queries); add rows that are not queries, or use gallery: as_given"
         )
     return rows
+
+
+def searched_rows(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
+    """`gallery_rows` where none at all is an answer, not an error: (G,) int64, perhaps empty."""
+    if protocol.gallery == "without_queries":
+        return features.gallery[~np.isin(features.gallery, features.query)]
+    return features.gallery
 
 
 def is_junk(features: FeatureSet, protocol: EvalProtocol, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -78,18 +82,19 @@ def is_junk(features: FeatureSet, protocol: EvalProtocol, query: np.ndarray, row
     return hidden | (pid[rows] < 0)
 
 
-def find_matches(features: FeatureSet, protocol: EvalProtocol) -> Matches:
+def find_matches(features: FeatureSet, protocol: EvalProtocol, *, keep_junk: bool = False) -> Matches:
     """All (query, match) pairs: same pid and not junk.
 
     Args:
         features: the features with their query and gallery.
         protocol: its gallery rule and camera filter are applied.
+        keep_junk: rows of pid < 0 stay among the columns, as wrong rows; they match nobody either way.
 
     Raises:
         DataError: no query, or no gallery row is left.
     """
     rows = gallery_rows(features, protocol)
-    columns = np.sort(rows[features.pid[rows] >= 0])
+    columns = np.sort(rows if keep_junk else rows[features.pid[rows] >= 0])
     columns = columns[np.argsort(features.pid[columns], kind="stable")]
     column_pid, query_pid = features.pid[columns], features.pid[features.query]
     own = np.stack([np.searchsorted(column_pid, query_pid, side) for side in ("left", "right")], axis=1)

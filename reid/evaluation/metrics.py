@@ -1,4 +1,4 @@
-"""AP and CMC in closed form from the ranks of the hits.
+"""AP, INP and CMC in closed form from the ranks of the hits.
 
 Shapes: Q queries, P (query, match) pairs, R ranks. Every query here has at least one match.
 """
@@ -53,6 +53,24 @@ def average_precision(rank: np.ndarray, start: np.ndarray, rule: ApRule) -> np.n
         before = np.where(rank > 1, (k - 1) / np.maximum(rank - 1, 1), 1.0)
         precision = (before + precision) / 2
     return np.add.reduceat(precision, start[:-1]) / np.diff(start)
+
+
+def inverse_negative_penalty(rank: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """INP of each query: how many hits it has over the rank of its hardest, the last one; 1 when all hits stand first.
+
+    Args:
+        rank: (P,) from `hit_ranks`.
+        start: (Q + 1,) rising: pairs `start[i]:start[i + 1]` belong to query i, at least one each.
+
+    Returns:
+        (Q,) float64 in (0, 1]; their mean is mINP.
+
+    Source: Ye et al., Deep Learning for Person Re-identification: A Survey and Outlook, TPAMI 2021 (mINP).
+
+    >>> inverse_negative_penalty(np.array([1, 4, 2]), np.array([0, 2, 3]))
+    array([0.5, 0.5])
+    """
+    return np.diff(start) / rank[start[1:] - 1]
 
 
 def cmc_curve(first_rank: np.ndarray, num_queries: int, num_ranks: int) -> np.ndarray:

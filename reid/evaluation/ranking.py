@@ -86,7 +86,7 @@ def count_nearer(
         return np.zeros(0, np.int64)
     blocks = np.array_split(busy, min(len(busy), workers * math.ceil(len(busy) / (block_size * workers))))
     pairs = _Pairs(features, matches)
-    with _full_precision(), threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:  # a product per worker
+    with full_precision(), threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:  # a product per worker
         list(pool.map(pairs.measure, blocks))
         for first in range(0, len(matches.columns), CHUNK):
             chunk = _Chunk(pairs, first, device)
@@ -150,7 +150,7 @@ class _Chunk:
     def __init__(self, pairs: _Pairs, first: int, device: str | torch.device) -> None:
         self.pairs, self.first = pairs, first
         self.row = pairs.matches.columns[first : first + CHUNK]
-        self.similarity = _product(pairs.features[self.row], device)
+        self.similarity = product_with(pairs.features[self.row], device)
         self.column = np.arange(len(self.row))
         self.own = np.clip(pairs.matches.own - first, 0, len(self.row))
         self.tolerance = float32_error(pairs.features.shape[1])
@@ -197,7 +197,7 @@ class _Chunk:
 
 
 @contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """No TF32 or bfloat16 inside torch's float32 products, whatever training chose."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -207,7 +207,7 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _product(gallery_CD: np.ndarray, device: str | torch.device) -> Callable[[np.ndarray], np.ndarray]:
+def product_with(gallery_CD: np.ndarray, device: str | torch.device) -> Callable[[np.ndarray], np.ndarray]:
     """A function from (B, D) queries to their (B, C) float32 similarities."""
     if torch.device(device).type == "cpu":
         return lambda query_BD: query_BD @ gallery_CD.T

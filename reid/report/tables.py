@@ -1,4 +1,4 @@
-"""Results as plain text: the block that scripts scrape, one table over protocols, a Markdown row, aligned columns.
+"""Results as plain text: the block that scripts scrape, tables over protocols, cameras, thresholds and comparisons, aligned.
 
 Shapes: P points of a curve, N training samples.
 """
@@ -6,13 +6,15 @@ Shapes: P points of a curve, N training samples.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from reid.features import RANKS, EvalResult
 
-_NUMBER = re.compile(r"[-+]?[\d.,]+%?|n/a|-")
+_POINT = {"threshold": "{:.6f}".format, "fmr": "{:.4g}".format, "fnmr": "{:.1%}".format, "tpr": "{:.1%}".format}
+_NUMBER = re.compile(r"[-+]?[\d.,]+(e-?\d+)?%?|n/a|-")
 
 
 def percent(fraction: float | None) -> str:
@@ -25,7 +27,7 @@ def percent(fraction: float | None) -> str:
 
 
 def results_table(results: Sequence[EvalResult]) -> str:
-    """One block per protocol: a line with the protocol and its counts, then mAP and CMC ranks, one per line."""
+    """One block per protocol: a line with the protocol and its counts, then mAP, CMC ranks and mINP, one per line."""
     return "\n\n".join(_block(result) for result in results)
 
 
@@ -35,17 +37,19 @@ def _block(result: EvalResult) -> str:
         f"{result.num_without_match} lost (no match), {result.num_gallery} gallery rows"
     )
     ranks = [f"{f'Rank-{k}':<8}: {percent(result.at_rank(k))}" for k in RANKS]
-    return "\n".join([counts, f"mAP: {percent(result.mAP)}", *ranks])
+    further = [] if result.inp is None else [f"mINP: {percent(result.mINP)}"]
+    return "\n".join([counts, f"mAP: {percent(result.mAP)}", *ranks, *further])
 
 
 def protocols_table(results: Sequence[EvalResult]) -> str:
     """All protocols in one aligned table, the queries lost to each counted."""
-    header = ["protocol", "mAP", *(f"Rank-{k}" for k in RANKS), "queries", "lost", "gallery"]
+    header = ["protocol", "mAP", *(f"Rank-{k}" for k in RANKS), "mINP", "queries", "lost", "gallery"]
     rows = [
         [
             result.protocol.name,
             percent(result.mAP),
             *(percent(result.at_rank(k)) for k in RANKS),
+            percent(result.mINP),
             str(result.num_queries),
             str(result.num_without_match),
             str(result.num_gallery),
@@ -59,6 +63,100 @@ def markdown_row(name: str, result: EvalResult) -> str:
     """One row of a Markdown table: name, protocol, mAP, Rank-1, -5, -10, -20."""
     cells = [name, result.protocol.name, percent(result.mAP), *(percent(result.at_rank(k)) for k in RANKS)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def analysis_text(result: EvalResult, analysis: Mapping[str, Any]) -> str:
+    """Everything beyond the block of one result: intervals, camera pairs, verification.
+
+    Args:
+        result: the figures.
+        analysis: their JSON objects `interval`, `camera_pairs` and `verification`; each may be None.
+    """
+    parts = (
+        ("interval", lambda interval: _interval_table(result, interval)),
+        ("camera_pairs", _camera_tables),
+        ("verification", _verification_table),
+    )
+    given = [write(analysis[name]) for name, write in parts if analysis[name] is not None]
+    return "\n\n".join([f"== {result.protocol.name} ==", *(given or ["no row to search: no figures"])])
+
+
+def _interval_table(result: EvalResult, interval: Mapping[str, Any]) -> str:
+    values = (("mAP", "mAP", result.mAP), ("Rank-1", "rank1", result.at_rank(1)), ("mINP", "mINP", result.mINP))
+    rows = [[name, percent(value), *map(percent, interval[key] or (None, None))] for name, key, value in values]
+    title = f"{100 * interval['level']:g} % intervals, {interval['num_identities']} identities resampled"
+    return f"{title}\n{text_table(['figure', 'value', 'low', 'high'], rows)}"
+
+
+def _camera_tables(pairs: Mapping[str, Any]) -> str:
+    tables = []
+    for name, key in (("mAP", "mAP"), ("Rank-1", "rank1")):
+        header = [r"query \ match", *map(str, pairs["cameras"])]
+        rows = [[camera, *map(percent, row)] for camera, row in zip(pairs["cameras"], pairs[key], strict=True)]
+        title = (
+            f"{name} by camera of the query and camera of its matches; across cameras {percent(pairs[f'{key}_across'])}"
+        )
+        tables.append(f"{title}\n{text_table(header, rows)}")
+    if pairs["num_unknown_camera"]:
+        tables.append(f"{pairs['num_unknown_camera']} queries of unknown camera are in no pair")
+    return "\n\n".join(tables)
+
+
+def _verification_table(check: Mapping[str, Any]) -> str:
+    wanted = {float(rate) for rate in check["tpr_at_fpr"]}
+    rows = [
+        [f"{p['fpr']:g}", *("n/a" if p[k] is None else form(p[k]) for k, form in _POINT.items())]
+        for p in check["roc"]
+        if p["fpr"] in wanted
+    ]
+    title = f"verification: {check['num_genuine']} genuine and {check['num_impostor']} impostor pairs"
+    at = "n/a" if check["eer"] is None else f"{percent(check['eer'])} at similarity {check['eer_threshold']:.6f}"
+    return f"{title}; equal error rate {at}\n{text_table(['at FPR', 'similarity', 'FMR', 'FNMR', 'TPR'], rows)}"
+
+
+def comparison_text(a: str, b: str, comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """A table over protocols and figures, and one sentence on mAP under the first protocol.
+
+    Args:
+        a: name of the first result.
+        b: name of the second.
+        comparisons: the JSON objects of `tools/compare.py`.
+    """
+    header = ["protocol", "figure", "A", "B", "A - B", "low", "high", "p", "real"]
+    rows = [
+        [
+            one["protocol"],
+            name,
+            *(percent(one[key][side]) for side in ("a", "b", "difference")),
+            *map(percent, one[key]["interval"] or (None, None)),
+            f"{one[key]['p']:.4f}",
+            "yes" if one[key]["real"] else "no",
+        ]
+        for one in comparisons
+        for name, key in (("mAP", "mAP"), ("Rank-1", "rank1"), ("mINP", "mINP"))
+    ]
+    return f"A = {a}\nB = {b}\n{text_table(header, rows)}\n\n{verdict(a, b, comparisons[0])}"
+
+
+def verdict(a: str, b: str, comparison: Mapping[str, Any]) -> str:
+    """One plain sentence on the difference in mAP."""
+    figure, counts = (
+        comparison["mAP"],
+        f"{comparison['num_queries']} queries of {comparison['num_identities']} identities",
+    )
+    where = f"{counts} ({comparison['protocol']})"
+    if figure["interval"] is None:
+        return f"no difference between {a} and {b} can be told: {where} are too few"
+    low, high = (100 * end for end in figure["interval"])
+    if not figure["difference"]:
+        return f"no difference between {a} and {b} can be told: {a} and {b} have the same mAP, on {where}"
+    better, worse, sign = (a, b, 1) if figure["difference"] > 0 else (b, a, -1)
+    low, high = sorted((sign * low, sign * high))
+    points = f"{100 * abs(figure['difference']):.1f} points mAP, {100 * comparison['level']:g} % interval {low:.1f} to {high:.1f}"
+    points += f", p = {figure['p']:.4f}"
+    if figure["real"]:
+        return f"{better} is better than {worse} by {points}: real, on {where}"
+    return f"no difference between {a} and {b} can be told: {better} is ahead by {points}, on {where}"
 
 
 def weight_table(

@@ -58,6 +58,14 @@ def hit_ap(match: np.ndarray) -> float:
     return float(np.mean([match[: rank + 1].mean() for rank in np.flatnonzero(match)]))
 
 
+def inverse_penalty(match: np.ndarray) -> float:
+    """Walked down to the rank that holds the last match: the share of matches seen there."""
+    for rank in range(1, len(match) + 1):
+        if match[:rank].sum() == match.sum():
+            return match.sum() / rank
+    raise AssertionError("no match")
+
+
 def evaluate_slowly(features: FeatureSet, protocol: EvalProtocol, ranks: int = 20):
     """AP of each counted query (None: no match), mAP and CMC, query by query."""
     aps, curves = [], []

@@ -9,10 +9,13 @@ import pytest
 from scipy.io import loadmat
 
 from reid.errors import DataError
-from reid.evaluation.evaluate import evaluate, evaluate_all
+from reid.evaluation.evaluate import analyse, evaluate, evaluate_all
+from reid.evaluation.intervals import bootstrap
+from reid.evaluation.pairs import camera_pairs
+from reid.evaluation.verification import verification
 from reid.features import FeatureSet
-from reid.protocol import MARKET1501, MARS_HIT_AP, MARS_OFFICIAL, PROTOCOLS, EvalProtocol
-from tests.evaluation.oracles import evaluate_slowly, made_up
+from reid.protocol import MARKET1501, MARS_HIT_AP, MARS_OFFICIAL, MARS_TORCHREID, PROTOCOLS, EvalProtocol
+from tests.evaluation.oracles import evaluate_slowly, inverse_penalty, made_up, ranked
 
 OWN = [
     EvalProtocol("no-filter", camera_filter=False),
@@ -26,6 +29,8 @@ MARS_INFO = Path(__file__).parents[2] / ".." / "shared" / "data" / "mars-info"
 def assert_same(one, other):
     assert one.to_json() == other.to_json()
     np.testing.assert_array_equal(one.ap, other.ap)
+    np.testing.assert_array_equal(one.inp, other.inp)
+    np.testing.assert_array_equal(one.first_rank, other.first_rank)
     np.testing.assert_array_equal(one.cmc, other.cmc)
 
 
@@ -42,6 +47,53 @@ def test_equals_the_definition(seed, ties, protocol):
     assert result.num_queries == len(ap)
     assert result.num_queries + result.num_without_match == len(features.query)
     assert len(result.query) == len(result.ap)
+
+
+@pytest.mark.parametrize("protocol", ALL, ids=lambda protocol: protocol.name)
+def test_inp_and_first_rank_of_each_counted_query(protocol):
+    features = made_up(1, n=120, identities=40)
+    result = evaluate(features, protocol)
+    lists = [ranked(features, protocol, query)[1] for query in result.query]
+    expected = [inverse_penalty(match) if match.any() else 0.0 for match in lists]
+    np.testing.assert_allclose(result.inp, expected, atol=1e-12)
+    assert result.mINP == result.to_json()["mINP"] == pytest.approx(np.mean(expected))
+    np.testing.assert_array_equal(result.first_rank, [match.argmax() + 1 if match.any() else 0 for match in lists])
+    assert result.at_rank(1) == pytest.approx((result.first_rank == 1).mean())
+
+
+def test_a_protocol_with_nothing_to_search_is_skipped_among_others(caplog):
+    base = made_up(0)
+    features = FeatureSet(base.features, base.pid, base.camid, np.arange(160), np.arange(160))
+    caplog.clear()
+    results = evaluate_all(features, PROTOCOLS.values())
+    skipped = results[list(PROTOCOLS).index("mars-torchreid")]
+    assert caplog.text.count("mars-torchreid: skipped: ") == 1
+    assert skipped.to_json() == {
+        "schema": 1,
+        "protocol": "mars-torchreid",
+        "mAP": None,
+        "cmc": {"1": None, "5": None, "10": None, "20": None},
+        "num_queries": 0,
+        "num_without_match": 160,
+        "num_gallery": 0,
+        "mINP": None,
+    }
+    assert_same(results[0], evaluate(features, MARS_OFFICIAL))
+    nothing = {"interval": None, "camera_pairs": None, "verification": None}
+    assert [analysis == nothing for analysis in analyse(features, results)] == [False, False, True, False]
+    with pytest.raises(DataError, match="no rows to search under mars-torchreid"):
+        evaluate_all(features, [MARS_TORCHREID])
+    with pytest.raises(DataError, match="no rows to search under mars-official"):
+        evaluate_all(changed(features, gallery=np.zeros(0, int)), PROTOCOLS.values())
+
+
+def test_the_analysis_of_each_result_is_that_of_its_protocol():
+    features = made_up(0)
+    results = evaluate_all(features, ALL)
+    for result, analysis in zip(results, analyse(features, results), strict=True):
+        assert analysis["interval"] == bootstrap(result, features.pid).to_json()
+        assert analysis["camera_pairs"] == camera_pairs(features, result.protocol).to_json()
+        assert analysis["verification"] == verification(features, result.protocol).to_json()
 
 
 def test_the_made_up_data_has_every_hard_case():

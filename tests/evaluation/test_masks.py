@@ -52,6 +52,13 @@ def test_matches_are_those_of_the_full_ranking(seed, protocol):
         np.testing.assert_array_equal(np.sort(found), np.sort(rows[match]))
 
 
+def test_junk_may_stay_among_the_columns_and_matches_nobody():
+    kept, removed = find_matches(MIXED, MARKET1501, keep_junk=True), find_matches(MIXED, MARKET1501)
+    np.testing.assert_array_equal(kept.columns, [5, 4, 0, 1, 2, 3, 6])
+    np.testing.assert_array_equal(removed.columns, kept.columns[1:])
+    np.testing.assert_array_equal(kept.columns[kept.column], removed.columns[removed.column])
+
+
 def test_nothing_to_search_or_to_ask():
     with pytest.raises(DataError, match="query: no rows"):
         gallery_rows(tracklets([1, 1], [0, 1], []), MARS_OFFICIAL)

@@ -74,7 +74,7 @@ def test_a_coarse_product_changes_no_count(data, monkeypatch):
         there = torch.from_numpy(gallery_CD).bfloat16().T
         return lambda query_BD: (torch.from_numpy(query_BD).bfloat16() @ there).float().numpy()
 
-    monkeypatch.setattr(ranking, "_product", bfloat16_product)
+    monkeypatch.setattr(ranking, "product_with", bfloat16_product)
     np.testing.assert_array_equal(count_nearer(features, matches), expected)
 
 
@@ -90,13 +90,13 @@ def test_the_float32_bound_holds_where_rounding_adds_up():
 
 def test_reduced_precision_is_off_inside_and_left_as_it_was(monkeypatch):
     seen = []
-    product = ranking._product
+    product = ranking.product_with
 
     def spy(gallery_CD, device):
         seen.append(torch.get_float32_matmul_precision())
         return product(gallery_CD, device)
 
-    monkeypatch.setattr(ranking, "_product", spy)
+    monkeypatch.setattr(ranking, "product_with", spy)
     features = made_up()
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")

@@ -5,10 +5,20 @@ import pytest
 
 from reid.features import EvalResult
 from reid.protocol import MARS_OFFICIAL, MARS_TORCHREID
-from reid.report.tables import markdown_row, percent, protocols_table, results_table, text_table, weight_table
+from reid.report.tables import (
+    analysis_text,
+    comparison_text,
+    markdown_row,
+    percent,
+    protocols_table,
+    results_table,
+    text_table,
+    verdict,
+    weight_table,
+)
 
 
-def result(protocol=MARS_OFFICIAL, mAP=0.7521, cmc=(0.811, 0.85, 0.86, 0.87, 0.9), queries=1980, lost=0, gallery=12180):
+def result(protocol=MARS_OFFICIAL, mAP=0.7521, cmc=(0.811, 0.85, 0.86, 0.87, 0.9), queries=1980, lost=0, **more):
     return EvalResult(
         protocol=protocol,
         mAP=mAP,
@@ -16,11 +26,12 @@ def result(protocol=MARS_OFFICIAL, mAP=0.7521, cmc=(0.811, 0.85, 0.86, 0.87, 0.9
         ap=np.full(queries, np.nan if mAP is None else mAP),
         query=np.arange(queries),
         num_without_match=lost,
-        num_gallery=gallery,
+        **{"num_gallery": 12180, **more},
     )
 
 
-EMPTY = result(MARS_TORCHREID, mAP=None, cmc=(), queries=0, lost=140, gallery=10200)
+EMPTY = result(MARS_TORCHREID, mAP=None, cmc=(), queries=0, lost=140, num_gallery=10200)
+WITH_INP = result(inp=np.full(1980, 0.401))
 
 
 def test_results_table_is_the_block_that_scripts_scrape():
@@ -41,12 +52,16 @@ def test_results_table_is_the_block_that_scripts_scrape():
     )
 
 
+def test_inp_stands_below_the_lines_that_are_scraped():
+    assert results_table([WITH_INP]) == results_table([result()]) + "\nmINP: 40.1%"
+
+
 def test_protocols_table_counts_the_lost_queries():
-    assert protocols_table([result(), EMPTY]).splitlines() == [
-        "protocol       |   mAP | Rank-1 | Rank-5 | Rank-10 | Rank-20 | queries | lost | gallery",
-        "---------------+-------+--------+--------+---------+---------+---------+------+--------",
-        "mars-official  | 75.2% |  81.1% |  90.0% |   90.0% |   90.0% |    1980 |    0 |   12180",
-        "mars-torchreid |   n/a |    n/a |    n/a |     n/a |     n/a |       0 |  140 |   10200",
+    assert protocols_table([WITH_INP, EMPTY]).splitlines() == [
+        "protocol       |   mAP | Rank-1 | Rank-5 | Rank-10 | Rank-20 |  mINP | queries | lost | gallery",
+        "---------------+-------+--------+--------+---------+---------+-------+---------+------+--------",
+        "mars-official  | 75.2% |  81.1% |  90.0% |   90.0% |   90.0% | 40.1% |    1980 |    0 |   12180",
+        "mars-torchreid |   n/a |    n/a |    n/a |     n/a |     n/a |   n/a |       0 |  140 |   10200",
     ]
 
 
@@ -95,3 +110,103 @@ def test_weight_table_has_no_shares_without_two_groups(histogram):
     header, rows = weight_table([("flat", np.array([0.0, 1.0]), np.array([3.0, 3.0]))], histogram)
     assert header == ["loss", "w(0)", "w(½)", "w(1)"]
     assert rows == [["flat", "3.00", "3.00", "3.00"]]
+
+
+INTERVAL = {"level": 0.95, "num_identities": 626, "mAP": [0.7321, 0.7722], "rank1": [0.79, 0.83], "mINP": [0.38, 0.42]}
+CAMERAS = {
+    "cameras": [1, 3],
+    "mAP": [[0.5, 0.25], [None, 0.75]],
+    "rank1": [[1.0, 0.0], [None, 0.5]],
+    "mAP_across": 0.25,
+    "rank1_across": None,
+    "num_unknown_camera": 2,
+}
+VERIFICATION = {
+    "num_genuine": 100,
+    "num_impostor": 50_000,
+    "tpr_at_fpr": {"0.1": 0.9, "1e-05": None},
+    "eer": 0.0512,
+    "eer_threshold": 0.25,
+    "roc": [
+        {"fpr": 0.1, "threshold": 0.125, "fmr": 0.09998, "fnmr": 0.1, "tpr": 0.9},
+        {"fpr": 0.05, "threshold": 0.15, "fmr": 0.05, "fnmr": 0.2, "tpr": 0.8},
+        {"fpr": 1e-05, "threshold": None, "fmr": None, "fnmr": None, "tpr": None},
+    ],
+}
+
+
+def test_analysis_text_to_the_character():
+    text = analysis_text(WITH_INP, {"interval": INTERVAL, "camera_pairs": CAMERAS, "verification": VERIFICATION})
+    assert text == (
+        "== mars-official ==\n"
+        "\n"
+        "95 % intervals, 626 identities resampled\n"
+        "figure | value |   low |  high\n"
+        "-------+-------+-------+------\n"
+        "mAP    | 75.2% | 73.2% | 77.2%\n"
+        "Rank-1 | 81.1% | 79.0% | 83.0%\n"
+        "mINP   | 40.1% | 38.0% | 42.0%\n"
+        "\n"
+        "mAP by camera of the query and camera of its matches; across cameras 25.0%\n"
+        "query \\ match |     1 |     3\n"
+        "--------------+-------+------\n"
+        "            1 | 50.0% | 25.0%\n"
+        "            3 |   n/a | 75.0%\n"
+        "\n"
+        "Rank-1 by camera of the query and camera of its matches; across cameras n/a\n"
+        "query \\ match |      1 |     3\n"
+        "--------------+--------+------\n"
+        "            1 | 100.0% |  0.0%\n"
+        "            3 |    n/a | 50.0%\n"
+        "\n"
+        "2 queries of unknown camera are in no pair\n"
+        "\n"
+        "verification: 100 genuine and 50000 impostor pairs; equal error rate 5.1% at similarity 0.250000\n"
+        "at FPR | similarity |     FMR |  FNMR |   TPR\n"
+        "-------+------------+---------+-------+------\n"
+        "   0.1 |   0.125000 | 0.09998 | 10.0% | 90.0%\n"
+        " 1e-05 |        n/a |     n/a |   n/a |   n/a"
+    )
+
+
+def test_analysis_text_of_what_is_undefined():
+    nothing = {"interval": None, "camera_pairs": None, "verification": None}
+    assert analysis_text(EMPTY, nothing) == "== mars-torchreid ==\n\nno row to search: no figures"
+    one_person = {**nothing, "interval": {**INTERVAL, "num_identities": 1, "mAP": None, "rank1": None, "mINP": None}}
+    assert "mAP    | 75.2% | n/a |  n/a" in analysis_text(WITH_INP, one_person)
+
+
+def comparison(a, b, interval, p, real):
+    figure = {"a": a, "b": b, "difference": a - b, "interval": interval, "p": p, "real": real}
+    about = {"protocol": "mars-official", "level": 0.95, "num_queries": 1980, "num_identities": 626}
+    return {**about, "mAP": figure, "rank1": figure, "mINP": figure}
+
+
+def test_verdict_is_one_plain_sentence():
+    assert verdict("x", "y", comparison(0.531, 0.5, [0.012, 0.05], 0.0004, True)) == (
+        "x is better than y by 3.1 points mAP, 95 % interval 1.2 to 5.0, p = 0.0004: real, "
+        "on 1980 queries of 626 identities (mars-official)"
+    )
+    assert verdict("x", "y", comparison(0.5, 0.531, [-0.05, -0.012], 0.0004, True)).startswith(
+        "y is better than x by 3.1 points mAP, 95 % interval 1.2 to 5.0, p = 0.0004: real"
+    )
+    assert verdict("x", "y", comparison(0.5, 0.51, [-0.03, 0.01], 0.3, False)) == (
+        "no difference between x and y can be told: y is ahead by 1.0 points mAP, 95 % interval -1.0 to 3.0, "
+        "p = 0.3000, on 1980 queries of 626 identities (mars-official)"
+    )
+    assert verdict("x", "y", comparison(0.5, 0.5, [0.0, 0.0], 1.0, False)).startswith(
+        "no difference between x and y can be told: x and y have the same mAP"
+    )
+    assert "are too few" in verdict("x", "y", comparison(0.5, 0.51, None, 1.0, False))
+
+
+def test_comparison_text_has_a_row_per_figure():
+    text = comparison_text("x", "y", [comparison(0.531, 0.5, [0.012, 0.05], 0.0004, True)])
+    assert text.splitlines()[:5] == [
+        "A = x",
+        "B = y",
+        "protocol      | figure |     A |     B | A - B |  low | high |      p | real",
+        "--------------+--------+-------+-------+-------+------+------+--------+-----",
+        "mars-official | mAP    | 53.1% | 50.0% |  3.1% | 1.2% | 5.0% | 0.0004 | yes",
+    ]
+    assert len(text.splitlines()) == 9

@@ -1,0 +1,262 @@
+"""Verification: is this the same person? ROC, thresholds and error rates over all (query, gallery row) pairs.
+
+Shapes: D feature dimensions, B queries of a block, C gallery columns, P genuine pairs, L wanted rates,
+E coarse cells of similarity, F edges of fine cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from reid.errors import ConfigError
+from reid.evaluation.masks import Matches, find_matches
+from reid.evaluation.ranking import (
+    BLOCK_SIZE,
+    CHUNK,
+    exact_similarity,
+    float32_error,
+    full_precision,
+    product_with,
+)
+from reid.features import FeatureSet
+from reid.protocol import EvalProtocol
+
+TPR_AT = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+RATES = tuple(float(f"{digit}e-{power}") for power in range(1, 6) for digit in (5, 2, 1))  # points of the ROC
+LEAST_FALSE_MATCHES = 10  # a rate that fewer impostor pairs make up is not reported
+
+FINE = 2**20  # thresholds per unit of similarity
+COARSE = 2**17  # cells per unit of similarity in the first pass
+_RATIO = FINE // COARSE
+_MARGIN = 64  # coarse cells for rounding beyond -1 and 1
+_ORIGIN = COARSE + _MARGIN  # the coarse cell of similarity 0
+_CELLS = 2 * _ORIGIN
+_OUTSIDE = -_ORIGIN / COARSE  # a similarity that falls into cell 0, below every edge
+_ROWS = 64  # rows of a block that are put into cells at once
+
+_Product = Callable[[np.ndarray], np.ndarray]  # queries (B, D) to their similarities (B, C)
+_Rate = Callable[[np.ndarray], np.ndarray]  # a share at each of some thresholds, which are edges of fine cells
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """What a threshold on the similarity does: two rows are called the same person when similarity >= threshold.
+
+    Args:
+        num_genuine: (query, match) pairs, junk out.
+        num_impostor: pairs of a query and a row of another pid, junk out.
+        rate: (L,) wanted false-match rates, each in (0, 1).
+        threshold: (L,) the lowest multiple of 1 / FINE at which at most `rate` of the impostors pass; NaN where `rate`
+            is made up of fewer than LEAST_FALSE_MATCHES pairs, or a kind of pair is missing.
+        fmr: (L,) the false-match rate at `threshold`: the share of impostors that pass.
+        fnmr: (L,) the false-non-match rate at `threshold`: the share of genuine pairs that do not pass, 1 - TPR.
+        eer: the mean of fmr and fnmr at the threshold where they differ least; NaN where a kind of pair is missing.
+        eer_threshold: that threshold.
+    """
+
+    num_genuine: int
+    num_impostor: int
+    rate: np.ndarray
+    threshold: np.ndarray
+    fmr: np.ndarray
+    fnmr: np.ndarray
+    eer: float
+    eer_threshold: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The public object `verification`; None where pairs do not suffice, never NaN."""
+        names = ("fpr", "threshold", "fmr", "fnmr", "tpr")
+        points = zip(self.rate, self.threshold, self.fmr, self.fnmr, 1 - self.fnmr, strict=True)
+        roc = [{name: _nullable(value) for name, value in zip(names, point, strict=True)} for point in points]
+        return {
+            "num_genuine": self.num_genuine,
+            "num_impostor": self.num_impostor,
+            "threshold_step": 1 / FINE,
+            "tpr_at_fpr": {f"{point['fpr']:g}": point["tpr"] for point in roc if point["fpr"] in TPR_AT},
+            "eer": _nullable(self.eer),
+            "eer_threshold": _nullable(self.eer_threshold),
+            "roc": roc,
+        }
+
+
+def verification(
+    features: FeatureSet,
+    protocol: EvalProtocol,
+    *,
+    rates: Sequence[float] = RATES,
+    block_size: int = BLOCK_SIZE,
+    device: str | torch.device = "cpu",
+    workers: int | None = None,
+) -> Verification:
+    """Thresholds for wanted false-match rates, with both error rates, counted exactly over every pair.
+
+    The pairs are those that the protocol compares: each query (pid >= 0) with each gallery row that is not its junk.
+    Two passes over blocks: float32 cells first tell where the wanted thresholds lie, then the pairs near them are
+    decided by `exact_similarity`; so no figure depends on the options below. Bytes beside the features, at most about:
+    65,536 D for a chunk of the gallery, 40 P, 2**24 for cells, and for each worker 4 block_size (16,384 + D) + 2**26.
+
+    Args:
+        features: the features with their query and gallery.
+        protocol: its gallery rule and camera filter are applied.
+        rates: (L,) wanted false-match rates, each in (0, 1).
+        block_size: queries multiplied at once by each worker, >= 1.
+        device: where the product is computed.
+        workers: threads, >= 1; None = as many as torch uses.
+
+    Raises:
+        DataError: no query or no gallery row.
+        ConfigError: a rate is not in (0, 1), or `block_size` or `workers` is below 1.
+
+    Source: ISO/IEC 19795-1 (false-match rate, false-non-match rate, EER).
+    """
+    workers = torch.get_num_threads() if workers is None else workers
+    if min(block_size, workers) < 1 or not all(0 < rate < 1 for rate in rates):
+        raise ConfigError(
+            f"verification: block_size and workers must be at least 1 and rates within (0, 1), "
+            f"got {block_size}, {workers} and {list(rates)}"
+        )
+    matches = find_matches(features, protocol)
+    genuine = _genuine_cells(features, matches)
+    asked = np.flatnonzero(features.pid[features.query] >= 0)
+    num_impostor = int((len(matches.columns) - np.diff(matches.own[asked], axis=1)).sum())
+    if not len(genuine) or not num_impostor:
+        none = np.full(len(rates), np.nan)
+        return Verification(len(genuine), num_impostor, np.array(rates, float), none, none, none, math.nan, math.nan)
+    blocks = np.array_split(asked, min(len(asked), workers * math.ceil(len(asked) / (block_size * workers))))
+    walk = _Impostors(features, matches, blocks, num_impostor, device, workers)
+    return _operating_points(walk, genuine, np.array(rates, float))
+
+
+def _operating_points(impostors: _Impostors, genuine: np.ndarray, rates: np.ndarray) -> Verification:
+    def fnmr(cells: np.ndarray) -> np.ndarray:
+        return np.searchsorted(genuine, cells) / len(genuine)
+
+    def at_most(rate: float) -> _Rate:
+        return lambda cells: np.full(len(cells), rate)
+
+    fmr, lowest = impostors.solve([*map(at_most, rates), fnmr])
+    wanted, crossing = lowest[:-1], lowest[-1] - np.arange(2)
+    unknown = np.where(rates * impostors.number < LEAST_FALSE_MATCHES, np.nan, 0)
+    eer_cell = crossing[np.abs(fmr(crossing) - fnmr(crossing)).argmin()]
+    return Verification(
+        num_genuine=len(genuine),
+        num_impostor=impostors.number,
+        rate=rates,
+        threshold=_threshold(wanted) + unknown,
+        fmr=fmr(wanted) + unknown,
+        fnmr=fnmr(wanted) + unknown,
+        eer=float(fmr(eer_cell) + fnmr(eer_cell)) / 2,
+        eer_threshold=float(_threshold(eer_cell)),
+    )
+
+
+class _Impostors:
+    """All pairs of a query and a row of another pid, met in blocks as often as asked.
+
+    Args:
+        blocks: the queries, by their place in `features.query`.
+        number: how many pairs there are.
+    """
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        matches: Matches,
+        blocks: Sequence[np.ndarray],
+        number: int,
+        device: str | torch.device,
+        workers: int,
+    ) -> None:
+        self.features, self.matches, self.blocks, self.number = features, matches, blocks, number
+        self.device, self.workers = device, workers
+
+    def solve(self, limits: Sequence[_Rate]) -> tuple[_Rate, np.ndarray]:
+        """The false-match rate, to be asked near the thresholds found; and for each limit the lowest where it is no higher.
+
+        A float32 similarity is off by less than `pad` coarse cells. So the rate at an edge lies between the float32 ones
+        `pad` edges up and down, the threshold within 2 `pad` edges of the first that may do, and what decides it `pad` further.
+        """
+        pad = math.ceil(float32_error(self.features.features.shape[1]) * COARSE + 2**-6)
+        assert 3 * pad < _MARGIN, "rows of a million dimensions need a wider margin"
+        edge = np.arange(_CELLS + 1)
+        coarse, _ = self._count(np.zeros(_CELLS, bool), np.zeros(0, np.int64))
+        least = _at_or_above(coarse)[np.minimum(edge + pad, _CELLS)] / self.number
+        first = np.array([(least <= limit(edge * _RATIO)).argmax() for limit in limits])
+        decided = np.zeros(_CELLS, bool)
+        decided[first[:, None] + np.arange(-1 - pad, 3 * pad + 1)] = True
+        windows = (first[:, None] - 1) * _RATIO + np.arange((2 * pad + 1) * _RATIO + 1)
+        near = np.unique(windows)
+        sure, exact = map(_at_or_above, self._count(decided, near))
+
+        def fmr(cells: np.ndarray) -> np.ndarray:
+            return (sure[cells // _RATIO] + exact[np.searchsorted(near, cells) + 1]) / self.number
+
+        passes = [(fmr(window) <= limit(window)).argmax() for limit, window in zip(limits, windows, strict=True)]
+        return fmr, windows[np.arange(len(limits)), passes]
+
+    def _count(self, decided: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs by float32 coarse cell (E,); those whose cell is to be decided by exact fine cell, between edges (F + 1,)."""
+        coarse, fine, lock = np.zeros(_CELLS, np.int64), np.zeros(len(edges) + 1, np.int64), Lock()
+        columns = self.matches.columns
+
+        def add(product: _Product, first: int, block: np.ndarray) -> None:
+            for cells, exact in self._cells(block, product, first, decided):
+                places = np.searchsorted(edges, exact, side="right")
+                with lock:
+                    coarse[:] += np.bincount(cells.ravel(), minlength=_CELLS)
+                    fine[:] += np.bincount(places, minlength=len(fine))
+
+        with full_precision(), threadpool_limits(1, "blas"), ThreadPoolExecutor(self.workers) as pool:
+            for first in range(0, len(columns), CHUNK):
+                product = product_with(self.features.features[columns[first : first + CHUNK]], self.device)
+                list(pool.map(partial(add, product, first), self.blocks))
+        coarse[decided] = 0
+        return coarse, fine
+
+    def _cells(
+        self, block: np.ndarray, product: _Product, first: int, decided: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """A block against the columns from `first` on: coarse cells, and exact fine cells of what is to be decided."""
+        query, row = self.features.query[block], self.matches.columns[first : first + CHUNK]
+        similarity_BC = product(self.features.features[query])
+        for similarity, own in zip(similarity_BC, np.maximum(self.matches.own[block] - first, 0), strict=True):
+            similarity[own[0] : own[1]] = _OUTSIDE
+        similarity_BC *= COARSE
+        similarity_BC += _ORIGIN
+        for part in range(0, len(block), _ROWS):
+            cells = similarity_BC[part : part + _ROWS].astype(np.intp)
+            i, column = decided[cells].nonzero() if decided.any() else (np.zeros(0, int), np.zeros(0, int))
+            yield cells, _fine_cells(exact_similarity(self.features.features, query[part + i], row[column]))
+
+
+def _genuine_cells(features: FeatureSet, matches: Matches) -> np.ndarray:
+    """(P,) int64 fine cells of all (query, match) pairs, rising."""
+    query = np.repeat(features.query, np.diff(matches.start))
+    return np.sort(_fine_cells(exact_similarity(features.features, query, matches.columns[matches.column])))
+
+
+def _fine_cells(similarity: np.ndarray) -> np.ndarray:
+    return np.floor(similarity * FINE).astype(np.int64) + _ORIGIN * _RATIO
+
+
+def _threshold(cells: np.ndarray) -> np.ndarray:
+    return (cells - _ORIGIN * _RATIO) / FINE
+
+
+def _at_or_above(count: np.ndarray) -> np.ndarray:
+    """How many stand in each cell or a higher one; one more entry, 0, for above them all."""
+    return np.append(count[::-1].cumsum()[::-1], 0)
+
+
+def _nullable(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
