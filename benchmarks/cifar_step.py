@@ -28,7 +28,9 @@ from torchvision.transforms import v2
 
 from reid.cifar.cell import advance
 from reid.cifar.config import CellSpec, StudyConfig, StudyData, StudyTrain
-from reid.cifar.study import Files, Trainer, load_data
+from reid.cifar.folder import Files
+from reid.cifar.labels import load_data
+from reid.cifar.study import Trainer
 from reid.config import Component
 from reid.files import data_root
 from reid.runtime import Runtime, environment, start

@@ -23,7 +23,7 @@ piece() {
 
 study() { # what a study has found so far is kept beside the other results
   piece "cifar_$1" "$PY" tools/cifar.py "configs/cifar10_$1.yaml" --resume auto --output-dir "$DONE/cifar_$1" ${CIFAR[@]+"${CIFAR[@]}"}
-  [ -e "$DONE/cifar_$1/table.md" ] && bash benchmarks/keep_study.sh "$DONE/cifar_$1" "$OUT/cifar10_$1"
+  [ -e "$DONE/cifar_$1/table.md" ] && { bash benchmarks/keep_study.sh "$DONE/cifar_$1" "$OUT/cifar10_$1" || left=1; }
 }
 
 [[ " $WANTED " == *" demo_losses "* || " $WANTED " == *" paper_settings "* ]] && { [ -e data/demo ] || "$PY" tools/make_demo.py --out data/demo || exit; }

@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,9 @@ from torch import Tensor, nn
 
 from reid.cifar.cell import Cell, advance
 from reid.cifar.config import StudyConfig, StudyData
-from reid.cifar.study import Files, Trainer, load_data, points
+from reid.cifar.folder import Files
+from reid.cifar.labels import load_data
+from reid.cifar.study import Trainer, points
 from reid.config import Component
 from reid.engine.optim import milestones, sgd
 from reid.files import data_root
@@ -97,7 +100,7 @@ def main() -> None:
         print(text_table(*table(records[-1:])).splitlines()[-1], flush=True)
     print(text_table(*table(records)))
     if flags.figure:
-        charts.save(flags.figure, study_plots.telemetry(records))
+        draw(flags.figure, records)
     if flags.json:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
         about = {"command": shlex.join(["python", *sys.argv]), "commit": commit, "environment": environment()}
@@ -107,7 +110,7 @@ def main() -> None:
 def trained(trainer: Trainer, name: str, loss: nn.Module, decay: float, flags: argparse.Namespace) -> dict:
     """A record as the study writes them."""
     torch.manual_seed(seed_of(flags.seed, "init"))
-    schedule = milestones([flags.iterations // 2, 3 * flags.iterations // 4])
+    schedule = milestones([flags.iterations // 2, 3 * flags.iterations // 4], flags.iterations)
     optimizer, rate = functools.partial(sgd, weight_decay=decay), lambda step: 0.1 * schedule(step)
     data = trainer.data_of(NOISE)
     cell = Cell(Perceptron(10), loss, optimizer, data, rate, 64, flags.seed, trainer.runtime)
@@ -138,6 +141,13 @@ def trained(trainer: Trainer, name: str, loss: nn.Module, decay: float, flags: a
         "final": {key: values[-1] for key, values in curve.items()},
         "seconds": time.perf_counter() - began,
     }
+
+
+def draw(path: Path, records: list[dict]) -> None:
+    """The telemetry of every variant that stayed finite."""
+    finite = [record for record in records if record["final"]["max_logit"] is not None]
+    (chart,) = study_plots.telemetry(finite)
+    charts.save(path, [replace(chart, title="perceptron, 50 % symmetric noise")])
 
 
 def table(records: list[dict]) -> tuple[list[str], list[list[str]]]:

@@ -47,6 +47,16 @@ def problems_of_component(
     return problems
 
 
+def with_defaults(registry: Registry, component: Component) -> Component:
+    """The component with every default of what it names written out, and whole numbers made floats where floats are meant."""
+    factory = registry[component.name]
+    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    defaults = {name: p.default for name, p in _parameters(factory).items() if p.default is not p.empty}
+    settings = {**defaults, **component.options}
+    floats = {name: float(value) for name, value in settings.items() if hints.get(name) is float}
+    return Component(name=component.name, **{**settings, **floats})
+
+
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Named parameters; a module without settings of its own shows only nn.Module's *args and **kwargs."""
     named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY

@@ -43,7 +43,8 @@ class CellData:
 
 
 def padded(images_NCHW: np.ndarray, fill: np.ndarray) -> Tensor:
-    """(N, 3, 32, 32) uint8 -> (N, 40, 40, 3) uint8 with a border of the mean colour, which is zero once the mean is subtracted."""
+    """(N, 3, 32, 32) uint8 -> (N, 40, 40, 3) uint8 with a border of the mean colour: within half a grey level of zero once the mean is
+    subtracted, as in He et al., who pad after they subtract it."""
     images = np.empty((len(images_NCHW), _LINE, _LINE, 3), np.uint8)
     images[:] = np.round(fill).astype(np.uint8)
     images[:, PAD:-PAD, PAD:-PAD] = images_NCHW.transpose(0, 2, 3, 1)
@@ -68,6 +69,7 @@ def normalised(images_BHWC: Tensor, data: CellData) -> Tensor:
     return ((images_BHWC - data.mean) / data.std).permute(0, 3, 1, 2)
 
 
+@dataclass(frozen=True)
 class Plan:
     """The batches of a run.
 
@@ -77,24 +79,29 @@ class Plan:
         seed: every loss trained with one seed sees the same batches and crops.
     """
 
-    def __init__(self, num_train: int, batch_size: int, seed: int) -> None:
-        self.num_train, self.batch_size, self.seed = num_train, batch_size, seed
-        self._order = functools.lru_cache(maxsize=2)(self._permutation)
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng(seed_of(self.seed, "order", epoch)).permutation(self.num_train)
+    num_train: int
+    batch_size: int
+    seed: int
 
     def rows(self, step: int) -> np.ndarray:
         """(B,) int64, the training images of a step."""
         epoch_B, place_B = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.num_train)
-        return np.concatenate([self._order(int(epoch))[place_B[epoch_B == epoch]] for epoch in np.unique(epoch_B)])
+        orders = {epoch: _permutation(self.num_train, self.seed, int(epoch)) for epoch in np.unique(epoch_B)}
+        return np.concatenate([order[place_B[epoch_B == epoch]] for epoch, order in orders.items()])
 
     def draws(self, step: int) -> np.ndarray:
         """(3, B) int64: top and left corner of each crop, 0..8, and whether it is flipped."""
         rng = np.random.default_rng(seed_of(self.seed, "augment", step))
         return rng.integers(np.array([[2 * PAD + 1], [2 * PAD + 1], [2]]), size=(3, self.batch_size))
 
-    def block(self, first: int, count: int) -> Tensor:
-        """(S, 4, B) int64: row, top, left, flip for the steps first … first + count - 1."""
-        steps = range(first, first + count)
-        return torch.from_numpy(np.stack([np.vstack([self.rows(step), self.draws(step)]) for step in steps]))
+
+@functools.lru_cache(maxsize=4)
+def _permutation(num_train: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng(seed_of(seed, "order", epoch)).permutation(num_train)
+
+
+@functools.lru_cache(maxsize=4)  # cells of one seed, side by side, share their batches
+def planned(plan: Plan, first: int, count: int) -> Tensor:
+    """(S, 4, B) int64: row, top, left, flip for the steps first … first + count - 1."""
+    steps = range(first, first + count)
+    return torch.from_numpy(np.stack([np.vstack([plan.rows(step), plan.draws(step)]) for step in steps]))

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reid.cifar.batches import CellData, Labelled, Plan, centres, crops, normalised
+from reid.cifar.batches import CellData, Labelled, Plan, centres, crops, normalised, planned
 from reid.engine.checkpoint import load_weights
 from reid.engine.optim import Schedule
 from reid.runtime import Runtime
 
 AHEAD = 256  # steps whose batches and rates are copied to the device at a time
-_CHUNK = 250  # images per forward pass of an evaluation: what a CPU still holds in its caches
+_CHUNK = {"cpu": 250, "cuda": 5000}  # images per forward pass of an evaluation; a CPU's should stay in its caches
 _SOME = 500  # test images that are also seen with batch statistics, a chunk at a time
 SATURATED = 1e-4  # a sample whose annotated class has less probability than this
 
@@ -68,6 +68,8 @@ class Cell:
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs to go on as if nothing had happened."""
+        if self.stream:  # steps may still be on their way there
+            self.stream.synchronize()
         momentum = {name: self._momentum(parameter) for name, parameter in self.model.named_parameters()}
         state = {"model": self.model.state_dict(), "loss": self.loss.state_dict(), "momentum": momentum}
         return {"steps": self.steps, "loss_sum": self.loss_sum.clone(), **state}
@@ -94,9 +96,8 @@ class Cell:
             self._planned = range(self.steps, self.steps + AHEAD)
             rates = torch.tensor([self.rate(step) for step in self._planned])
             with self.on_stream():
-                for buffer, planned in ((self.batches, self.plan.block(self.steps, AHEAD)), (self.rates, rates)):
-                    pinned = planned.pin_memory() if self.stream else planned
-                    buffer.copy_(pinned, non_blocking=True)
+                for buffer, ahead in ((self.batches, planned(self.plan, self.steps, AHEAD)), (self.rates, rates)):
+                    buffer.copy_(ahead.pin_memory() if self.stream else ahead, non_blocking=True)
                 self.place.zero_()
         return self._planned.stop - self.steps
 
@@ -132,6 +133,7 @@ class Cell:
         with self.on_stream():
             for tensor, value in zip(held, before, strict=True):
                 tensor.copy_(value)
+        self.stream.synchronize()  # what was put back is used on other streams too
         self.replay = graph.replay
 
     @contextlib.contextmanager
@@ -169,7 +171,7 @@ class Cell:
         return dict(zip(figures, values, strict=True))
 
     def _logits(self, part: Labelled) -> Tensor:
-        chunks = centres(part.images).split(_CHUNK)
+        chunks = centres(part.images).split(_CHUNK[self.runtime.device.type])
         with self.runtime.autocast():
             logits = [self.model(normalised(chunk, self.data)) for chunk in chunks]
         return torch.cat(logits).float()
@@ -192,7 +194,7 @@ def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
 def advance(cells: Sequence[Cell], steps: int) -> None:
     """Trains cells side by side by some steps; on a CUDA device it may return before they are done."""
     while steps:
-        count = min(steps, *(cell.plan_ahead() for cell in cells), AHEAD)
+        count = min([steps, *(cell.plan_ahead() for cell in cells)])
         for _ in range(count):
             for cell in cells:
                 with cell.on_stream():

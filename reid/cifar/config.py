@@ -47,8 +47,8 @@ class StudyTrain(Section):
     iterations: Count = 64000
     batch_size: Count = 128
     lr: Positive = 0.1
-    optimizer: Component = Component(name="sgd", weight_decay=1e-4)
-    schedule: Component = Component(name="milestones", at=[32000, 48000])
+    optimizer: Component = Component(name="sgd", momentum=0.9, weight_decay=1e-4)
+    schedule: Component = Component(name="milestones", at=[32000, 48000], factor=0.1)
     points: Count = Field(40, description="evaluations along the way; a checkpoint is kept at each")
 
 
@@ -77,17 +77,15 @@ class StudyConfig(Section):
         for depth, noise, loss, seed in itertools.product(self.depth, self.noise, self.loss, self.seed):
             yield CellSpec(depth, loss, noise, seed)
 
-    def fingerprint(self, cell: CellSpec) -> str:
-        """16 hexadecimal digits that differ when anything differs that the cell's figures depend on."""
-        data = self.data.model_dump(exclude={"root", "download", "human_labels"})
-        settings = [
-            data,
-            self.train.model_dump(),
-            cell.loss.model_dump(),
-            cell.noise.model_dump(),
-            cell.depth,
-            cell.seed,
-        ]
+    def fingerprint(self, cell: CellSpec, data: str, dtype: str) -> str:
+        """16 hexadecimal digits that differ when anything differs that the cell's figures depend on.
+
+        Args:
+            cell: one of the grid.
+            data: stands for its images and labels.
+            dtype: the number format that it is trained in.
+        """
+        settings = [self.train.model_dump(), cell.loss.model_dump(), cell.depth, cell.seed, data, dtype]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -106,7 +106,7 @@ def load_cifar(root: Path, name: str) -> Cifar:
     coarse_K = coarse_classes(train_files[0], labels_N, coarse_N, len(classes)) if layout.coarse else None
     note = ""
     if others := unofficial_files(folder, layout):
-        note = f"{folder}: not the official {', '.join(others)} (MD5 differs): a re-encoded or changed copy"
+        note = f"{folder.name}: not the official {', '.join(others)} (MD5 differs): a re-encoded or changed copy"
         log.warning("%s", note)
     return Cifar(name, classes, train, test, np.arange(NUM_TRAIN), coarse_K, note)
 

@@ -5,13 +5,17 @@ A cell keeps a checkpoint at every evaluation and when it is told to stop, so a 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import math
 import multiprocessing
 import multiprocessing.connection
+import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -21,11 +25,12 @@ import torch
 from reid import cli
 from reid.cifar.cell import advance
 from reid.cifar.config import CellSpec, StudyConfig
-from reid.cifar.study import Files, Trainer, load_data, points
+from reid.cifar.folder import Files
+from reid.cifar.labels import StudyData, load_data
+from reid.cifar.study import Trainer, points
 from reid.config import parse
-from reid.engine import checkpoint
-from reid.errors import ReidError
-from reid.runtime import start
+from reid.errors import ConfigError, ReidError
+from reid.runtime import Runtime, start
 
 logger = logging.getLogger(__name__)
 
@@ -38,55 +43,44 @@ class Lane:
 
     def __init__(self, trainer: Trainer, spec: CellSpec) -> None:
         self.trainer, self.spec, self.cell = trainer, spec, trainer.build(spec)
-        self.curve: dict[str, list[float | None]] = {}
-        self.seconds, self._clock = 0.0, time.perf_counter()
-        self.path = trainer.files.checkpoint(spec)
-        if self.path.exists():
-            self._restore()
+        self.curve: dict[str, list[Any]] = {}
+        self.seconds, self._clock, self.finished = 0.0, time.perf_counter(), False
+        state = trainer.files.read_checkpoint(spec, trainer.fingerprint(spec))
+        if state is not None:
+            self.cell.restore(state["cell"], str(trainer.files.checkpoint(spec)))
+            self.curve, self.seconds = state["curve"], state["seconds"]
+            logger.info("%s: resuming at step %d", spec, self.cell.steps)
         if trainer.runtime.device.type == "cuda":
             self.cell.capture()
 
-    def _restore(self) -> None:
-        state = checkpoint.load(self.path)
-        if state["fingerprint"] != self.trainer.config.fingerprint(self.spec):
-            raise ReidError(
-                f"{self.path}: made with other settings; give the same config, or remove it to train this cell anew"
-            )
-        self.cell.restore(state["cell"], str(self.path))
-        self.curve, self.seconds = state["curve"], state["seconds"]
-        logger.info("%s: resuming at step %d", self.spec, self.cell.steps)
-
     def save(self) -> None:
-        """Writes the checkpoint."""
-        self.seconds += time.perf_counter() - self._clock
-        self._clock = time.perf_counter()
-        about = {
-            "fingerprint": self.trainer.config.fingerprint(self.spec),
-            "curve": self.curve,
-            "seconds": self.seconds,
-        }
-        checkpoint.save(self.path, cell=self.cell.state(), **about)
+        """Writes the checkpoint; a finished cell needs none."""
+        if not self.finished:
+            self._count_time()
+            self.trainer.save_checkpoint(self.spec, self.cell.state(), self.curve, self.seconds)
+
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
 
     def evaluate(self) -> None:
-        """Adds a point to the curve; after the last one the record is written."""
-        figures = self.cell.evaluate()
-        figures["loss"] /= self.cell.steps - (self.curve["step"][-1] or 0 if self.curve else 0)
-        for name, value in {"step": self.cell.steps, **figures}.items():
-            self.curve.setdefault(name, []).append(value if math.isfinite(value) else None)
-        if not math.isfinite(figures["loss"]):  # a result too: one cell's divergence does not stop the grid
-            logger.warning(
-                "%s: diverged by step %d; lower train.lr, or leave this cell out", self.spec, self.cell.steps
-            )
+        """Adds a point to the curve; the last one, or a divergence, ends the cell with its record."""
+        figures, done, last = self.cell.evaluate(), self.cell.steps, self.trainer.config.train.iterations
+        figures["loss"] /= done - (self.curve["step"][-1] if self.curve else 0)
+        diverged = not math.isfinite(figures["loss"] + figures["max_logit"])
+        for name, value in {"step": done, **figures}.items():  # the accuracy of a network that is lost means nothing
+            self.curve.setdefault(name, []).append(value if name == "step" or not diverged else None)
+        if diverged:
+            logger.warning("%s: diverged by step %d; lower train.lr, or leave this cell out", self.spec, done)
+        else:
+            accuracies = "test {test:.1%}, train {train_corrupted:.1%} as labelled, {train_intact:.1%} in truth"
+            text = "%s: step %d of %d, loss %.4f, %s, %.0f s"
+            logger.info(text, self.spec, done, last, figures["loss"], accuracies.format(**figures), self.seconds)
+        if diverged or done == last:
+            self._count_time()
+            self.trainer.save_record(self.spec, self.curve, self.seconds, diverged_at=done if diverged else None)
+            self.finished = True
         self.save()
-        accuracies = "test {test:.1%}, train {train_corrupted:.1%} as labelled, {train_intact:.1%} in truth".format(
-            **figures
-        )
-        logger.info(
-            "%s: step %d of %d, loss %.4f, %s, %.0f s",
-            self.spec, self.cell.steps, self.trainer.config.train.iterations, figures["loss"], accuracies, self.seconds,
-        )  # fmt: skip
-        if self.cell.steps == self.trainer.config.train.iterations:
-            self.trainer.save_record(self.spec, self.trainer.record(self.spec, self.curve, self.seconds))
 
 
 def train_together(trainer: Trainer, specs: Sequence[CellSpec]) -> None:
@@ -98,83 +92,115 @@ def train_together(trainer: Trainer, specs: Sequence[CellSpec]) -> None:
     lanes = [Lane(trainer, spec) for spec in specs]
     with cli.StopFlag() as stop:
         for due in points(trainer.config.train.iterations, trainer.config.train.points):
-            while behind := [lane for lane in lanes if lane.cell.steps < due]:
-                if stop.signum:
+            while behind := [lane for lane in lanes if lane.cell.steps < due and not lane.finished]:
+                if signum := stop.signum or _orphaned():
                     for lane in lanes:
                         lane.save()
-                    raise cli.Interrupted(stop.signum)
+                    raise cli.Interrupted(signum)
                 step = min(lane.cell.steps for lane in behind)  # those furthest behind catch up first
                 running = [lane for lane in behind if lane.cell.steps == step]
                 until = min([due, step + _BREATH, *(lane.cell.steps for lane in behind if lane.cell.steps > step)])
                 advance([lane.cell for lane in running], until - step)
-                for lane in running:
-                    if until == due:
-                        lane.evaluate()
+                for lane in running if until == due else ():
+                    lane.evaluate()
+    if stop.signum:
+        raise cli.Interrupted(stop.signum)
 
 
-def run_grid(config: StudyConfig, files: Files) -> None:
-    """Trains every cell of the grid that has no record yet.
+def _orphaned() -> int:
+    """SIGTERM when the process that started this one is gone, else 0."""
+    parent = multiprocessing.parent_process()
+    return signal.SIGTERM if parent is not None and not parent.is_alive() else 0
+
+
+@contextlib.contextmanager
+def alone(files: Files) -> Iterator[None]:
+    """Holds the study's folder for one process and its children.
+
+    Raises:
+        ConfigError: another one has it.
+    """
+    files.path.mkdir(parents=True, exist_ok=True)
+    with open(files.lock, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{files.path}: another process is training this study; wait for it, or choose another --output-dir"
+            ) from None
+        yield
+
+
+def run_grid(config: StudyConfig, files: Files, data: StudyData, runtime: Runtime, pending: Sequence[CellSpec]) -> None:
+    """Trains cells to their records.
 
     Raises:
         Interrupted: after a signal; the same call goes on from there.
         ReidError: a cell could not be trained.
     """
-    pending = [cell for cell in config.cells() if files.read_record(config, cell) is None]
-    with start(config.machine.device, config.machine.dtype) as runtime:
-        logger.info("%d of %d cells to train on %s", len(pending), len(list(config.cells())), runtime.device)
-        if runtime.device.type == "cpu":
-            _run_processes(config, files, pending)
-        elif pending:
-            trainer = Trainer(config, load_data(config), files, runtime)
-            most = config.machine.side_by_side or GRAPHS
-            for first in range(0, len(pending), most):
-                train_together(trainer, pending[first : first + most])
+    logger.info("%d of %d cells to train on %s", len(pending), len(list(config.cells())), runtime.device)
+    if not pending:
+        return
+    if runtime.device.type == "cpu":
+        _run_processes(config, files, pending)
+        return
+    trainer = Trainer(config, data, files, runtime)
+    most = config.machine.side_by_side or GRAPHS
+    for first in range(0, len(pending), most):
+        train_together(trainer, pending[first : first + most])
 
 
 def _run_processes(config: StudyConfig, files: Files, pending: Sequence[CellSpec]) -> None:
     cores = torch.get_num_threads()
-    most = config.machine.side_by_side or cores
+    most = min(config.machine.side_by_side or cores, len(pending))
     context, waiting = multiprocessing.get_context("spawn"), list(pending)
-    running: dict[Any, BaseProcess] = {}
+    running: dict[Any, tuple[CellSpec, BaseProcess]] = {}
     with cli.StopFlag() as stop:
         try:
             while (waiting or running) and not stop.signum:
                 while waiting and len(running) < most:
-                    arguments = (config.dump(), waiting.pop(0).name, str(files.path), max(1, cores // most))
+                    spec = waiting.pop(0)
+                    arguments = (config.dump(), spec.name, str(files.path), max(1, cores // most))
                     process: BaseProcess = context.Process(target=_train_one, args=arguments)
                     process.start()
-                    running[process.sentinel] = process
+                    running[process.sentinel] = spec, process
                 for sentinel in multiprocessing.connection.wait(list(running), timeout=1.0):
-                    _require_success(running.pop(sentinel))
+                    _require_success(*running.pop(sentinel))
         finally:
-            for process in running.values():  # after a signal, or where another cell failed
+            for _, process in running.values():  # after a signal, or where another cell failed
                 process.terminate()
-            for process in running.values():
+            for _, process in running.values():
                 process.join()
     if stop.signum:
         raise cli.Interrupted(stop.signum)
 
 
-def _require_success(process: BaseProcess) -> None:
+def _require_success(spec: CellSpec, process: BaseProcess) -> None:
     process.join()
-    if process.exitcode in (130, 143):
-        raise cli.Interrupted(process.exitcode - 128)
-    if process.exitcode:
+    code = process.exitcode or 0
+    if code in (130, 143):
+        raise cli.Interrupted(code - 128)
+    if code < 0:
         raise ReidError(
-            f"a cell could not be trained (exit code {process.exitcode}); see above, then run this again with --resume auto"
+            f"{spec}: its process was killed by signal {-code}; out of memory? try machine.side_by_side=1, then --resume auto"
         )
+    if code == 2:
+        raise ReidError(f"{spec}: not trained, for the reason above")
+    if code:
+        raise RuntimeError(f"{spec}: its process failed with exit code {code}; its traceback is above")
 
 
 def _train_one(settings: str, name: str, folder: str, threads: int) -> None:
     """A process's work: one cell on the CPU."""
+    os.setpgrp()  # Ctrl-C in a terminal goes to the parent alone, which then tells its children, once
     cli.log_to_stderr()
-    logging.getLogger("reid.cifar.data").setLevel(logging.ERROR)  # what it warns of has been said once
+    logging.getLogger("reid.cifar.data").setLevel(logging.ERROR)  # what it warns of has been said by the parent
     torch.set_num_threads(threads)
-    sys.exit(cli.run(lambda: _train_named(settings, name, folder)))
+    sys.exit(cli.run(lambda: _train_named(settings, name, Files(Path(folder)))))
 
 
-def _train_named(settings: str, name: str, folder: str) -> None:
-    config, files = parse(settings, "study", StudyConfig), Files(Path(folder))
+def _train_named(settings: str, name: str, files: Files) -> None:
+    config = parse(settings, "study", StudyConfig)
     spec = next(cell for cell in config.cells() if cell.name == name)
-    with start("cpu", config.machine.dtype) as runtime:
+    with start("cpu", config.machine.dtype) as runtime, cli.logging_to_file(files.log):
         train_together(Trainer(config, load_data(config), files, runtime), [spec])

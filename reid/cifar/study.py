@@ -6,12 +6,7 @@ Shapes: N training images, M held-out or test images, K classes.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,45 +14,20 @@ import timm
 import torch
 
 import reid.models  # noqa: F401  registers the networks with timm
-from reid.binding import Registry, build, problems_of_component
+from reid.binding import build, problems_of_component, with_defaults
 from reid.cifar.batches import CellData, Labelled, padded
 from reid.cifar.cell import Cell
 from reid.cifar.config import CellSpec, StudyConfig, slug
-from reid.cifar.data import (
-    HUMAN_KINDS,
-    Cifar,
-    ImageSet,
-    asymmetric_target,
-    hold_out,
-    load_cifar,
-    load_human_labels,
-    subset,
-)
-from reid.cifar.download import download_cifar
+from reid.cifar.data import HUMAN_KINDS
+from reid.cifar.folder import Files
+from reid.cifar.labels import STUDY_NOISES, Labels, StudyData
 from reid.config import Component, nearest
-from reid.datasets.noise import NOISES, asymmetric, realised_rate, write_flips
+from reid.engine import checkpoint
 from reid.engine.optim import SCHEDULES, sgd
-from reid.errors import ConfigError, DataError, in_range
-from reid.files import atomic, data_root
+from reid.errors import ConfigError
+from reid.files import atomic
 from reid.losses import LOSSES
-from reid.runtime import Runtime, seed_of
-
-logger = logging.getLogger(__name__)
-
-Labels = np.ndarray
-
-
-def clean(labels_N: Labels) -> Labels:
-    """The labels as they are."""
-    return labels_N
-
-
-def human(human_labels: Callable[[str], Labels], kind: str) -> Labels:
-    """People's labels; `kind` is one of the file's sets, such as worse."""
-    return human_labels(kind)
-
-
-STUDY_NOISES: Registry = {"clean": clean, **NOISES, "asymmetric": asymmetric, "human": human}
+from reid.runtime import Runtime, environment, seed_of
 
 
 def check(config: StudyConfig) -> None:
@@ -87,116 +57,23 @@ def check(config: StudyConfig) -> None:
         problems.append(
             f"train.points: expected at most {config.train.iterations} iterations, got {config.train.points}"
         )
-    names = [cell.name for cell in config.cells()]
+    names = [cell.name for cell in completed(config).cells()] if not problems else []
     problems += [f"grid: {name} stands twice" for name in sorted({name for name in names if names.count(name) > 1})]
     if problems:
         raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
 
 
-class Files:
-    """The study's folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.config, self.cells, self.labels = path, path / "config.yaml", path / "cells", path / "labels"
-        self.table, self.csv, self.figures = path / "table.md", path / "table.csv", path / "figures"
-        self.report, self.log = path / "report.html", path / "log.txt"
-
-    def clear(self) -> None:
-        """Removes what a study writes, and nothing else."""
-        written = [
-            self.cells.glob("resnet*.json"),
-            self.cells.glob("resnet*.pt"),
-            self.labels.glob("*.csv"),
-            self.figures.glob("*.png"),
-        ]
-        for file in itertools.chain(*written, [self.config, self.table, self.csv, self.report, self.log]):
-            file.unlink(missing_ok=True)
-
-    def record(self, cell: CellSpec) -> Path:
-        return self.cells / f"{cell.name}.json"
-
-    def checkpoint(self, cell: CellSpec) -> Path:
-        return self.cells / f"{cell.name}.pt"
-
-    def read_record(self, config: StudyConfig, cell: CellSpec) -> dict[str, Any] | None:
-        """The cell's record, or None where it is not trained yet.
-
-        Raises:
-            DataError: it is damaged. ConfigError: it was trained with other settings.
-        """
-        path = self.record(cell)
-        if not path.is_file():
-            return None
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: damaged: {error}; remove it, and the cell is trained again") from None
-        if record["fingerprint"] != config.fingerprint(cell):
-            raise ConfigError(
-                f"{path}: trained with other settings; give the same config, or --output-dir for a new study"
-            )
-        return record
-
-
-@dataclass(frozen=True)
-class StudyData:
-    """The dataset, the labels to train on by noise, and which training images are held out."""
-
-    cifar: Cifar
-    given: dict[str, Labels]
-    train_rows: Labels
-    held_rows: Labels
-
-    @property
-    def num_test(self) -> int:
-        return len(self.cifar.test)
-
-    def rate(self, noise: Component) -> float:
-        """Share of the labels trained on that are wrong."""
-        return realised_rate(self.given[slug(noise)][self.train_rows], self.cifar.train.labels_N[self.train_rows])
-
-
-def load_data(config: StudyConfig) -> StudyData:
-    """The dataset, and its labels under every noise of the grid.
-
-    Raises:
-        DataError: a file is missing, damaged or of something else.
-    """
-    root = data_root(config.data.root)
-    if config.data.download:
-        download_cifar(root, config.data.name)
-    whole = load_cifar(root, config.data.name)
-    test = whole.test
-    if config.data.test_images is not None:
-        in_range("data.test_images", config.data.test_images, 1, len(test))
-        test = ImageSet(test.images_NCHW[: config.data.test_images], test.labels_N[: config.data.test_images])
-    cifar = whole
-    if config.data.train_images is not None:
-        in_range("data.train_images", config.data.train_images, 1, len(whole.train))
-        cifar = subset(whole, config.data.train_images, seed=0)
-    cifar = replace(cifar, test=test)
-
-    def human_labels(kind: str) -> Labels:
-        file = Path(config.data.human_labels or root / f"CIFAR-{len(whole.classes)}_human.pt")
-        return load_human_labels(file, kind, whole.train.labels_N)[cifar.index_N]
-
-    about = {"labels_N": cifar.train.labels_N, "num_classes": len(cifar.classes), "to": asymmetric_target(cifar)}
-    given = {
-        slug(noise): build("noise", STUDY_NOISES, noise, **about, human_labels=human_labels) for noise in config.noise
-    }
-    rows = np.arange(len(cifar.train))
-    train_rows, held_rows = (
-        hold_out(len(rows), config.data.holdout, seed=0) if config.data.holdout else (rows, rows[:0])
+def completed(config: StudyConfig) -> StudyConfig:
+    """The config with every default of its losses, noises, optimiser and schedule written out, so that one cell has one name."""
+    train = config.train.model_copy(
+        update={
+            "optimizer": with_defaults({"sgd": sgd}, config.train.optimizer),
+            "schedule": with_defaults(SCHEDULES, config.train.schedule),
+        }
     )
-    return StudyData(cifar, given, train_rows, held_rows)
-
-
-def write_manifests(files: Files, config: StudyConfig, data: StudyData) -> None:
-    """One CSV per noise: which labels were changed, and into what."""
-    for noise in config.noise:
-        write_flips(
-            files.labels / f"{slug(noise)}.csv", data.cifar.train.labels_N, data.given[slug(noise)], data.cifar.index_N
-        )
+    losses = [with_defaults(LOSSES, loss) for loss in config.loss]
+    noises = [with_defaults(STUDY_NOISES, noise) for noise in config.noise]
+    return config.model_copy(update={"train": train, "loss": losses, "noise": noises})
 
 
 class Trainer:
@@ -255,13 +132,36 @@ class Trainer:
             runtime=self.runtime,
         )
 
-    def record(self, spec: CellSpec, curve: dict[str, list[Any]], seconds: float) -> dict[str, Any]:
-        """What the tables and figures are made from; fractions in [0, 1]."""
-        best = int(np.argmax(curve["test"]))
+    def fingerprint(self, spec: CellSpec) -> str:
+        """Of the cell with these data and this number format."""
+        return self.config.fingerprint(spec, self.data.digest(spec.noise), str(self.runtime.dtype))
+
+    def save_checkpoint(
+        self, spec: CellSpec, state: dict[str, Any], curve: dict[str, list[Any]], seconds: float
+    ) -> None:
+        """Keeps what a cell needs to go on."""
+        about = {"fingerprint": self.fingerprint(spec), "curve": curve, "seconds": seconds}
+        checkpoint.save(self.files.checkpoint(spec), cell=state, **about)
+
+    def save_record(
+        self, spec: CellSpec, curve: dict[str, list[Any]], seconds: float, diverged_at: int | None = None
+    ) -> None:
+        """Writes what the tables and figures are made from, fractions in [0, 1]; the checkpoint has then done its work."""
+        with atomic(self.files.record(spec)) as temporary:
+            text = json.dumps(self._record(spec, curve, seconds, diverged_at), indent=1, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        self.files.checkpoint(spec).unlink(missing_ok=True)
+
+    def _record(
+        self, spec: CellSpec, curve: dict[str, list[Any]], seconds: float, diverged_at: int | None
+    ) -> dict[str, Any]:
+        best = max(
+            zip(curve["test"], curve["step"], strict=True), key=lambda point: -1.0 if point[0] is None else point[0]
+        )
         outcomes = ("test", "train_corrupted", "train_intact", "holdout_noisy", "holdout_clean")
         return {
             "schema": 1,
-            "fingerprint": self.config.fingerprint(spec),
+            "fingerprint": self.fingerprint(spec),
             "cell": spec.name,
             "dataset": self.config.data.name,
             "note": self.data.cifar.note,
@@ -273,19 +173,17 @@ class Trainer:
             "seed": spec.seed,
             "realised_rate": self.data.rate(spec.noise),
             "iterations": self.config.train.iterations,
+            "batch_size": self.config.train.batch_size,
             "num_train": len(self.data.train_rows),
             "num_test": self.data.num_test,
+            "dtype": str(self.runtime.dtype).removeprefix("torch."),
+            "environment": environment(),
+            "diverged_at": diverged_at,
             "curve": curve,
-            "best": {"test": curve["test"][best], "step": curve["step"][best]},
+            "best": {"test": best[0], "step": best[1]},
             "final": {name: curve[name][-1] for name in outcomes if name in curve},
             "seconds": seconds,
         }
-
-    def save_record(self, spec: CellSpec, record: dict[str, Any]) -> None:
-        """Writes the record; the checkpoint has then done its work."""
-        with atomic(self.files.record(spec)) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        self.files.checkpoint(spec).unlink(missing_ok=True)
 
 
 def points(iterations: int, count: int) -> list[int]:

@@ -13,19 +13,22 @@ import torch
 from torch import nn
 
 from reid.cifar import paper
-from reid.cifar.config import StudyConfig
-from reid.cifar.runner import run_grid
-from reid.cifar.study import Files, StudyData, check, load_data, write_manifests
+from reid.cifar.config import CellSpec, StudyConfig
+from reid.cifar.download import download_cifar
+from reid.cifar.folder import Files
+from reid.cifar.labels import StudyData, load_data, write_manifests
+from reid.cifar.runner import alone, run_grid
+from reid.cifar.study import check, completed
 from reid.cli import logging_to_file
 from reid.errors import ConfigError
-from reid.files import atomic
+from reid.files import atomic, data_root
 from reid.losses import CCE, IMAE, MAE
 from reid.report import charts, study_plots
 from reid.report.study_claims import claims, claims_table
 from reid.report.study_page import write_study_page
 from reid.report.study_tables import accuracy_table, choice_table, to_csv, to_markdown
 from reid.report.tables import text_table
-from reid.runtime import environment
+from reid.runtime import Runtime, environment, start
 
 logger = logging.getLogger(__name__)
 
@@ -51,70 +54,100 @@ def run(config: StudyConfig, options: Options) -> None:
         Interrupted: after a signal; the same call with `resume` goes on.
     """
     check(config)
-    files = Files(options.output_dir)
-    _require_usable(files, config, options)
+    config, files = completed(config), Files(options.output_dir)
+    _require_usable(files, options)
+    if config.data.download and not options.dry_run:
+        download_cifar(data_root(config.data.root), config.data.name)
     data = load_data(config)
-    _describe(config, data)
+    logger.info("%s", data.describe(config))
     if options.dry_run:
         logger.info("dry run: the dataset was read and the grid checked; nothing was written")
         return
-    if options.overwrite:
-        files.clear()
-    with atomic(files.config) as temporary:
-        temporary.write_text(config.dump(), encoding="utf-8")
-    write_manifests(files, config, data)
-    with logging_to_file(files.log):
-        logger.info("command: %s", options.command)
-        run_grid(config, files)
-        report(config, files, options.command)
+    with start(config.machine.device, config.machine.dtype) as runtime, alone(files):
+        if options.overwrite:
+            files.clear()
+        study = _Study(config, files, data, runtime)
+        pending = [cell for cell in config.cells() if study.record(cell) is None]
+        for cell in pending:  # refuses what cannot be gone on with before anything is written
+            files.read_checkpoint(cell, study.fingerprint(cell))
+        with atomic(files.config) as temporary:
+            temporary.write_text(config.dump(), encoding="utf-8")
+        write_manifests(files, config, data)
+        with logging_to_file(files.log):
+            logger.info("command: %s", options.command)
+            try:
+                run_grid(config, files, data, runtime, pending)
+            finally:  # what is there can be read, also after a signal
+                study.report(options.command)
 
 
-def _require_usable(files: Files, config: StudyConfig, options: Options) -> None:
+def _require_usable(files: Files, options: Options) -> None:
     if not files.config.exists():
-        if files.path.exists() and (not files.path.is_dir() or any(files.path.iterdir())):
+        if files.path.exists() and (not files.path.is_dir() or {*files.path.iterdir()} - {files.lock}):
             raise ConfigError(f"{files.path}: exists and is no study; choose another with --output-dir")
     elif not (options.resume or options.overwrite or options.dry_run):
         raise ConfigError(
             f"{files.path}: this study exists; --resume auto goes on with it, --overwrite starts anew, --output-dir DIR keeps both"
         )
-    if options.resume:
-        for cell in config.cells():
-            files.read_record(config, cell)  # refuses records of other settings before anything is trained
 
 
-def _describe(config: StudyConfig, data: StudyData) -> None:
-    counts = f"{len(data.train_rows)} training images, {len(data.held_rows)} held out, {data.num_test} test images"
-    logger.info("%s: %s%s", config.data.name, counts, f"; {data.cifar.note}" if data.cifar.note else "")
-    rows = [(cell.noise_label, f"{100 * data.rate(cell.noise):.2f}") for cell in config.cells()]
-    logger.info("%s", text_table(["noise", "wrong labels (%)"], list(dict.fromkeys(rows))))
+@dataclass(frozen=True)
+class _Study:
+    """A study that is being run."""
 
+    config: StudyConfig
+    files: Files
+    data: StudyData
+    runtime: Runtime
 
-def report(config: StudyConfig, files: Files, command: str) -> None:
-    """Writes table.md, table.csv, figures/ and report.html from the records, and prints the table."""
-    records = [record for cell in config.cells() if (record := files.read_record(config, cell)) is not None]
-    whole = config.data.train_images is None and config.train == type(config.train)()  # else nothing to compare with
-    header, rows = accuracy_table(records, paper.ACCURACIES if whole else {})
-    judged = claims_table(claims(records))
-    choice = choice_table(records)
-    parts = [to_markdown(header, rows), to_markdown(*judged), *([to_markdown(*choice)] if choice[1] else [])]
-    for path, text in ((files.table, "\n".join(parts)), (files.csv, to_csv(header, rows))):
-        with atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    for name, drawn in figures(records).items():
-        charts.save(files.figures / f"{name}.png", drawn)
-    facts = {"command": command, "dataset": config.data.name, **environment()}
-    write_study_page(files.report, config.name, facts, records, paper.ACCURACIES if whole else {}, WEIGHTS)
-    print(text_table(header, rows))
-    print(f"\n{files.table}\n{files.report}")
+    def fingerprint(self, cell: CellSpec) -> str:
+        return self.config.fingerprint(cell, self.data.digest(cell.noise), str(self.runtime.dtype))
+
+    def record(self, cell: CellSpec) -> dict[str, Any] | None:
+        return self.files.read_record(cell, self.fingerprint(cell))
+
+    def report(self, command: str) -> None:
+        """Writes table.md, table.csv, figures/ and report.html from the records there are, and prints the table."""
+        records = [record for cell in self.config.cells() if (record := self.record(cell)) is not None]
+        if not records:
+            return
+        theirs = paper.ACCURACIES if self._as_in_paper() else {}
+        header, rows = accuracy_table(records, theirs)
+        about = self.data.describe(self.config)
+        parts = [
+            about.splitlines()[0],
+            "",
+            to_markdown(header, rows),
+            CAUTION,
+            "",
+            to_markdown(*claims_table(claims(records))),
+        ]
+        if (choice := choice_table(records))[1]:
+            parts.append(to_markdown(*choice))
+        for path, text in ((self.files.table, "\n".join(parts)), (self.files.csv, to_csv(header, rows))):
+            with atomic(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        for name, drawn in figures(records).items():
+            charts.save(self.files.figures / f"{name}.png", drawn)
+        facts = {"command": command, "study": about.splitlines()[0], **environment()}
+        write_study_page(self.files.report, self.config.name, facts, records, theirs, WEIGHTS)
+        print(f"{about.splitlines()[0]}\n\n{text_table(header, rows)}\n\n{self.files.table}\n{self.files.report}")
+
+    def _as_in_paper(self) -> bool:
+        data, train = self.config.data, self.config.train
+        whole = data.train_images is None and data.test_images is None and not data.holdout
+        return whole and train.model_dump(exclude={"points"}) == completed(StudyConfig()).train.model_dump(
+            exclude={"points"}
+        )
 
 
 def figures(records: list[dict[str, Any]]) -> dict[str, list[charts.Chart]]:
     """The paper's figures that the records can show, by file name."""
     drawn = {
-        "figure1_weights": study_plots.weight_charts({name: WEIGHTS[name] for name in list(WEIGHTS)[:1]}),
+        "figure1_weights": study_plots.weight_charts({FIGURE_1: WEIGHTS[FIGURE_1]}),
         "figure3_train_accuracy": study_plots.loss_curves(records, "train_corrupted", "training accuracy, labels as given (%)"),
         "figure4_test_accuracy": study_plots.loss_curves(records, "test", "test accuracy (%)"),
-        "figure5_weights_T": study_plots.weight_charts({name: WEIGHTS[name] for name in list(WEIGHTS)[1:]}),
+        "figure5_weights_T": study_plots.weight_charts({FIGURE_5: WEIGHTS[FIGURE_5]}),
         "figure6_test_accuracy_T": study_plots.option_curves(records, "test", "test accuracy (%)"),
         "figure7_train_accuracy_T": study_plots.option_curves(records, "train_corrupted", "training accuracy, labels as given (%)"),
         "figure8_validation_T": study_plots.option_curves(records, "train_intact", "accuracy on true labels (%)", noisy_only=True),
@@ -127,11 +160,15 @@ def _curve(label: str, loss: nn.Module, variance: float | None) -> Curve:
     return label, lambda p: loss.weight(torch.from_numpy(np.asarray(p, float))).numpy(), variance  # type: ignore[operator]
 
 
+CAUTION = (
+    "Verdicts hold for the images, steps and seeds named above. They compare means over seeds and test no significance."
+)
+FIGURE_1, FIGURE_5 = "CCE, MAE and IMAE", "IMAE by T"
 WEIGHTS: dict[str, list[Curve]] = {
-    "CCE, MAE and IMAE": [
+    FIGURE_1: [
         _curve("CCE", CCE(), None),
         _curve("MAE", MAE(), paper.MAE_VARIANCE),
         _curve("IMAE (T = 8)", IMAE(8.0), paper.VARIANCES[8.0]),
     ],
-    "IMAE by T": [_curve(f"IMAE (T = {T:g})", IMAE(T), variance) for T, variance in paper.VARIANCES.items()],
+    FIGURE_5: [_curve(f"IMAE (T = {T:g})", IMAE(T), variance) for T, variance in paper.VARIANCES.items()],
 }

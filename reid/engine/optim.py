@@ -25,11 +25,11 @@ def step_decay(every: int, factor: float = 0.5) -> Schedule:
     return lambda step: factor ** (step // every)
 
 
-def milestones(at: list[int], factor: float = 0.1) -> Schedule:
-    """Factor `factor`^(number of milestones reached)."""
+def milestones(at: list[int], iterations: int, factor: float = 0.1) -> Schedule:
+    """Factor `factor`^(number of milestones reached); each lies within the `iterations` of the training."""
     in_range("factor", factor, 0, 1, above=True)
-    if list(at) != sorted(at):
-        raise ConfigError(f"at: expected rising steps, got {list(at)}")
+    if list(at) != sorted(at) or not all(0 < step < iterations for step in at):
+        raise ConfigError(f"at: expected rising steps within 1..{iterations - 1}, got {list(at)}")
     return lambda step: factor ** sum(step >= milestone for milestone in at)
 
 

@@ -136,7 +136,9 @@ def scale_y(ax: Axes, limits: tuple[float, float] | None, log: bool) -> None:
         from matplotlib.ticker import LogLocator
 
         ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        low, high = limits or ax.get_ylim()
+        few = high < 300 * low  # decades alone would leave such an axis with one label or two
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 3) if few else (1,), numticks=5))
         ax.yaxis.set_major_formatter(general)
         ax.minorticks_off()
     if limits:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch.nn import functional as F
 
 import reid.models  # noqa: F401  registers the networks
-from reid.cifar.batches import CellData, Labelled, Plan, centres, crops, normalised, padded
+from reid.cifar.batches import CellData, Labelled, Plan, centres, crops, normalised, padded, planned
 from reid.cifar.cell import AHEAD, Cell, advance
 from reid.engine import checkpoint
 from reid.engine.optim import milestones, sgd
@@ -39,7 +39,7 @@ def cell_data(count: int = 48, held: int = 0) -> CellData:
 def make_cell(loss: torch.nn.Module, seed: int = 0, data: CellData | None = None) -> Cell:
     torch.manual_seed(seed)
     model = timm.create_model("resnet20_cifar")
-    schedule = milestones([3])
+    schedule = milestones([3], iterations=100)
     optimizer = functools.partial(sgd, weight_decay=1e-4)
     return Cell(model, loss, optimizer, data or cell_data(), lambda step: 0.1 * schedule(step), 16, seed, CPU)
 
@@ -85,10 +85,10 @@ def test_a_batch_larger_than_the_training_set_spans_epochs() -> None:
 
 def test_what_a_step_sees_depends_on_seed_and_step_alone() -> None:
     plan, again = Plan(100, 8, 5), Plan(100, 8, 5)
-    again.block(0, 3)
-    assert torch.equal(plan.block(40, 2), again.block(40, 2))
-    assert torch.equal(plan.block(40, 2)[1], plan.block(41, 1)[0])
-    assert not torch.equal(plan.block(40, 1), Plan(100, 8, 6).block(40, 1))
+    planned(again, 0, 3)
+    assert torch.equal(planned(plan, 40, 2), planned.__wrapped__(again, 40, 2))
+    assert torch.equal(planned(plan, 40, 2)[1], planned(plan, 41, 1)[0])
+    assert not torch.equal(planned(plan, 40, 1), planned(Plan(100, 8, 6), 40, 1))
     draws = np.concatenate([plan.draws(step) for step in range(60)], axis=1)
     assert draws.min(1).tolist() == [0, 0, 0] and draws.max(1).tolist() == [8, 8, 1]
 
@@ -97,12 +97,12 @@ def test_a_step_is_plain_sgd_on_the_planned_batch() -> None:
     data, classifier = cell_data(), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
     model = copy.deepcopy(classifier)  # linear: rounding stays rounding, and the momentum, the decay and the rate show
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.3)
-    step_decay = milestones([3])
+    step_decay = milestones([3], iterations=100)
     rate = lambda step: 1e-3 * step_decay(step)  # noqa: E731
     cell = Cell(classifier, CCE(), functools.partial(sgd, weight_decay=0.3), data, rate, 16, 0, CPU)
     for step in range(5):
         optimizer.param_groups[0]["lr"] = 1e-3 if step < 3 else 1e-4
-        row, *draws = cell.plan.block(step, 1)[0]
+        row, *draws = planned(cell.plan, step, 1)[0]
         optimizer.zero_grad()
         F.cross_entropy(
             model(normalised(crops(data.train.images, row, *draws), data)), data.train.given[row]

@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,10 +20,12 @@ import torch
 from reid import cli, config
 from reid.cifar import runner
 from reid.cifar.config import CellSpec, StudyConfig
+from reid.cifar.folder import Files
+from reid.cifar.labels import StudyData, load_data, write_manifests
 from reid.cifar.runner import train_together
-from reid.cifar.study import Files, StudyData, Trainer, check, load_data, points, write_manifests
+from reid.cifar.study import Trainer, check, completed, points
 from reid.config import Component
-from reid.errors import ConfigError, DataError, ReidError
+from reid.errors import ConfigError, DataError
 from reid.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]
@@ -56,9 +59,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def study(root: Path, *overrides: str) -> StudyConfig:
-    return config.load(
-        ROOT / "configs/cifar10_quick.yaml", [f"data.root={json.dumps(str(root))}", *TINY, *overrides], StudyConfig
-    )
+    settings = [f"data.root={json.dumps(str(root))}", *TINY, *overrides]
+    return config.load(ROOT / "configs/cifar10_quick.yaml", settings, StudyConfig)
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +83,12 @@ def test_the_tables_configs_are_the_papers() -> None:
     one, two = (config.load(ROOT / f"configs/cifar10_table{k}.yaml", schema=StudyConfig) for k in (1, 2))
     assert len(list(one.cells())) + len(list(two.cells())) == 27
     for settings in (one, two):
-        assert settings.train.model_dump() == {
+        assert completed(settings).train.model_dump() == {
             "iterations": 64000,
             "batch_size": 128,
             "lr": 0.1,
-            "optimizer": {"name": "sgd", "weight_decay": 1e-4},
-            "schedule": {"name": "milestones", "at": [32000, 48000]},
+            "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4},
+            "schedule": {"name": "milestones", "at": [32000, 48000], "factor": 0.1},
             "points": 40,
         }
         assert settings.data.train_images is None
@@ -110,7 +112,8 @@ def test_every_mistake_is_reported_at_once(root: Path) -> None:
         "at most 6",
     ):
         assert part in text, part
-    assert "imae-T8_seed0 stands twice" in text
+    with pytest.raises(ConfigError, match="imae-T8_seed0 stands twice"):
+        check(study(root, "loss=[{name: imae, T: 8}, {name: imae}]"))  # the same network, however it is written
 
 
 def test_one_item_stands_for_a_list() -> None:
@@ -210,21 +213,61 @@ def test_a_stopped_cell_goes_on_as_if_nothing_had_happened(
     assert record["realised_rate"] == data.rate(settings.noise[0])
 
 
-def test_a_checkpoint_or_record_of_other_settings_is_refused(root: Path, data: StudyData, tmp_path: Path) -> None:
+def test_a_checkpoint_or_record_of_other_settings_data_or_format_is_refused(
+    root: Path, data: StudyData, tmp_path: Path
+) -> None:
     settings, files = study(root, "loss={name: cce}"), Files(tmp_path)
     (spec,) = settings.cells()
     trainer = Trainer(settings, data, files, CPU)
     runner.Lane(trainer, spec).save()
-    other = study(root, "loss={name: cce}", "train.lr=0.2")
-    with pytest.raises(ReidError, match="made with other settings"):
-        runner.Lane(Trainer(other, data, files, CPU), spec)
+    other_labels = dict.fromkeys(data.given, np.roll(next(iter(data.given.values())), 1))
+    others = [
+        Trainer(study(root, "loss={name: cce}", "train.lr=0.2"), data, files, CPU),
+        Trainer(settings, replace(data, given=other_labels), files, CPU),
+        Trainer(settings, data, files, Runtime(CPU.device, torch.bfloat16)),
+    ]
+    for other in others:
+        with pytest.raises(ConfigError, match="trained with other settings"):
+            runner.Lane(other, spec)
     train_together(trainer, [spec])
-    assert files.read_record(settings, spec) is not None
-    with pytest.raises(ConfigError, match="trained with other settings"):
-        files.read_record(other, spec)
-    files.record(spec).write_text("{")
-    with pytest.raises(DataError, match="damaged"):
-        files.read_record(settings, spec)
+    assert files.read_record(spec, trainer.fingerprint(spec)) is not None
+    for other in others:
+        with pytest.raises(ConfigError, match="trained with other settings"):
+            files.read_record(spec, other.fingerprint(spec))
+    for damage in ("{", "{}", "[]"):
+        files.record(spec).write_text(damage)
+        with pytest.raises(DataError, match="damaged"):
+            files.read_record(spec, trainer.fingerprint(spec))
+    files.checkpoint(spec).write_bytes(b"PK")
+    with pytest.raises(DataError, match="remove it, and the cell is trained from its start"):
+        files.read_checkpoint(spec, trainer.fingerprint(spec))
+
+
+def test_a_diverged_cell_ends_with_a_record_that_says_so(root: Path, data: StudyData, tmp_path: Path) -> None:
+    settings, files = study(root, "train.lr=1e30", "loss={name: cce}"), Files(tmp_path)
+    (spec,) = settings.cells()
+    train_together(Trainer(settings, data, files, CPU), [spec])
+    record = record_of(files, spec)
+    assert record["diverged_at"] == 2 and record["curve"]["step"] == [2]
+    assert record["final"]["test"] is None and record["best"]["test"] is None
+
+
+def test_a_signal_in_the_last_evaluation_is_not_lost(
+    root: Path, data: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, files = study(root, "loss={name: cce}"), Files(tmp_path)
+    (spec,) = settings.cells()
+    save_record = Trainer.save_record
+
+    def and_a_signal(*arguments: Any, **more: Any) -> None:
+        save_record(*arguments, **more)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "save_record", and_a_signal)
+    trainer = Trainer(settings, data, files, CPU)
+    with pytest.raises(cli.Interrupted):
+        train_together(trainer, [spec])
+    assert files.record(spec).exists() and not files.checkpoint(spec).exists()
 
 
 def tool() -> ModuleType:
@@ -279,3 +322,23 @@ def test_the_tool_trains_reports_and_goes_on(root: Path, tmp_path: Path) -> None
     assert more.returncode == 0 and "0 of 2 cells to train" in more.stderr
     assert more.stdout == first.stdout
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()} == before
+
+
+def test_ctrl_c_reaches_the_whole_group_and_loses_nothing(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "tools/cifar.py", "configs/cifar10_quick.yaml", *TINY, "train.iterations=100000"]
+    command += ["train.points=100000", "loss={name: cce}", "--data-root", str(root), "--device", "cpu"]
+    command += ["--output-dir", str(out)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    while "step 2 of" not in process.stderr.readline():
+        assert process.poll() is None
+    second = subprocess.run([*command, "--resume", "auto"], cwd=ROOT, capture_output=True, text=True)
+    assert second.returncode == 2 and "another process is training this study" in second.stderr
+    os.killpg(process.pid, signal.SIGINT)
+    rest = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+    (kept,) = (out / "cells").iterdir()
+    state = torch.load(kept, weights_only=True)
+    assert state["cell"]["steps"] >= state["curve"]["step"][-1] >= 2

@@ -16,7 +16,7 @@ def test_the_papers_mars_schedule() -> None:
 
 
 def test_the_papers_cifar_schedule() -> None:
-    factor = milestones(at=[32_000, 48_000], factor=0.1)
+    factor = milestones(at=[32_000, 48_000], iterations=64_000, factor=0.1)
     assert [factor(t) for t in (31_999, 32_000, 47_999, 48_000)] == pytest.approx([1, 0.1, 0.1, 0.01])
 
 

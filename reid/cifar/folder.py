@@ -1,0 +1,76 @@
+"""The study's folder: which files are in it, and which of them may be gone on with."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from reid.cifar.config import CellSpec
+from reid.engine import checkpoint
+from reid.errors import CheckpointError, ConfigError, DataError
+
+
+class Files:
+    """The study's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.config, self.cells, self.labels = path, path / "config.yaml", path / "cells", path / "labels"
+        self.table, self.csv, self.figures = path / "table.md", path / "table.csv", path / "figures"
+        self.report, self.log, self.lock = path / "report.html", path / "log.txt", path / ".lock"
+
+    def clear(self) -> None:
+        """Removes what a study writes, and nothing else."""
+        written = [
+            self.cells.glob("resnet*.json"),
+            self.cells.glob("resnet*.pt"),
+            self.labels.glob("*.csv"),
+            self.figures.glob("*.png"),
+        ]
+        for file in itertools.chain(*written, [self.config, self.table, self.csv, self.report, self.log]):
+            file.unlink(missing_ok=True)
+
+    def record(self, cell: CellSpec) -> Path:
+        return self.cells / f"{cell.name}.json"
+
+    def checkpoint(self, cell: CellSpec) -> Path:
+        return self.cells / f"{cell.name}.pt"
+
+    def read_record(self, cell: CellSpec, fingerprint: str) -> dict[str, Any] | None:
+        """The cell's record, or None where it is not trained yet.
+
+        Raises:
+            DataError: it is damaged. ConfigError: it was trained with other settings, data or number format.
+        """
+        path = self.record(cell)
+        if not path.is_file():
+            return None
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            found = record["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: damaged: {error!r}; remove it, and the cell is trained again") from None
+        _require_same(path, found, fingerprint)
+        return record
+
+    def read_checkpoint(self, cell: CellSpec, fingerprint: str) -> dict[str, Any] | None:
+        """What `Trainer.save_checkpoint` kept of a cell, or None; raises as `read_record` does."""
+        path = self.checkpoint(cell)
+        if not path.is_file():
+            return None
+        try:
+            state = checkpoint.load(path)
+            found, _ = state["fingerprint"], (state["cell"], state["curve"], state["seconds"])
+        except (CheckpointError, KeyError) as error:
+            raise DataError(f"{path}: damaged: {error}; remove it, and the cell is trained from its start") from None
+        _require_same(path, found, fingerprint)
+        return state
+
+
+def _require_same(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise ConfigError(
+            f"{path}: trained with other settings, other data or in another number format; give the same ones (config.yaml "
+            "there has the settings), or --output-dir for a new study"
+        )
