@@ -74,7 +74,7 @@ def find_folder(root: Path, name: str) -> Path:
     if (root / official.meta["filename"]).is_file():
         return root
     place = str(root) if root.is_dir() else f"{root}, which is no folder"
-    hint = f"name the folder that holds it, or unpack {official.filename} there"
+    hint = f"set data.download=true, name the folder that holds it, or unpack {official.filename} there"
     for other, layout in LAYOUTS.items():
         if (root / layout.official.base_folder).is_dir() or (root / layout.official.meta["filename"]).is_file():
             hint = f"what is there is {other}"

@@ -6,10 +6,14 @@ Shapes: T tracklets.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from reid import experiment
 from reid.augment import Preprocess
@@ -17,23 +21,67 @@ from reid.config import Config
 from reid.datasets.folders import detect_kind, load_folders, load_manifest
 from reid.datasets.mars import load_mars
 from reid.engine import checkpoint
-from reid.engine.extract import extract, fingerprint
+from reid.engine.extract import extract, extract_shards, fingerprint
+from reid.errors import in_range
 from reid.features import FeatureSet
-from reid.gallery import store
+from reid.gallery import change, store
+from reid.gallery.index import Index
+from reid.gallery.shards import SHARD_FRAMES, Shards, unfinished
+from reid.gallery.store import Gallery
+from reid.gallery.tune import recall
 from reid.models.color_histogram import ColorHistogram
 from reid.models.embedding import Classifier, Embedding
 from reid.models.pooling import POOLINGS
 from reid.rundir import RunDirectory
-from reid.runtime import Runtime, start
+from reid.runtime import Runtime, is_main_process, start, sum_over_processes
 from reid.tracklets import Split
 
 logger = logging.getLogger(__name__)
 
+Mode = Literal["new", "overwrite", "add"]
 
-def run(
-    run_path: Path, choice: str, overrides: Sequence[str], source: Path, kind: str, out: Path, *, overwrite: bool
-) -> None:
-    """Writes a feature folder.
+
+@dataclass(frozen=True)
+class Target:
+    """Where features go, and what may be there.
+
+    Args:
+        folder: the feature folder.
+        mode: `new`; `overwrite` the feature folder that is there; `add` to it.
+        resume: go on with an extraction that was killed, where there is one.
+        index: faiss factory string of the index to build; with `add`, the folder's own takes the new rows in by default.
+        shard_frames: frames between two saved parts.
+    """
+
+    folder: Path
+    mode: Mode = "new"
+    resume: bool = False
+    index: str | None = None
+    shard_frames: int = SHARD_FRAMES
+
+    def require_place(self) -> None:
+        """Refuses a folder that cannot be written as asked, before the work."""
+        if self.mode == "add":
+            store.open_gallery(self.folder)
+        elif not unfinished(self.folder) and not (self.resume and store.exists(self.folder)):
+            store.require_free(self.folder, overwrite=self.mode == "overwrite")
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """What is embedded, and what is known of its features before there are any."""
+
+    split: Split
+    query: np.ndarray
+    gallery: np.ndarray
+    keys: list[str]
+    fingerprint: str
+    dim: int
+    about: Mapping[str, Any]
+
+
+def run(run_path: Path, choice: str, overrides: Sequence[str], source: Path, kind: str, target: Target) -> None:
+    """Writes a feature folder, or adds to one.
 
     Args:
         run_path: directory of the trained run.
@@ -41,27 +89,109 @@ def run(
         overrides: of the run's config, for this machine: the device, workers.
         source: what to embed.
         kind: `mars`, `folders`, `manifest`, or `auto` to find out.
-        out: the folder to write.
-        overwrite: replace a feature folder that is there.
+        target: the folder to write.
     """
     directory = RunDirectory(run_path)
     config = directory.config(overrides)
+    in_range("shard", target.shard_frames, 1)
     kind = detect_kind(source) if kind == "auto" else kind
     split, query, gallery = _tracklets(source, kind)
-    store.require_free(out, overwrite=overwrite)
+    if is_main_process():
+        target.require_place()
     logger.info("%s: %s with %d tracklets, %d frames", source, kind, len(split), split.num_frames)
     with start(config.machine.device, config.machine.dtype) as runtime:
-        model, preprocess = load_model(config, directory.checkpoint(choice), runtime)
-        features = features_of(config, model.embedding, preprocess, split, runtime, query=query, gallery=gallery)
+        file = directory.checkpoint(choice)
+        model, preprocess = load_model(config, file, runtime)
+        about = {
+            "run": str(directory.path.absolute()),
+            "checkpoint": choice if choice in ("last", "best") else str(file.absolute()),
+            "preprocessing": {"resize": preprocess.resize, "crop": preprocess.crop, "pooling": config.test.pooling},
+            "source": str(source.absolute()),
+        }
+        mark, dim = fingerprint(model.embedding, preprocess, config.test.pooling), model.embedding.num_features
+        keys = [split.key(i) for i in range(len(split))]
+        embedded = _Source(split, query, gallery, keys, mark, dim, about)
+        _extract(config, model.embedding, preprocess, embedded, target, runtime)
+
+
+def _extract(
+    config: Config, model: Embedding, preprocess: Preprocess, source: _Source, target: Target, runtime: Runtime
+) -> None:
+    """Extracts the parts that are missing, each saved as it is done, and puts them together."""
+    if target.index is not None:
+        Index(target.index, source.dim)  # a string that faiss does not take shows before the work
+    numbers = {"fingerprint": source.fingerprint, "dtype": str(runtime.dtype).removeprefix("torch.")}
+    shards = Shards(target.folder, source.split, target.shard_frames, source.dim, {**numbers, "mode": target.mode})
+    todo = _begin(source, shards, target, runtime)
+    parts = [shards.rows[number] for number in todo]
+    done = extract_shards(model, preprocess, source.split, runtime, parts, **_options(config, model, runtime))
+    for number, features in zip(todo, done, strict=True):
         if runtime.is_main:
-            steps = {"resize": preprocess.resize, "crop": preprocess.crop, "pooling": config.test.pooling}
-            about = {
-                "run": str(directory.path.absolute()),
-                "checkpoint": choice,
-                "preprocessing": steps,
-                "source": str(source.absolute()),
-            }
-            store.write(out, features, split, about, overwrite=overwrite)
+            shards.save(number, features)
+    if runtime.is_main:
+        if not _is_there(source, target):
+            _write(source, shards, target)
+        shards.remove()
+
+
+def _begin(source: _Source, shards: Shards, target: Target, runtime: Runtime) -> list[int]:
+    """The numbers of the parts to extract, which the main process knows, in every process."""
+    missing = np.zeros(len(shards.rows), bool)
+    if runtime.is_main:
+        if _is_there(source, target):
+            logger.info("%s: all %d tracklets are there already", target.folder, len(source.split))
+        else:
+            if target.mode == "add":
+                change.require_addable(store.open_gallery(target.folder), source.keys, source.fingerprint)
+            shards.begin(resume=target.resume, overwrite=target.mode == "overwrite")
+            missing = shards.missing()
+            if not missing.all():
+                logger.info("%s: going on, %d of %d parts are there", target.folder, (~missing).sum(), len(missing))
+    told = sum_over_processes(torch.from_numpy(missing.astype(np.int64)).to(runtime.device))
+    return np.flatnonzero(told.cpu().numpy()).tolist()
+
+
+def _is_there(source: _Source, target: Target) -> bool:
+    """Whether a killed extraction had got to its end."""
+    among_others = target.mode == "add"
+    return (
+        target.resume
+        and target.mode != "overwrite"
+        and change.holds(target.folder, source.keys, source.fingerprint, among_others=among_others)
+    )
+
+
+def _write(source: _Source, shards: Shards, target: Target) -> None:
+    """Puts the parts together, behind the rows that are there where they are to be added."""
+    split, size, held = source.split, len(source.split), None
+    if target.mode == "add":
+        store.settle(target.folder)
+        held = store.open_gallery(target.folder)
+        change.require_addable(held, source.keys, source.fingerprint)
+    before = np.zeros((0, source.dim), np.float32) if held is None else held.features.features
+    shape = (len(before) + size, source.dim)
+    features = store.draft(target.folder, chain(store.blocks(before), shards.features()), shape)
+    key = np.array(source.keys, np.str_)
+    rows = FeatureSet(features[-size:], split.pid, split.camid, source.query, source.gallery, key, source.fingerprint)
+    gallery = Gallery(target.folder, rows, split.lengths, store.middle_frames(split), source.about)
+    index = None
+    if target.index is not None:
+        index = Index(target.index, source.dim).build(features)
+    elif held is not None:
+        index = store.open_index(held)
+        if index is not None:
+            index.add(rows.features)
+    gallery = gallery if held is None else change.joined(held, gallery, features)
+    store.commit(gallery, index)
+    logger.info("%s: %d tracklets", target.folder, len(features))
+    if index is not None:
+        log_recall(gallery, index)
+
+
+def log_recall(gallery: Gallery, index: Index) -> None:
+    """Says what an index is worth on its own gallery."""
+    found = recall(gallery.features, index)
+    logger.info("index %s: recall@10 %.3f against exact; tools/search.py --tune tries others", index.factory, found)
 
 
 def _tracklets(source: Path, kind: str) -> tuple[Split, np.ndarray, np.ndarray]:
@@ -94,17 +224,7 @@ def features_of(
 ) -> FeatureSet:
     """Features of all tracklets of a split; `query` and `gallery` are row numbers, all rows by default."""
     rows = np.arange(len(split))
-    features = extract(
-        model,
-        preprocess,
-        split,
-        runtime,
-        dim=model.num_features,
-        pooling=POOLINGS[config.test.pooling],
-        batch_size=config.test.batch_size,
-        workers=config.machine.workers,
-        progress=runtime.is_main,
-    )
+    features = extract(model, preprocess, split, runtime, **_options(config, model, runtime))
     return FeatureSet(
         features,
         split.pid,
@@ -114,3 +234,13 @@ def features_of(
         key=np.array([split.key(i) for i in range(len(split))]),
         fingerprint=fingerprint(model, preprocess, config.test.pooling),
     )
+
+
+def _options(config: Config, model: Embedding | ColorHistogram, runtime: Runtime) -> dict[str, Any]:
+    return {
+        "dim": model.num_features,
+        "pooling": POOLINGS[config.test.pooling],
+        "batch_size": config.test.batch_size,
+        "workers": config.machine.workers,
+        "progress": runtime.is_main,
+    }

@@ -1,15 +1,25 @@
 """A folder of tracklet features: what tools/extract.py writes, and tools/test.py reads as it reads a feature file.
 
-`features.npy` (N, D) float32 unit rows · `meta.csv` (row, key, pid, camid, num_frames, path) · `gallery.json` (schema, fingerprint,
-run, preprocessing, counts, and the query rows where the source has a test protocol).
+`features.npy` (N, D) float32 unit rows · `meta.csv` (row, key, pid, camid, num_frames, path of the middle frame) · `gallery.json`
+(schema, fingerprint, run, preprocessing, counts, and the query rows where the source has a test protocol) · `index.faiss` if wanted.
+
+A change is written beside what is there, as `NAME.new`, `gallery.json.new` last: its appearance is the change. From then on a
+reader takes `NAME.new` where there is one, and the files only have to be moved into place, which the next change finishes after a
+kill. So a kill at any moment leaves the old gallery or the new one.
+
+Shapes: N rows, D feature dimensions.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
 import zipfile
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +28,70 @@ import numpy as np
 from reid.errors import DataError
 from reid.features import FeatureSet
 from reid.files import atomic
+from reid.gallery.index import Index, read_index
 from reid.tracklets import Split
 
+logger = logging.getLogger(__name__)
+
 SCHEMA = 1
+FEATURES, META, INDEX, ABOUT = "features.npy", "meta.csv", "index.faiss", "gallery.json"
+ROWS_AT_ONCE = 2**14  # rows copied at once
 _COLUMNS = ["row", "key", "pid", "camid", "num_frames", "path"]
+_ROWS, _COUNTED = ("query", "gallery"), ("schema", "fingerprint", "counts", "index")
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """What a feature folder holds; features are memory-mapped.
+
+    Args:
+        folder: where it is, or is to be.
+        features: N rows with their keys.
+        num_frames: (N,) int64.
+        path: (N,) texts, each tracklet's middle frame.
+        about: the other entries of `gallery.json`: run, checkpoint, preprocessing, source.
+    """
+
+    folder: Path
+    features: FeatureSet
+    num_frames: np.ndarray
+    path: np.ndarray
+    about: Mapping[str, Any]
+
+    def rows(self, keys: Iterable[str]) -> np.ndarray:
+        """The row numbers (n,) of some keys.
+
+        Raises:
+            DataError: a key is not there, or stands for two rows.
+        """
+        row_of = rows_by_key(self)
+        wanted = list(keys)
+        if missing := [key for key in wanted if key not in row_of]:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise DataError(f"{self.folder}: no tracklet has the key {missing[0]!r}{more}; meta.csv lists them")
+        return np.array([row_of[key] for key in wanted], np.int64)
+
+
+def rows_by_key(gallery: Gallery) -> dict[str, int]:
+    """Row number of each key.
+
+    Raises:
+        DataError: two rows have one key.
+    """
+    assert gallery.features.key is not None
+    keys = gallery.features.key.tolist()
+    row_of = {key: row for row, key in enumerate(keys)}
+    if len(row_of) < len(keys):
+        row = next(row for row, key in enumerate(keys) if row_of[key] != row)
+        twice = f"rows {row} and {row_of[keys[row]]} share the key {keys[row]!r}"
+        raise DataError(f"{gallery.folder}: {twice}, so it names no tracklet; give each its own and extract again")
+    return row_of
 
 
 def write(
     folder: Path, features: FeatureSet, split: Split, about: Mapping[str, Any], *, overwrite: bool = False
 ) -> None:
-    """Writes the folder; `gallery.json` comes last, so a folder that has it is complete.
+    """Writes a folder of features that are in memory.
 
     Args:
         folder: new, empty, or with `overwrite` one written by this function.
@@ -39,88 +103,205 @@ def write(
         DataError: the folder is not empty, or cannot be written.
     """
     require_free(folder, overwrite=overwrite)
-    (folder / "gallery.json").unlink(missing_ok=True)
-    with atomic(folder / "features.npy") as temporary, open(temporary, "wb") as file:
-        np.save(file, features.features)
-    with (
-        atomic(folder / "meta.csv") as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        for i, length in enumerate(split.lengths.tolist()):
-            first = split.path(split.start[i]).absolute()
-            writer.writerow([i, split.key(i), split.pid[i], split.camid[i], length, first.parent.as_posix()])
-    counts = {"tracklets": len(split), "frames": split.num_frames, "dim": features.features.shape[1]}
-    record = {"schema": SCHEMA, "fingerprint": features.fingerprint, **about, "counts": counts}
-    record |= {"query": features.query.tolist(), "gallery": features.gallery.tolist()} if len(features.query) else {}
-    with atomic(folder / "gallery.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    draft(folder, blocks(features.features), features.features.shape)
+    commit(Gallery(folder, features, split.lengths, middle_frames(split), about))
+
+
+def middle_frames(split: Split) -> np.ndarray:
+    """(T,) texts: the image file that stands for each tracklet."""
+    middle = (split.start + split.stop) // 2
+    return np.array([split.path(frame).absolute().as_posix() for frame in middle], object)
+
+
+def exists(folder: Path) -> bool:
+    """Whether the folder holds a complete gallery."""
+    return any((folder / name).is_file() for name in (ABOUT, f"{ABOUT}.new"))
 
 
 def require_free(folder: Path, *, overwrite: bool) -> None:
-    """Makes the folder, and refuses one that `write` may not write to.
+    """Makes the folder, and refuses one that a new gallery may not be written to.
 
     Raises:
         DataError: it holds something, and that is not a feature folder to be overwritten.
     """
     free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not free and not (overwrite and (folder / "gallery.json").is_file()):
+    if not free and not (overwrite and exists(folder)):
         raise DataError(
             f"{folder}: exists and is not empty; choose another --out, or --overwrite to replace a feature folder"
         )
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written shows before the work, not after
 
 
+def blocks(features: np.ndarray, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Some rows of an array (all by default), few enough at once to be copied."""
+    for first in range(0, len(features) if rows is None else len(rows), ROWS_AT_ONCE):
+        part = slice(first, first + ROWS_AT_ONCE)
+        yield features[part] if rows is None else features[rows[part]]
+
+
+def draft(folder: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Writes the features of the next `commit` beside those that are there.
+
+    Args:
+        parts: (n, D) each, together (N, D).
+        shape: (N, D).
+
+    Returns:
+        (N, D) float32, memory-mapped.
+    """
+    settle(folder)
+    with atomic(folder / f"{FEATURES}.new") as temporary:
+        out, end = np.lib.format.open_memmap(temporary, "w+", np.float32, shape=shape), 0
+        for part in parts:
+            out[end : end + len(part)] = part
+            end += len(part)
+        assert end == len(out), "parts fill the shape"
+        out.flush()
+    return np.load(folder / f"{FEATURES}.new", mmap_mode="r", allow_pickle=False)
+
+
+def commit(gallery: Gallery, index: Index | None = None) -> None:
+    """Makes the folder hold this gallery; its features are the `draft`'s, or those that the folder has, then after `settle`.
+
+    Args:
+        gallery: one row per row of features.
+        index: of the same rows; the folder has none without it.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    folder, rows = gallery.folder, gallery.features
+    assert rows.key is not None, "rows of a gallery have keys"
+    columns = (range(len(rows.key)), rows.key, rows.pid, rows.camid, gallery.num_frames, gallery.path)
+    with (
+        atomic(folder / f"{META}.new") as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        csv.writer(file).writerows([_COLUMNS, *zip(*columns, strict=True)])
+    if index is not None:
+        with atomic(folder / f"{INDEX}.new") as temporary:
+            index.save(temporary)
+    with atomic(folder / f"{ABOUT}.new") as temporary:
+        temporary.write_text(json.dumps(_record(gallery, index), indent=1) + "\n", encoding="utf-8")
+    settle(folder)
+
+
+def _record(gallery: Gallery, index: Index | None) -> dict[str, Any]:
+    rows = gallery.features
+    counts = {"tracklets": len(rows.pid), "frames": int(gallery.num_frames.sum()), "dim": rows.features.shape[1]}
+    record = {"schema": SCHEMA, "fingerprint": rows.fingerprint, **gallery.about, "counts": counts}
+    if index is not None:
+        record["index"] = {"factory": index.factory, "rows": len(rows.pid), "fingerprint": rows.fingerprint}
+    if len(rows.query):
+        record |= {"query": rows.query.tolist(), "gallery": rows.gallery.tolist()}
+    return record
+
+
+def settle(folder: Path) -> None:
+    """Moves the files of a change that has been made into place, and removes those of one that has not: every change's first step."""
+    new = {name: folder / f"{name}.new" for name in (FEATURES, META, INDEX, ABOUT)}
+    made = new[ABOUT].exists()
+    if made and not new[INDEX].exists() and "index" not in _about(folder):
+        (folder / INDEX).unlink(missing_ok=True)
+    for name, file in new.items():  # gallery.json last, so that a kill in between leaves the rest to be moved
+        if made and file.exists():
+            os.replace(file, folder / name)
+        file.unlink(missing_ok=True)
+        for temporary in folder.glob(f".{name}.new.*.tmp"):
+            temporary.unlink()
+
+
+def _current(folder: Path, name: str) -> Path:
+    """The file to read: that of a change which has been made but not yet moved into place, where there is one."""
+    new = folder / f"{name}.new"
+    return new if (folder / f"{ABOUT}.new").exists() and new.exists() else folder / name
+
+
 def read(folder: Path) -> FeatureSet:
-    """Reads the folder; features are memory-mapped.
+    """Reads the features of a folder, memory-mapped.
 
     Raises:
         DataError: something is missing, damaged or inconsistent.
     """
-    about, meta = _about(folder / "gallery.json"), _meta(folder / "meta.csv")
+    return open_gallery(folder).features
+
+
+def open_gallery(folder: Path) -> Gallery:
+    """Reads a folder; features are memory-mapped.
+
+    Raises:
+        DataError: something is missing, damaged or inconsistent.
+    """
+    about, meta = _about(folder), _meta(_current(folder, META))
     try:
-        features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+        features = np.load(_current(folder, FEATURES), mmap_mode="r", allow_pickle=False)
         num_rows = len(features)
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{folder / 'features.npy'}: cannot read these features: {error}; extract them again") from None
-    if not len(meta["key"]) == num_rows == about["counts"]["tracklets"]:
+        raise DataError(f"{folder / FEATURES}: cannot read these features: {error}; extract them again") from None
+    counted = about["counts"]["tracklets"]
+    if not len(meta["key"]) == num_rows == counted:
         raise DataError(
-            f"{folder}: {num_rows} rows in features.npy, {len(meta['key'])} in meta.csv, "
-            f"{about['counts']['tracklets']} in gallery.json; expected as many in each; extract them again"
+            f"{folder}: {num_rows} rows in features.npy, {len(meta['key'])} in meta.csv, {counted} in gallery.json; "
+            "expected as many in each; extract them again"
         )
-    query, gallery = (np.array(about[name], dtype=np.int64) for name in ("query", "gallery"))
-    return FeatureSet(features, meta["pid"], meta["camid"], query, gallery, meta["key"], about["fingerprint"])
-
-
-def _about(file: Path) -> dict[str, Any]:
+    query = np.array(about.get("query", []), np.int64)
+    searched = np.array(about["gallery"], np.int64) if "gallery" in about else np.arange(num_rows)
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        rows = FeatureSet(features, meta["pid"], meta["camid"], query, searched, meta["key"], about["fingerprint"])
+    except DataError as error:
+        raise DataError(*(f"{folder}: {problem}; extract them again" for problem in error.problems)) from None
+    rest = {name: value for name, value in about.items() if name not in (*_ROWS, *_COUNTED)}
+    return Gallery(folder, rows, meta["num_frames"], meta["path"], rest)
+
+
+def open_index(gallery: Gallery) -> Index | None:
+    """The folder's index, or None where it has none.
+
+    Raises:
+        DataError: it is damaged, or of other rows or of another model than the folder's.
+    """
+    record = _about(gallery.folder).get("index")
+    if record is None:
+        return None
+    rows, file = gallery.features, _current(gallery.folder, INDEX)
+    return read_index(file, record, rows.features.shape, rows.fingerprint, gallery.folder)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(_current(folder, ABOUT).read_text(encoding="utf-8"))
         if about["schema"] != SCHEMA:
             raise ValueError(f"schema {about['schema']}, expected {SCHEMA}")
-        about["query"] = about.get("query", [])
-        about["gallery"] = about.get("gallery", list(range(about["counts"]["tracklets"])))
-        if not all(type(row) is int and abs(row) < 2**63 for row in (*about["query"], *about["gallery"])):
+        lists = [about.get(name, []) for name in _ROWS]
+        if not all(type(row) is int and abs(row) < 2**63 for rows in lists for row in rows):
             raise ValueError("query and gallery must be lists of row numbers")
+        if not isinstance(about["counts"]["tracklets"], int) or not isinstance(about.get("index", {}), dict):
+            raise ValueError("counts.tracklets must be a number, and index a mapping")
         return about | {"fingerprint": about["fingerprint"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{file}: no complete feature folder of tools/extract.py: {error}; extract the features again"
+            f"{folder / ABOUT}: no complete feature folder of tools/extract.py: {error}; extract the features again"
         ) from None
 
 
 def _meta(file: Path) -> dict[str, np.ndarray]:
+    texts: dict[str, list[str]] = {"key": [], "path": []}
+    numbers = {name: array("q") for name in ("row", "pid", "camid", "num_frames")}
     try:
         with open(file, newline="", encoding="utf-8", errors="surrogateescape") as lines:
-            rows = list(csv.DictReader(lines))
-        if [int(row["row"]) for row in rows] != list(range(len(rows))):
+            reader = csv.reader(lines)
+            header = next(reader, [])
+            places = {name: header.index(name) for name in _COLUMNS}
+            for cells in reader:
+                for name, column in texts.items():
+                    column.append(cells[places[name]])
+                for name, integers in numbers.items():
+                    integers.append(int(cells[places[name]]))
+        columns = {name: np.array(values, np.int64) for name, values in numbers.items()}
+        if not np.array_equal(columns["row"], np.arange(len(columns["row"]))):
             raise ValueError("the column `row` must count 0, 1, 2 …")
-        return {
-            "key": np.array([row["key"] for row in rows], dtype=np.str_),
-            "pid": np.array([int(row["pid"]) for row in rows], dtype=np.int64),
-            "camid": np.array([int(row["camid"]) for row in rows], dtype=np.int64),
-        }
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
+        return columns | {"key": np.array(texts["key"], np.str_), "path": np.array(texts["path"], object)}
+    except (OSError, ValueError, IndexError, OverflowError, csv.Error) as error:
         raise DataError(
             f"{file}: expected columns {', '.join(_COLUMNS)}: {error}; extract the features again"
         ) from None

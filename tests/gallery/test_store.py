@@ -13,7 +13,7 @@ from reid.tracklets import Split
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def small(tmp_path: Path) -> Path:
     names = np.array([f"p{i // 2}/{i}.jpg".encode() for i in range(6)])
     split = Split("root", names, np.array([0, 2, 4]), np.array([2, 4, 6]), np.array([5, -1, 0]), np.array([1, 2, -1]))
     features = np.eye(3, 4, dtype=np.float32)
@@ -24,37 +24,70 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "gallery"
 
 
-def test_round_trip(folder: Path) -> None:
-    read = store.read(folder)
+def test_round_trip(small: Path) -> None:
+    read = store.read(small)
     assert np.array_equal(read.features, np.eye(3, 4))
     assert (read.pid.tolist(), read.camid.tolist()) == ([5, -1, 0], [1, 2, -1])
     assert (read.query.tolist(), read.gallery.tolist(), read.fingerprint) == ([0], [2, 0], "f00")
-    assert sorted(path.name for path in folder.iterdir()) == ["features.npy", "gallery.json", "meta.csv"]
-    about = json.loads((folder / "gallery.json").read_text())
+    assert sorted(path.name for path in small.iterdir()) == ["features.npy", "gallery.json", "meta.csv"]
+    about = json.loads((small / "gallery.json").read_text())
     assert about["counts"] == {"tracklets": 3, "frames": 6, "dim": 4}
 
 
 @pytest.mark.parametrize("name", ["features.npy", "meta.csv", "gallery.json"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text"])
-def test_damaged_files(folder: Path, name: str, damage: str) -> None:
-    data = (folder / name).read_bytes()
+def test_damaged_files(small: Path, name: str, damage: str) -> None:
+    data = (small / name).read_bytes()
     if damage == "missing":
-        (folder / name).unlink()
+        (small / name).unlink()
     else:
-        (folder / name).write_bytes({"empty": b"", "truncated": data[: len(data) // 2], "text": b"[1]"}[damage])
+        (small / name).write_bytes({"empty": b"", "truncated": data[: len(data) // 2], "text": b"[1]"}[damage])
     with pytest.raises(DataError) as caught:
-        store.read(folder)
+        store.read(small)
     assert len(caught.value.problems) == 1
     assert "gallery" in str(caught.value)
 
 
-def test_pickled_features_are_refused(folder: Path) -> None:
-    np.save(folder / "features.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+def test_pickled_features_are_refused(small: Path) -> None:
+    np.save(small / "features.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="cannot read these features"):
-        store.read(folder)
+        store.read(small)
 
 
-def test_row_counts_must_agree(folder: Path) -> None:
-    np.save(folder / "features.npy", np.eye(2, 4, dtype=np.float32))
+def test_row_counts_must_agree(small: Path) -> None:
+    np.save(small / "features.npy", np.eye(2, 4, dtype=np.float32))
     with pytest.raises(DataError, match=r"2 rows in features\.npy, 3 in meta\.csv, 3 in gallery\.json"):
-        store.read(folder)
+        store.read(small)
+
+
+def test_one_frame_stands_for_a_tracklet(small: Path) -> None:
+    assert [Path(path).name for path in store.open_gallery(small).path] == ["1.jpg", "3.jpg", "5.jpg"]
+
+
+@pytest.mark.parametrize(("value", "says"), [(np.nan, "not finite"), (0, "all zero")])
+def test_dead_rows_are_named(small: Path, value: float, says: str) -> None:
+    features = np.eye(3, 4, dtype=np.float32)
+    features[1] = value
+    np.save(small / "features.npy", features)
+    with pytest.raises(DataError, match=rf"gallery: features: row 1 \(key 'b, c'\).* {says}.*extract them again"):
+        store.read(small)
+
+
+def test_rows_that_are_not_of_unit_norm_are_normalised(small: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.save(small / "features.npy", 5 * np.eye(3, 4, dtype=np.float32))
+    assert np.array_equal(store.read(small).features, np.eye(3, 4))
+    assert "3 of 3 rows were not of unit norm and have been normalised" in caplog.text
+
+
+def test_features_stay_on_disk(small: Path) -> None:
+    assert isinstance(store.read(small).features, np.memmap)
+
+
+@pytest.mark.parametrize(
+    "record",
+    ['{"schema": 2}', '{"schema": 1}', "[]", '{"schema": 1, "fingerprint": "a", "counts": {"tracklets": "3"}}'],
+)
+def test_other_json(small: Path, record: str) -> None:
+    (small / "gallery.json").write_text(record)
+    with pytest.raises(DataError, match="no complete feature folder"):
+        store.open_gallery(small)
