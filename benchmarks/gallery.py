@@ -1,0 +1,140 @@
+"""Builds indexes of a large gallery and searches them, beside exact search: time, memory, recall.
+
+    OMP_NUM_THREADS=1 python benchmarks/gallery.py [--rows 1000000] [--dim 128] [--json FILE]
+
+The gallery is a memory-mapped file of made-up identities, as tools/extract.py would leave it; queries are rows of it, each left out
+of its own answer. Times are of the processor, all threads together, because the machine may be shared. HNSW is built of the first
+`--hnsw-rows` rows only: it takes its time.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from reid.features import FeatureSet
+from reid.gallery import tune
+
+LATENT, ROWS_EACH = 64, 10  # dimensions in which identities differ; rows of each
+NOISE = 0.7  # of a row, beside its identity's 1
+BLOCK = 2**16
+PROBES = ["nprobe=4", "nprobe=16", "nprobe=64", "nprobe=256"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints a Markdown table, one line per index and setting."""
+    arguments = parse(argv)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+        features = made_up_gallery(Path(folder) / "features.npy", arguments.rows, arguments.dim)
+        report = circumstances(arguments, argv)
+        plan = [(features, {"IVF1024,Flat": PROBES, f"IVF1024,PQ{arguments.dim // 2}x4fs": PROBES})]
+        if arguments.hnsw_rows:
+            plan.append((first_rows(features, arguments.hnsw_rows), {"HNSW32": ["efSearch=16", "efSearch=64"]}))
+        report["trials"] = [trial for rows, factories in plan for trial in measured(rows, factories)]
+    report["seconds"] = round(time.perf_counter() - start, 1)
+    print(table(report["trials"]))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--hnsw-rows", type=int, default=100_000, help="0: no HNSW")
+    parser.add_argument("--scratch", metavar="DIR", help="where the features lie meanwhile (default: the system's)")
+    parser.add_argument("--json", metavar="FILE")
+    return parser.parse_args(argv)
+
+
+def made_up_gallery(file: Path, num_rows: int, dim: int) -> FeatureSet:
+    """Identities and their rows' own noise in few dimensions, mapped to many, unit rows, in random order."""
+    rng = np.random.default_rng(0)
+    pid = rng.permutation(num_rows) // ROWS_EACH + 1
+    centre = rng.standard_normal((num_rows // ROWS_EACH + 2, LATENT), dtype=np.float32)
+    spread = rng.standard_normal((LATENT, dim), dtype=np.float32)
+    out = np.lib.format.open_memmap(file, "w+", np.float32, shape=(num_rows, dim))
+    for first in range(0, num_rows, BLOCK):
+        part = pid[first : first + BLOCK]
+        rows = (centre[part] + NOISE * rng.standard_normal((len(part), LATENT), dtype=np.float32)) @ spread
+        out[first : first + BLOCK] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    out.flush()
+    return gallery_of(np.load(file, mmap_mode="r"), pid)
+
+
+def gallery_of(features: np.ndarray, pid: np.ndarray) -> FeatureSet:
+    """A gallery without queries."""
+    rows = np.arange(len(pid))
+    return FeatureSet(features, pid, np.zeros_like(pid), rows[:0], rows)
+
+
+def first_rows(features: FeatureSet, num_rows: int) -> FeatureSet:
+    """A smaller gallery of the same kind."""
+    return gallery_of(features.features[:num_rows], features.pid[:num_rows])
+
+
+def measured(features: FeatureSet, factories: dict[str, list[str]]) -> list[dict[str, object]]:
+    """One record per trial; `anonymous_bytes` is what the process holds beside mapped files, the index among it."""
+    records = []
+    for trial in tune.tune(features, factories, clock=time.process_time):
+        records.append({"rows": len(features.pid), **asdict(trial), "anonymous_bytes": anonymous_bytes()})
+        print(records[-1], file=sys.stderr, flush=True)
+    return records
+
+
+def anonymous_bytes() -> int | None:
+    """Memory of this process that is no mapped file (Linux only)."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+def circumstances(arguments: argparse.Namespace, argv: list[str] | None) -> dict[str, object]:
+    """All that a reader needs to repeat the measurement."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
+    return {
+        "command": " ".join(["python benchmarks/gallery.py", *(sys.argv[1:] if argv is None else argv)]),
+        "commit": commit or None,
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": faiss.omp_get_max_threads(),
+        "load_average": os.getloadavg()[0],
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "faiss": faiss.__version__},
+        "rows": arguments.rows,
+        "dim": arguments.dim,
+        "queries": tune.QUERIES,
+    }
+
+
+def table(trials: list[dict[str, object]]) -> str:
+    """Markdown."""
+    lines = [
+        "| rows | index | recall@10 | CPU ms/query | queries/s and core | bytes/row | build CPU s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for t in trials:
+        speed = f"{t['milliseconds']:.2f} | {1000 / t['milliseconds']:.0f}"
+        cost = f"{t['bytes_per_row']:.0f} | {t['build_seconds']:.0f}"
+        lines.append(f"| {t['rows']:,} | {t['factory']} | {t['recall']:.3f} | {speed} | {cost} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""Search: what is nearest in a gallery to images, folders of frames, or tracklets of the gallery itself.
+
+Shapes: Q queries, K list length, D feature.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+from reid.commands.extract import features_of, load_model
+from reid.datasets.loader import decode
+from reid.datasets.mars import IMAGE_SUFFIXES
+from reid.errors import ConfigError, DataError, in_range
+from reid.files import atomic
+from reid.gallery import store, tune
+from reid.gallery.index import Index, num_gpus
+from reid.gallery.search import Hits, rows_of_cameras, search
+from reid.gallery.store import Gallery
+from reid.gallery.threshold import false_match_threshold
+from reid.report.hits import HitList, write_hits
+from reid.report.records import Kind, Thumbnail
+from reid.report.tables import text_table
+from reid.rundir import RunDirectory
+from reid.runtime import start
+from reid.tracklets import Split
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+PICTURE = (128, 256)  # (width, height) at most
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query as typed, and what it names: a row of the gallery, or frames to embed."""
+
+    text: str
+    row: int = -1
+    frames: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search.
+
+    Args:
+        top_k: hits per query.
+        camera: only rows of these cameras.
+        not_camera: no row of these.
+        min_similarity: the smallest similarity that is a hit.
+        false_match_rate: the same, by the share of pairs of different persons that reach it.
+        index: faiss factory string to search with, `Flat` for exact search; the folder's own index by default, if it has one.
+        run: directory of the run that embeds, where it is no longer where gallery.json says.
+        checkpoint: of that run.
+        device: where to embed.
+    """
+
+    top_k: int = 10
+    camera: list[int] | None = None
+    not_camera: list[int] | None = None
+    min_similarity: float | None = None
+    false_match_rate: float | None = None
+    index: str | None = None
+    run: Path | None = None
+    checkpoint: str | None = None
+    device: str = "auto"
+
+
+def run(
+    folder: Path,
+    queries: Sequence[str],
+    options: Options,
+    *,
+    json_file: Path | None = None,
+    html_file: Path | None = None,
+) -> None:
+    """Searches a gallery, prints the hits and writes them where asked.
+
+    Args:
+        folder: feature folder of tools/extract.py.
+        queries: keys of the gallery, image files, or folders of the frames of one tracklet.
+        options: how to search.
+        json_file: gets the hits.
+        html_file: gets a sheet with pictures of them.
+    """
+    gallery = store.open_gallery(folder)
+    features = gallery.features
+    rows = rows_of_cameras(features, options.camera, options.not_camera)
+    named = _named(gallery, queries)
+    least, facts = _least_similarity(gallery, options)
+    index = _index(gallery, options.index) if rows is None else None
+    asked = _features_of(gallery, named, options)
+    own = np.array([query.row for query in named])
+    hits = search(features, asked, top_k=options.top_k, rows=rows, own=own, index=index).above(least)
+    facts["searched"] = f"{len(features.pid if rows is None else rows)} of {len(features.pid)} tracklets, " + (
+        "exactly" if index is None else f"by {index.factory}"
+    )
+    for name, fact in facts.items():
+        logger.info("%s: %s", name, fact)
+    records = [
+        {"schema": SCHEMA, "query": query.text, "hits": _hits(gallery, hits, i)} for i, query in enumerate(named)
+    ]
+    _print(records)
+    if json_file is not None:
+        with atomic(json_file) as temporary:
+            temporary.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    if html_file is not None:
+        facts = {"gallery": str(folder), "model": str(gallery.about.get("run", "unknown")), **facts}
+        lists = [_sheet(gallery, query, hits, i) for i, query in enumerate(named)]
+        write_hits(html_file, f"Hits in {folder.absolute().name}", facts, lists)
+
+
+def run_tune(folder: Path, top_k: int, factory: str | None) -> None:
+    """Prints what indexes would gain and lose on this gallery; with `factory`, that one beside exact search.
+
+    Args:
+        folder: feature folder of tools/extract.py.
+        top_k: the K of recall@K.
+        factory: faiss factory string, or None for those worth a try.
+    """
+    features = store.open_gallery(folder).features
+    header = ["index", f"recall@{top_k}", "ms/query", "bytes/row", "build s"]
+    lines = []
+    for trial in tune.tune(features, None if factory is None else {factory: []}, top_k=top_k):
+        numbers = (f"{trial.milliseconds:.3f}", f"{trial.bytes_per_row:.0f}", f"{trial.build_seconds:.1f}")
+        lines.append([trial.factory, f"{trial.recall:.3f}", *numbers])
+        logger.info("%s: recall %.3f, %s ms per query", trial.factory, trial.recall, numbers[0])
+    print(text_table(header, lines))
+    if len(features.pid) < tune.SMALL:
+        print(
+            f"{len(features.pid)} rows are few: exact search (Flat, no index) takes {lines[0][2]} ms per query and misses nothing; "
+            f"below {tune.SMALL:,} rows it is best"
+        )
+    else:
+        print(f"to keep one: python tools/gallery.py index {folder} 'INDEX'")
+
+
+def _named(gallery: Gallery, queries: Sequence[str]) -> list[Query]:
+    """What each query is; a key of the gallery comes before a file of that name."""
+    row_of = store.rows_by_key(gallery)
+    named = []
+    for text in queries:
+        path = Path(text)
+        if text in row_of:
+            named.append(Query(text, row=row_of[text]))
+        elif path.is_dir():
+            named.append(Query(text, frames=_frames_of(path)))
+        elif path.is_file():
+            named.append(Query(text, frames=[path]))
+        else:
+            raise DataError(
+                f"query {text}: no such image, folder of frames or key of {gallery.folder} (a key is like {next(iter(row_of))!r})"
+            )
+    return named
+
+
+def _frames_of(folder: Path) -> list[Path]:
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".")
+    if not names:
+        raise DataError(
+            f"query {folder}: expected the images of one tracklet ({', '.join(IMAGE_SUFFIXES)}) in it, got none"
+        )
+    return [folder / name for name in names]
+
+
+def _least_similarity(gallery: Gallery, options: Options) -> tuple[float, dict[str, str]]:
+    """The smallest similarity that is a hit, and where it comes from, in words."""
+    if options.false_match_rate is not None:
+        told = false_match_threshold(gallery.features, options.false_match_rate)
+        sample = f", a sample of {told.rows} of {told.labelled} labelled rows" if told.rows < told.labelled else ""
+        pairs = f"{told.pairs} pairs of different persons in this gallery{sample}"
+        words = f"{told.similarity:.4f}, which at most {options.false_match_rate:g} of {pairs} reach"
+        return told.similarity, {"least similarity": words}
+    if options.min_similarity is not None:
+        in_range("min_similarity", options.min_similarity, -1, 1)
+        return options.min_similarity, {"least similarity": f"{options.min_similarity:g}"}
+    return -2.0, {}
+
+
+def _index(gallery: Gallery, factory: str | None) -> Index | None:
+    """What to search with; None = exactly, which is an index too where faiss has a GPU."""
+    index = store.open_index(gallery) if factory is None else None
+    if index is None and (factory not in (None, "Flat") or num_gpus()):
+        features = gallery.features.features
+        index = Index(factory or "Flat", features.shape[1]).build(features)
+    return None if index is None else index.on_gpus()
+
+
+def _features_of(gallery: Gallery, queries: Sequence[Query], options: Options) -> np.ndarray:
+    """(Q, D): the gallery's own rows as they are, the others by the model that made the gallery."""
+    features = gallery.features.features
+    asked = np.empty((len(queries), features.shape[1]), np.float32)
+    own = [i for i, query in enumerate(queries) if query.row >= 0]
+    new = [i for i, query in enumerate(queries) if query.row < 0]
+    asked[own] = features[[queries[i].row for i in own]]
+    if new:
+        asked[new] = _embedded(gallery, [queries[i] for i in new], options)
+    return asked
+
+
+def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> np.ndarray:
+    place = options.run or gallery.about.get("run")
+    if place is None:
+        raise ConfigError(f"{gallery.folder}: gallery.json names no run to embed queries with; name it by --run")
+    directory, choice = RunDirectory(Path(place)), options.checkpoint or gallery.about.get("checkpoint", "last")
+    if not directory.config_file.is_file():
+        raise DataError(f"{place}: the run that made {gallery.folder} is not there; say where it is by --run")
+    config = directory.config([f"machine.device={json.dumps(options.device)}", "machine.workers=0"])
+    stop = np.cumsum([len(query.frames) for query in queries])
+    unknown = np.zeros(len(queries), np.int64)
+    names = np.array([os.fsencode(path.absolute()) for query in queries for path in query.frames])
+    split = Split(
+        Path("/"), names, np.append(0, stop[:-1]), stop, unknown, unknown - 1, np.array([q.text for q in queries])
+    )
+    with start(config.machine.device, config.machine.dtype) as runtime:
+        model, preprocess = load_model(config, directory.checkpoint(choice), runtime)
+        made = features_of(config, model.embedding, preprocess, split, runtime)
+    if made.fingerprint != gallery.features.fingerprint:
+        raise DataError(
+            f"{place}: checkpoint {choice} is model {made.fingerprint}, {gallery.folder} was made by {gallery.features.fingerprint}: two "
+            "models never mix; name the one that made it by --run and --checkpoint, or extract the gallery anew"
+        )
+    return made.features
+
+
+def _hits(gallery: Gallery, hits: Hits, i: int) -> list[dict[str, Any]]:
+    rows, features = hits.rows[i][hits.rows[i] >= 0], gallery.features
+    assert features.key is not None
+    return [
+        {
+            "rank": rank,
+            "row": int(row),
+            "key": str(features.key[row]),
+            "pid": int(features.pid[row]),
+            "camid": int(features.camid[row]),
+            "similarity": float(similarity),
+        }
+        for rank, (row, similarity) in enumerate(zip(rows, hits.similarity[i], strict=False), start=1)
+    ]
+
+
+def _print(records: Sequence[dict[str, Any]]) -> None:
+    for record in records:
+        rows = [
+            [*(hit[name] for name in ("rank", "key", "pid", "camid")), f"{hit['similarity']:.4f}"]
+            for hit in record["hits"]
+        ]
+        table = text_table(["rank", "key", "pid", "camid", "similarity"], rows) if rows else "no hit"
+        print(f"query {record['query']}\n{table}\n")
+
+
+def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
+    """The pictures of one query and its hits; who is right is marked where the query's identity is known."""
+    features, (first, count) = gallery.features, (query.row, int((hits.rows[i] >= 0).sum()))
+    pid = int(features.pid[first]) if first >= 0 else 0
+    frame = Path(gallery.path[first]) if first >= 0 else query.frames[len(query.frames) // 2]
+    caption = _who(gallery, first) if first >= 0 else f"{len(query.frames)} frame{'s' * (len(query.frames) > 1)}"
+    shown = []
+    for row, similarity in zip(hits.rows[i, :count], hits.similarity[i], strict=False):
+        found = int(features.pid[row])
+        kind = "match" if found == pid else "distractor" if found == 0 else "wrong"
+        # Where nobody knows who the query is, a hit is neither right nor wrong.
+        shown_kind = cast(Kind, kind if pid >= 1 else "hit")
+        caption_of_hit = f"{_who(gallery, int(row))} · {similarity:.2f}"
+        shown.append(Thumbnail(_picture(Path(gallery.path[row])), caption_of_hit, shown_kind))
+    return HitList(query.text, f"{count} hits", Thumbnail(_picture(frame), caption, "query"), shown)
+
+
+def _who(gallery: Gallery, row: int) -> str:
+    pid, camid = gallery.features.pid[row], gallery.features.camid[row]
+    who = f"pid {pid}" if pid else str(gallery.features.key[row])  # type: ignore[index]
+    return f"{who}\ncam {camid}" if camid >= 0 else who
+
+
+def _picture(path: Path) -> bytes:
+    """A JPEG no larger than the page shows; a grey one where the image is gone."""
+    try:
+        image = Image.fromarray(decode(path))
+    except DataError as error:
+        logger.warning("no picture: %s", error)
+        image = Image.new("RGB", (64, 128), "#808080")
+    image.thumbnail(PICTURE)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()

@@ -1,0 +1,136 @@
+"""Changes of a gallery that compute no feature anew: rows in, rows out, another index.
+
+Shapes: N rows, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reid.errors import DataError
+from reid.features import FeatureSet
+from reid.gallery import store
+from reid.gallery.index import Index
+from reid.gallery.store import Gallery
+
+
+def holds(folder: Path, keys: Sequence[str], fingerprint: str, *, among_others: bool) -> bool:
+    """Whether a folder is complete and holds just these tracklets, or with `among_others` these too.
+
+    Raises:
+        DataError: it is complete and, without `among_others`, holds something else.
+    """
+    if not store.exists(folder):
+        return False
+    held = store.open_gallery(folder)
+    there = list(store.rows_by_key(held))
+    same_model = held.features.fingerprint == fingerprint
+    if among_others:
+        return same_model and set(keys) <= set(there)
+    if not same_model or there != list(keys):
+        difference = f"{len(there)} tracklets by model {held.features.fingerprint}; here {len(keys)} by {fingerprint}"
+        raise DataError(f"{folder}: holds another gallery ({difference}); --add adds to it, --overwrite replaces it")
+    return True
+
+
+def require_addable(held: Gallery, keys: Iterable[str], fingerprint: str) -> None:
+    """Refuses rows of another model, and keys that are there.
+
+    Raises:
+        DataError: naming the models, or the first key.
+    """
+    if held.features.fingerprint != fingerprint:
+        made_by = f"{held.about.get('run')}, checkpoint {held.about.get('checkpoint')}"
+        raise DataError(
+            f"{held.folder}: made by model {held.features.fingerprint}, the checkpoint given is {fingerprint}: two models never mix; "
+            f"add with the one that made it ({made_by}), or extract all anew"
+        )
+    there = store.rows_by_key(held)
+    if twice := [key for key in keys if key in there]:
+        more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
+        raise DataError(f"{held.folder}: has a tracklet {twice[0]!r} already{more}; rename or leave out what is there")
+
+
+def joined(held: Gallery, new: Gallery, features: np.ndarray) -> Gallery:
+    """One gallery of the rows of two.
+
+    Args:
+        held: comes first and says how all were made.
+        new: comes after.
+        features: (N, D), both's.
+    """
+    first, second, offset = held.features, new.features, len(held.features.pid)
+    assert first.key is not None and second.key is not None, "rows of a gallery have keys"
+    rows = FeatureSet(
+        features,
+        np.concatenate([first.pid, second.pid]),
+        np.concatenate([first.camid, second.camid]),
+        np.concatenate([first.query, offset + second.query]),
+        np.concatenate([first.gallery, offset + second.gallery]),
+        np.concatenate([first.key, second.key]),
+        first.fingerprint,
+    )
+    added = [*held.about.get("added", []), new.about["source"]]
+    num_frames, path = (np.concatenate([getattr(g, name) for g in (held, new)]) for name in ("num_frames", "path"))
+    return Gallery(held.folder, rows, num_frames, path, {**held.about, "added": added})
+
+
+def remove(folder: Path, keys: Iterable[str]) -> int:
+    """Takes tracklets out of a gallery, and out of its index; the rows after them move up.
+
+    Args:
+        folder: the gallery's.
+        keys: which; given twice counts once.
+
+    Returns:
+        How many rows are left.
+
+    Raises:
+        DataError: a key is not there, or nothing would be left.
+    """
+    store.settle(folder)
+    held = store.open_gallery(folder)
+    kept = np.delete(np.arange(len(held.features.pid)), held.rows(keys))
+    if not len(kept):
+        raise DataError(f"{folder}: nothing would be left; delete the folder instead")
+    index = store.open_index(held)
+    features = store.draft(
+        folder, store.blocks(held.features.features, kept), (len(kept), held.features.features.shape[1])
+    )
+    if index is not None:
+        index.replace(features)
+    store.commit(_taken(held, kept, features), index)
+    return len(kept)
+
+
+def _taken(held: Gallery, kept: np.ndarray, features: np.ndarray) -> Gallery:
+    rows = held.features
+    assert rows.key is not None, "rows of a gallery have keys"
+    new_row = np.full(len(rows.pid), -1)
+    new_row[kept] = np.arange(len(kept))
+    query, searched = (new_row[old][new_row[old] >= 0] for old in (rows.query, rows.gallery))
+    taken = FeatureSet(
+        features, rows.pid[kept], rows.camid[kept], query, searched, rows.key[kept], fingerprint=rows.fingerprint
+    )
+    return Gallery(held.folder, taken, held.num_frames[kept], held.path[kept], held.about)
+
+
+def reindex(folder: Path, factory: str) -> tuple[Gallery, Index]:
+    """Builds the folder's index, or builds it anew.
+
+    Args:
+        folder: the gallery's.
+        factory: faiss factory string, with search parameters after a colon if wanted.
+
+    Raises:
+        ConfigError: faiss builds no such index of these rows.
+    """
+    store.settle(folder)
+    held = store.open_gallery(folder)
+    features = held.features.features
+    index = Index(factory, features.shape[1]).build(features)
+    store.commit(held, index)
+    return held, index
