@@ -83,7 +83,9 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert "Is a directory" in problems(tmp_path)[0]
 
 
-@pytest.mark.parametrize("path", sorted(set(CONFIGS.glob("*.yaml")) - set(CONFIGS.glob("cifar*"))), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(set(CONFIGS.glob("*.yaml")) - set(CONFIGS.glob("cifar*"))), ids=lambda path: path.stem
+)
 def test_shipped_configs_load_dump_and_bind(path: Path, tmp_path: Path) -> None:
     from reid import experiment
 

@@ -12,6 +12,7 @@ EXAMPLES = """\
   python tools/test.py runs/mars_imae --checkpoint best --json best.json
   python tools/test.py --features features.npz --protocol all
   python tools/test.py --features features.npz --full --json full.json
+  python tools/test.py --features features.npz --after rerank
   python tools/test.py --features features.npz --any-camera       # data from a single camera"""
 
 
@@ -27,6 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
     parser.add_argument("--markdown", action="store_true", help="print rows of a Markdown table as well")
     parser.add_argument("--full", action="store_true", help="also intervals, camera pairs, ROC and thresholds")
+    parser.add_argument(
+        "--after",
+        choices=["rerank", "expand"],
+        help="k-reciprocal re-ranking, or average query expansion, of the ranking",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     flags = parser.parse_intermixed_args(argv)
     if (flags.run is None) == (flags.features is None):
@@ -34,14 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = cli.overrides_of(flags)
     if flags.features is not None and (overrides or flags.checkpoint):
         parser.error(
-            "--features loads no model and no config: --protocol, --any-camera, --markdown, --full and --json are all it takes"
+            "--features loads no model and no config: --protocol, --any-camera, --markdown, --full, --after and --json are all it takes"
         )
+    if flags.after and flags.full:
+        parser.error("--after changes the ranking, and much of --full is about similarities: choose one")
     cli.log_to_stderr()
 
     from reid.commands import test
     from reid.protocol import get_protocols
 
-    printed = {"json_file": flags.json, "markdown": flags.markdown, "full": flags.full}
+    printed = {"json_file": flags.json, "markdown": flags.markdown, "full": flags.full, "after": flags.after}
     if flags.features is not None:
         test.run_on_features(
             flags.features, get_protocols(flags.protocol or "all", any_camera=flags.any_camera), **printed

@@ -36,6 +36,7 @@ def run(
     json_file: Path | None = None,
     markdown: bool = False,
     full: bool = False,
+    after: str | None = None,
 ) -> None:
     """Tests one checkpoint of a run and prints the results; the run directory stays as it is.
 
@@ -47,6 +48,7 @@ def run(
         json_file: gets the results too.
         markdown: print rows of a Markdown table as well.
         full: also intervals, camera pairs and verification, printed and in `json_file`.
+        after: a step after the ranking, `rerank` or `expand`; None for none.
     """
     directory = RunDirectory(run_path)
     config = directory.config(overrides)
@@ -58,7 +60,7 @@ def run(
         features = benchmark_features(config, model.embedding, preprocess, benchmark, runtime)
         baselines = baseline_results(config, benchmark, runtime, protocols[0])
         if runtime.is_main:
-            _show(features, protocols, baselines, json_file=json_file, markdown=markdown, full=full)
+            _show(features, protocols, baselines, json_file=json_file, markdown=markdown, full=full, after=after)
 
 
 def run_on_features(
@@ -68,6 +70,7 @@ def run_on_features(
     json_file: Path | None = None,
     markdown: bool = False,
     full: bool = False,
+    after: str | None = None,
 ) -> None:
     """Evaluates a feature file or folder, made by any model; none is loaded. The options are those of `run`."""
     features = store.read(source) if source.is_dir() else FeatureSet.load(source)
@@ -75,7 +78,7 @@ def run_on_features(
         raise DataError(
             f"{source}: no query rows, so nothing to evaluate; give `query` in an .npz file, or extract a dataset with queries"
         )
-    _show(features, protocols, (), json_file=json_file, markdown=markdown, full=full)
+    _show(features, protocols, (), json_file=json_file, markdown=markdown, full=full, after=after)
 
 
 def _show(
@@ -86,8 +89,9 @@ def _show(
     json_file: Path | None,
     markdown: bool,
     full: bool,
+    after: str | None,
 ) -> None:
-    results = evaluate_all(features, protocols)
+    results = evaluate_all(features, protocols, after=after)
     analyses = analyse(features, results) if full else None
     for result, analysis in zip(results, analyses, strict=True) if analyses else ():
         print(analysis_text(result, analysis), end="\n\n")

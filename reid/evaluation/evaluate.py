@@ -1,7 +1,8 @@
 """Features and a protocol in, one number with its definition out."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from reid.evaluation.masks import Matches, explain_without_match, find_matches, 
 from reid.evaluation.metrics import average_precision, cmc_curve, hit_ranks, inverse_negative_penalty
 from reid.evaluation.pairs import camera_pairs
 from reid.evaluation.ranking import BLOCK_SIZE, count_nearer
+from reid.evaluation.reranking import count_nearer_expanded, count_nearer_reranked
 from reid.evaluation.verification import verification
 from reid.features import EvalResult, FeatureSet
 from reid.protocol import EvalProtocol
@@ -20,6 +22,10 @@ from reid.protocol import EvalProtocol
 logger = logging.getLogger(__name__)
 
 NUM_RANKS = 50  # length of the CMC curve
+AFTER_STEPS: dict[str, Callable[[FeatureSet, EvalProtocol, Matches], np.ndarray]] = {
+    "rerank": count_nearer_reranked,
+    "expand": count_nearer_expanded,
+}
 
 
 def evaluate(
@@ -55,6 +61,7 @@ def evaluate_all(
     block_size: int = BLOCK_SIZE,
     device: str | torch.device = "cpu",
     workers: int | None = None,
+    after: str | None = None,
 ) -> list[EvalResult]:
     """`evaluate` under several protocols; those that rank alike are ranked once.
 
@@ -67,6 +74,7 @@ def evaluate_all(
         block_size: as for `evaluate`.
         device: as for `evaluate`.
         workers: as for `evaluate`.
+        after: a key of `AFTER_STEPS`: what is done to the ranking first; the results' protocols are named after it.
 
     Raises:
         DataError: as for `evaluate`.
@@ -82,9 +90,13 @@ def evaluate_all(
         alike = (protocol.gallery, protocol.camera_filter)
         if alike not in ranked:
             matches = find_matches(features, protocol)
-            nearer = count_nearer(features, matches, block_size=block_size, device=device, workers=workers)
+            if after is None:
+                nearer = count_nearer(features, matches, block_size=block_size, device=device, workers=workers)
+            else:
+                nearer = AFTER_STEPS[after](features, protocol, matches)
             ranked[alike] = matches, nearer
-        results.append(_result(features, protocol, *ranked[alike]))
+        named = protocol if after is None else replace(protocol, name=f"{protocol.name}+{after}")
+        results.append(_result(features, named, *ranked[alike]))
     return results
 
 

@@ -9,8 +9,10 @@ import pytest
 from scipy.io import loadmat
 
 from reid.errors import DataError
-from reid.evaluation.evaluate import analyse, evaluate, evaluate_all
+from reid.evaluation.evaluate import AFTER_STEPS, analyse, evaluate, evaluate_all
 from reid.evaluation.intervals import bootstrap
+from reid.evaluation.masks import find_matches
+from reid.evaluation.metrics import average_precision, hit_ranks
 from reid.evaluation.pairs import camera_pairs
 from reid.evaluation.verification import verification
 from reid.features import FeatureSet
@@ -232,3 +234,19 @@ def test_real_mars_tables():
         "market1501": (1980, 0, 12180),
     }
     assert results["mars-official"].mAP < results["mars-hit-ap"].mAP == results["market1501"].mAP
+
+
+@pytest.mark.parametrize("after", list(AFTER_STEPS))
+def test_after_steps_change_the_ranking_and_the_protocols_name(after):
+    features = made_up(3, n=120, identities=20)
+    plain, other = (
+        evaluate_all(features, [MARS_HIT_AP]),
+        evaluate_all(features, [MARS_HIT_AP, MARS_OFFICIAL], after=after),
+    )
+    assert [result.protocol.name for result in other] == [f"mars-hit-ap+{after}", f"mars-official+{after}"]
+    nearer = AFTER_STEPS[after](features, MARS_HIT_AP, find_matches(features, MARS_HIT_AP))
+    matches = find_matches(features, MARS_HIT_AP)
+    has_match = np.diff(matches.start) > 0
+    start = np.append(0, np.cumsum(np.diff(matches.start)[has_match]))
+    np.testing.assert_allclose(other[0].ap, average_precision(hit_ranks(nearer, start), start, "hit"))
+    assert not np.allclose(other[0].ap, plain[0].ap)
