@@ -7,7 +7,7 @@ from pathlib import Path
 from reid import cli
 
 EXAMPLES = """\
-  python tools/cifar.py configs/cifar10_quick.yaml                   # four losses at 50 % noise, about an hour on 2 cores
+  python tools/cifar.py configs/cifar10_quick.yaml                   # five networks at 50 % noise, about an hour on 2 cores
   python tools/cifar.py configs/cifar10_table2.yaml --data-root /data --device cuda
   python tools/cifar.py configs/cifar10_quick.yaml --resume auto     # go on after Ctrl-C; finished cells are not trained again
   python tools/cifar.py configs/cifar10_quick.yaml seed=[0,1] --resume auto    # a finished study, with a second seed added

@@ -35,7 +35,9 @@ def test_cosine_with_warmup() -> None:
     [
         ("step", {"every": 0}),
         ("step", {"every": 5, "factor": 0.0}),
-        ("milestones", {"at": [5, 3]}),
+        ("milestones", {"at": [5, 3], "iterations": 10}),
+        ("milestones", {"at": [5, 10], "iterations": 10}),
+        ("milestones", {"at": [0], "iterations": 10}),
         ("cosine", {"iterations": 10, "warmup": 10}),
     ],
 )
