@@ -273,7 +273,7 @@ def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
         shown_kind = cast(Kind, kind if pid >= 1 else "hit")
         caption_of_hit = f"{_who(gallery, int(row))} · {similarity:.2f}"
         shown.append(Thumbnail(_picture(Path(gallery.path[row])), caption_of_hit, shown_kind))
-    return HitList(query.text, f"{count} hits", Thumbnail(_picture(frame), caption, "query"), shown)
+    return HitList(query.text, f"{count} hit{'s' * (count != 1)}", Thumbnail(_picture(frame), caption, "query"), shown)
 
 
 def _who(gallery: Gallery, row: int) -> str:

@@ -93,7 +93,7 @@ def remove(folder: Path, keys: Iterable[str]) -> int:
     """
     store.settle(folder)
     held = store.open_gallery(folder)
-    kept = np.delete(np.arange(len(held.features.pid)), held.rows(keys))
+    kept = np.delete(np.arange(len(held.features.pid)), _rows(held, keys))
     if not len(kept):
         raise DataError(f"{folder}: nothing would be left; delete the folder instead")
     index = store.open_index(held)
@@ -104,6 +104,14 @@ def remove(folder: Path, keys: Iterable[str]) -> int:
         index.replace(features)
     store.commit(_taken(held, kept, features), index)
     return len(kept)
+
+
+def _rows(held: Gallery, keys: Iterable[str]) -> list[int]:
+    row_of, wanted = store.rows_by_key(held), list(keys)
+    if missing := [key for key in wanted if key not in row_of]:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise DataError(f"{held.folder}: no tracklet has the key {missing[0]!r}{more}; meta.csv lists them")
+    return [row_of[key] for key in wanted]
 
 
 def _taken(held: Gallery, kept: np.ndarray, features: np.ndarray) -> Gallery:

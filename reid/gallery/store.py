@@ -58,19 +58,6 @@ class Gallery:
     path: np.ndarray
     about: Mapping[str, Any]
 
-    def rows(self, keys: Iterable[str]) -> np.ndarray:
-        """The row numbers (n,) of some keys.
-
-        Raises:
-            DataError: a key is not there, or stands for two rows.
-        """
-        row_of = rows_by_key(self)
-        wanted = list(keys)
-        if missing := [key for key in wanted if key not in row_of]:
-            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise DataError(f"{self.folder}: no tracklet has the key {missing[0]!r}{more}; meta.csv lists them")
-        return np.array([row_of[key] for key in wanted], np.int64)
-
 
 def rows_by_key(gallery: Gallery) -> dict[str, int]:
     """Row number of each key.

@@ -268,6 +268,18 @@ def test_pictures_that_are_gone_are_grey(gallery: Path, capsys: pytest.CaptureFi
     assert Path("a.html").read_text().count("data:image/jpeg") == 11
 
 
+def test_the_sheet_loads_nothing_and_escapes_names() -> None:
+    from reid.report.hits import HitList, hits_html
+    from reid.report.records import Thumbnail
+
+    picture = Thumbnail(b"\xff\xd8\xff", "<b>", "query")
+    page = hits_html("<i>", {"<u>": "&"}, [HitList("<script>", "0 hits", picture, [])])
+    assert not any(tag in page for tag in ("<b>", "<i>", "<u>", "<script>"))
+    assert "No hit." in page
+    assert "default-src 'none'" in page
+    assert "match: the query" not in page  # no hit is judged, so no sign needs explaining
+
+
 def test_bad_index_and_places_show_before_the_work(run: Path, workplace: Path, data_root: Path, fails) -> None:
     tracklets(data_root, Path("mine"), slice(0, 3))
     assert "faiss makes no 'XX'" in fails("extract", run, "mine", "--out", "g", "--index", "XX")
