@@ -9,8 +9,6 @@ of its own answer. Times are of the processor, all threads together, because the
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ import numpy as np
 
 from reid.features import FeatureSet
 from reid.gallery import tune
+from reid.runtime import environment
 
 LATENT, ROWS_EACH = 64, 10  # dimensions in which identities differ; rows of each
 NOISE = 0.7  # of a row, beside its identity's 1
@@ -105,18 +104,10 @@ def anonymous_bytes() -> int | None:
 def circumstances(arguments: argparse.Namespace, argv: list[str] | None) -> dict[str, object]:
     """All that a reader needs to repeat the measurement."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
     return {
         "command": " ".join(["python benchmarks/gallery.py", *(sys.argv[1:] if argv is None else argv)]),
         "commit": commit or None,
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "threads": faiss.omp_get_max_threads(),
-        "load_average": os.getloadavg()[0],
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "faiss": faiss.__version__},
+        "environment": {**environment(), "faiss": faiss.__version__, "faiss_threads": faiss.omp_get_max_threads()},
         "rows": arguments.rows,
         "dim": arguments.dim,
         "queries": tune.QUERIES,

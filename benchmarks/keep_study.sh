@@ -7,4 +7,4 @@ cp "$1"/table.{md,csv} "$2"/
 cp -r "$1"/figures "$1"/labels "$2"/
 cp "$1"/cells/*.json "$2/cells/"
 sed 's/root: [^,}]*/root: null/; s/human_labels: [^,}]*/human_labels: null/' "$1/config.yaml" >"$2/config.yaml"
-git rev-parse HEAD >"$2/commit"
+echo "kept at $(git rev-parse HEAD)" >"$2/commit"

@@ -21,7 +21,10 @@ from reid.runtime import Runtime
 
 AHEAD = 256  # steps whose batches and rates are copied to the device at a time
 _CHUNK = {"cpu": 250, "cuda": 5000}  # images per forward pass of an evaluation; a CPU's should stay in its caches
-_SOME = 500  # test images that are also seen with batch statistics, a chunk at a time
+_SOME, _BATCH = (
+    500,
+    250,
+)  # test images that are also seen with batch statistics, and how many make a batch on any device
 SATURATED = 1e-4  # a sample whose annotated class has less probability than this
 
 
@@ -147,7 +150,8 @@ class Cell:
         """Accuracies on every set, and what tells a network that runs away: logits, head, saturated samples, batch statistics."""
         with self.on_stream():
             self.model.eval()
-            train, test, held = (self._logits(part) for part in (self.data.train, self.data.test, self.data.held_out))
+            chunk, parts = _CHUNK[self.runtime.device.type], (self.data.train, self.data.test, self.data.held_out)
+            train, test, held = (self._logits(part, chunk) for part in parts)
             p_N = train.softmax(1).gather(1, self.data.train.given[:, None]).squeeze(1)
             wrong_N, saturated_N = self.data.train.given != self.data.train.true, p_N < SATURATED
             some = Labelled(*(tensor[:_SOME] for tensor in vars(self.data.test).values()))
@@ -170,10 +174,10 @@ class Cell:
             self.model.train()
         return dict(zip(figures, values, strict=True))
 
-    def _logits(self, part: Labelled) -> Tensor:
-        chunks = centres(part.images).split(_CHUNK[self.runtime.device.type])
+    def _logits(self, part: Labelled, chunk: int) -> Tensor:
+        chunks = centres(part.images).split(chunk)
         with self.runtime.autocast():
-            logits = [self.model(normalised(chunk, self.data)) for chunk in chunks]
+            logits = [self.model(normalised(images, self.data)) for images in chunks]
         return torch.cat(logits).float()
 
     def _with_batch_statistics(self, part: Labelled) -> Tensor:
@@ -181,7 +185,7 @@ class Cell:
         norms = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         for norm in norms:
             norm.train().track_running_stats = False
-        accuracy = _accuracy(self._logits(part), part.true)
+        accuracy = _accuracy(self._logits(part, _BATCH), part.true)
         for norm in norms:
             norm.eval().track_running_stats = True
         return accuracy

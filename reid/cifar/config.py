@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
@@ -76,17 +74,6 @@ class StudyConfig(Section):
         """The grid, in the order of the tables."""
         for depth, noise, loss, seed in itertools.product(self.depth, self.noise, self.loss, self.seed):
             yield CellSpec(depth, loss, noise, seed)
-
-    def fingerprint(self, cell: CellSpec, data: str, dtype: str) -> str:
-        """16 hexadecimal digits that differ when anything differs that the cell's figures depend on.
-
-        Args:
-            cell: one of the grid.
-            data: stands for its images and labels.
-            dtype: the number format that it is trained in.
-        """
-        settings = [self.train.model_dump(), cell.loss.model_dump(), cell.depth, cell.seed, data, dtype]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

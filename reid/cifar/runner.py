@@ -66,6 +66,7 @@ class Lane:
     def evaluate(self) -> None:
         """Adds a point to the curve; the last one, or a divergence, ends the cell with its record."""
         figures, done, last = self.cell.evaluate(), self.cell.steps, self.trainer.config.train.iterations
+        self._count_time()
         figures["loss"] /= done - (self.curve["step"][-1] if self.curve else 0)
         diverged = not math.isfinite(figures["loss"] + figures["max_logit"])
         for name, value in {"step": done, **figures}.items():  # the accuracy of a network that is lost means nothing
@@ -77,7 +78,6 @@ class Lane:
             text = "%s: step %d of %d, loss %.4f, %s, %.0f s"
             logger.info(text, self.spec, done, last, figures["loss"], accuracies.format(**figures), self.seconds)
         if diverged or done == last:
-            self._count_time()
             self.trainer.save_record(self.spec, self.curve, self.seconds, diverged_at=done if diverged else None)
             self.finished = True
         self.save()

@@ -6,6 +6,7 @@ Shapes: N training images, M held-out or test images, K classes.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from typing import Any
 
@@ -76,6 +77,13 @@ def completed(config: StudyConfig) -> StudyConfig:
     return config.model_copy(update={"train": train, "loss": losses, "noise": noises})
 
 
+def fingerprint(config: StudyConfig, data: StudyData, runtime: Runtime, spec: CellSpec) -> str:
+    """16 hexadecimal digits that differ when anything differs that a cell's figures depend on: settings, data, number format."""
+    settings = [config.train.model_dump(), spec.loss.model_dump(), spec.depth, spec.seed]
+    text = json.dumps([*settings, data.digest(spec.noise), str(runtime.dtype)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 class Trainer:
     """Builds cells, trains them and writes their records.
 
@@ -133,8 +141,7 @@ class Trainer:
         )
 
     def fingerprint(self, spec: CellSpec) -> str:
-        """Of the cell with these data and this number format."""
-        return self.config.fingerprint(spec, self.data.digest(spec.noise), str(self.runtime.dtype))
+        return fingerprint(self.config, self.data, self.runtime, spec)
 
     def save_checkpoint(
         self, spec: CellSpec, state: dict[str, Any], curve: dict[str, list[Any]], seconds: float

@@ -18,7 +18,7 @@ from reid.cifar.download import download_cifar
 from reid.cifar.folder import Files
 from reid.cifar.labels import StudyData, load_data, write_manifests
 from reid.cifar.runner import alone, run_grid
-from reid.cifar.study import check, completed
+from reid.cifar.study import check, completed, fingerprint
 from reid.cli import logging_to_file
 from reid.errors import ConfigError
 from reid.files import atomic, data_root
@@ -69,7 +69,7 @@ def run(config: StudyConfig, options: Options) -> None:
         study = _Study(config, files, data, runtime)
         pending = [cell for cell in config.cells() if study.record(cell) is None]
         for cell in pending:  # refuses what cannot be gone on with before anything is written
-            files.read_checkpoint(cell, study.fingerprint(cell))
+            files.read_checkpoint(cell, fingerprint(config, data, runtime, cell))
         with atomic(files.config) as temporary:
             temporary.write_text(config.dump(), encoding="utf-8")
         write_manifests(files, config, data)
@@ -100,11 +100,8 @@ class _Study:
     data: StudyData
     runtime: Runtime
 
-    def fingerprint(self, cell: CellSpec) -> str:
-        return self.config.fingerprint(cell, self.data.digest(cell.noise), str(self.runtime.dtype))
-
     def record(self, cell: CellSpec) -> dict[str, Any] | None:
-        return self.files.read_record(cell, self.fingerprint(cell))
+        return self.files.read_record(cell, fingerprint(self.config, self.data, self.runtime, cell))
 
     def report(self, command: str) -> None:
         """Writes table.md, table.csv, figures/ and report.html from the records there are, and prints the table."""

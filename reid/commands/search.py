@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -268,11 +268,10 @@ def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
     shown = []
     for row, similarity in zip(hits.rows[i, :count], hits.similarity[i], strict=False):
         found = int(features.pid[row])
-        kind = "match" if found == pid else "distractor" if found == 0 else "wrong"
         # Where nobody knows who the query is, a hit is neither right nor wrong.
-        shown_kind = cast(Kind, kind if pid >= 1 else "hit")
+        kind: Kind = "hit" if pid < 1 else "match" if found == pid else "distractor" if found == 0 else "wrong"
         caption_of_hit = f"{_who(gallery, int(row))} · {similarity:.2f}"
-        shown.append(Thumbnail(_picture(Path(gallery.path[row])), caption_of_hit, shown_kind))
+        shown.append(Thumbnail(_picture(Path(gallery.path[row])), caption_of_hit, kind))
     return HitList(query.text, f"{count} hit{'s' * (count != 1)}", Thumbnail(_picture(frame), caption, "query"), shown)
 
 

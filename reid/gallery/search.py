@@ -15,9 +15,7 @@ from reid.features import FeatureSet
 from reid.gallery.index import Index
 
 QUERIES_AT_ONCE, ROWS_AT_ONCE = 2**8, 2**16
-DEEPER = (
-    4  # an index is asked for so many times the rows that are wanted, which are then ordered by their true similarity
-)
+DEEPER = 4  # times the wanted rows that an index is asked for; they are then ordered by their true similarity
 FLOAT32_ERROR = 5e-6  # bound on the error of a float32 inner product of unit rows of up to 1024 dimensions
 
 

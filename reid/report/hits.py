@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from reid.files import atomic
-from reid.report.html import _signs, _thumbnail, document, facts_list
+from reid.report.html import document, facts_list, signs, thumbnail_figure
 from reid.report.records import Thumbnail
 
 
@@ -45,11 +45,11 @@ def hits_html(title: str, facts: Mapping[str, str], lists: Sequence[HitList]) ->
     judged = any(hit.kind in ("match", "wrong", "distractor") for ranked in lists for hit in ranked.hits)
     heading = f"<header><h1>{escape(title)}</h1>{facts_list(facts)}</header>"
     articles = "\n".join(map(_hit_list, lists))
-    return document(title, [heading, f"<section>\n<h2>Hits</h2>\n{_signs() if judged else ''}\n{articles}\n</section>"])
+    return document(title, [heading, f"<section>\n<h2>Hits</h2>\n{signs() if judged else ''}\n{articles}\n</section>"])
 
 
 def _hit_list(ranked: HitList) -> str:
-    items = "\n".join(f"<li>{_thumbnail(hit, rank)}</li>" for rank, hit in enumerate(ranked.hits, start=1))
+    items = "\n".join(f"<li>{thumbnail_figure(hit, rank)}</li>" for rank, hit in enumerate(ranked.hits, start=1))
     row = (
         f'<ol style="flex-wrap: wrap" aria-label="Nearest in the gallery">\n{items}\n</ol>'
         if items
@@ -57,6 +57,6 @@ def _hit_list(ranked: HitList) -> str:
     )
     return f"""<article class="card ranked">
 <header><h3>{escape(ranked.title)}</h3><span class="muted">{escape(ranked.note)}</span></header>
-<div class="row"><div class="asked">{_thumbnail(ranked.query)}</div>
+<div class="row"><div class="asked">{thumbnail_figure(ranked.query)}</div>
 {row}</div>
 </article>"""

@@ -222,26 +222,26 @@ def _key_svg(shape: str) -> str:
 def _ranked_lists(report: ReportInput) -> str:
     groups = [("Best queries", report.best), ("Worst queries", report.worst)]
     shown = [(title, "\n".join(map(_ranked_list, lists))) for title, lists in groups if lists]
-    return "\n".join(f"<section>\n<h2>{title}</h2>\n{_signs()}\n{articles}\n</section>" for title, articles in shown)
+    return "\n".join(f"<section>\n<h2>{title}</h2>\n{signs()}\n{articles}\n</section>" for title, articles in shown)
 
 
-def _signs() -> str:
+def signs() -> str:
     meanings = [f'<li class="{kind}"><span class="sign">{s}</span>{text}</li>' for kind, (s, text) in _SIGNS.items()]
     return f'<ul class="signs">{"".join(meanings)}</ul>'
 
 
 def _ranked_list(ranked: RankedList) -> str:
-    hits = "\n".join(f"<li>{_thumbnail(hit, rank)}</li>" for rank, hit in enumerate(ranked.hits, start=1))
+    hits = "\n".join(f"<li>{thumbnail_figure(hit, rank)}</li>" for rank, hit in enumerate(ranked.hits, start=1))
     return f"""<article class="card ranked">
 <header><h3>{escape(ranked.title)}</h3><span class="muted">AP {percent(ranked.ap)}</span></header>
-<div class="row"><div class="asked">{_thumbnail(ranked.query)}</div>
+<div class="row"><div class="asked">{thumbnail_figure(ranked.query)}</div>
 <ol tabindex="0" aria-label="Nearest in the gallery">
 {hits}
 </ol></div>
 </article>"""
 
 
-def _thumbnail(thumbnail: Thumbnail, rank: int | None = None) -> str:
+def thumbnail_figure(thumbnail: Thumbnail, rank: int | None = None) -> str:
     """A framed picture; the frame's meaning is also a sign and a word, for those who cannot tell its colour."""
     sign = _SIGNS[thumbnail.kind][0] if thumbnail.kind in _SIGNS else ""
     alt = ", ".join(["query" if rank is None else f"rank {rank}, {thumbnail.kind}", *thumbnail.caption.splitlines()])

@@ -14,7 +14,7 @@ import numpy as np
 from reid.errors import DataError
 from reid.features import EvalResult
 
-Kind = Literal["query", "match", "wrong", "distractor"]
+Kind = Literal["query", "match", "wrong", "distractor", "hit"]
 _SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
 

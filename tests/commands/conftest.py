@@ -1,10 +1,14 @@
-"""A small rendered dataset and a config that trains on it in seconds."""
+"""A small rendered dataset, a config that trains on it in seconds, and calls of the tools."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 
+from reid import cli
 from reid.datasets.demo import write_demo
+
+ROOT = Path(__file__).parents[2]
 
 CONFIG = """
 data: {name: demo}
@@ -16,6 +20,25 @@ train: {iterations: 12, batch_size: 8, lr: 0.01, log_freq: 4, checkpoint_freq: 5
 test: {batch_size: 64}
 machine: {device: cpu, workers: 0}
 """
+
+
+def call(tool: str, *argv: str | Path) -> int:
+    main = importlib.import_module(f"tools.{tool}").main
+    return cli.run(lambda: main([str(arg) for arg in argv]))
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]):
+    """Calls a tool that must answer with exit code 2 and exactly one line; returns that line."""
+
+    def check(tool: str, *argv: str | Path) -> str:
+        capsys.readouterr()
+        assert call(tool, *argv) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        return lines[0]
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -13,32 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reid import cli, config, experiment
+from reid import config, experiment
 from reid.engine import checkpoint
 from reid.gallery import store
 from reid.models.embedding import Classifier
-from tests.commands.conftest import CONFIG
-
-ROOT = Path(__file__).parents[2]
-
-
-def call(tool: str, *argv: str | Path) -> int:
-    main = importlib.import_module(f"tools.{tool}").main
-    return cli.run(lambda: main([str(arg) for arg in argv]))
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]):
-    """Calls a tool that must answer with exit code 2 and exactly one line; returns that line."""
-
-    def check(tool: str, *argv: str | Path) -> str:
-        capsys.readouterr()
-        assert call(tool, *argv) == 2
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1
-        return lines[0]
-
-    return check
+from tests.commands.conftest import CONFIG, ROOT, call
 
 
 def make_run(folder: Path, seed: int) -> Path:

@@ -15,37 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from reid import cli
 from reid.engine import checkpoint
 from reid.features import FeatureSet
-
-ROOT = Path(__file__).parents[2]
-
-
-def call(tool: str, *argv: str | Path) -> int:
-    main = importlib.import_module(f"tools.{tool}").main
-    return cli.run(lambda: main([str(arg) for arg in argv]))
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]):
-    """Calls a tool that must answer with exit code 2 and exactly one line; returns that line."""
-
-    def check(tool: str, *argv: str | Path) -> str:
-        capsys.readouterr()
-        assert call(tool, *argv) == 2
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1
-        return lines[0]
-
-    return check
+from tests.commands.conftest import CONFIG, ROOT, call
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     """A finished run with held-out identities; tests must not change it."""
-    from tests.commands.conftest import CONFIG
-
     folder = tmp_path_factory.mktemp("trained")
     (folder / "run.yaml").write_text(CONFIG)
     options = ["--data-root", data_root, "--output-dir", folder / "run"]
