@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from reid.features import FeatureSet
-from tests.commands.conftest import CONFIG
-from tests.commands.test_tools import call, fails  # noqa: F401  (a fixture)
+from tests.commands.conftest import CONFIG, call
 from tests.evaluation.oracles import made_up
 
 KEYS = {"schema", "protocol", "mAP", "cmc", "num_queries", "num_without_match", "num_gallery", "mINP"}
@@ -47,7 +46,7 @@ def test_full_adds_to_the_json_and_prints_before_the_block(features, capsys: pyt
         assert one["verification"]["num_genuine"] > 0
 
 
-def test_a_protocol_without_gallery_is_skipped_with_null_figures(features, caplog, fails) -> None:  # noqa: F811
+def test_a_protocol_without_gallery_is_skipped_with_null_figures(features, caplog, fails) -> None:
     dataclasses.replace(features, query=np.arange(240), gallery=np.arange(240)).save("all.npz")
     assert call("test", "--features", "all.npz", "--protocol", "all", "--json", "all.json", "--full") == 0
     record = {one["protocol"]: one for one in json.loads(Path("all.json").read_text())}
@@ -71,7 +70,7 @@ def test_compare_says_in_one_sentence_which_is_better(features, capsys: pytest.C
     assert capsys.readouterr().out.splitlines()[-1].startswith("no difference between a.npz and a.npz can be told")
 
 
-def test_compare_takes_run_directories(features, workplace: Path, fails) -> None:  # noqa: F811
+def test_compare_takes_run_directories(features, workplace: Path, fails) -> None:
     run = Path("runs/one")
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(CONFIG)
@@ -86,7 +85,7 @@ def test_compare_takes_run_directories(features, workplace: Path, fails) -> None
     ]
 
 
-def test_what_cannot_be_compared_is_one_line(features, fails) -> None:  # noqa: F811
+def test_what_cannot_be_compared_is_one_line(features, fails) -> None:
     dataclasses.replace(features, query=features.query[1:]).save("fewer.npz")
     assert "queries: 1 of 30" in fails("compare", "a.npz", "fewer.npz", "--protocol", "mars-official")
     dataclasses.replace(features, query=np.zeros(0, int)).save("none.npz")
