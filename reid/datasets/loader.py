@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from reid.datasets import frames
 from reid.datasets.sampling import Sampler
 from reid.errors import DataError, ReidError
 from reid.runtime import is_main_process
@@ -52,11 +53,7 @@ def decode(path: Path) -> np.ndarray:
     Raises:
         DataError: the file is missing, unreadable or damaged.
     """
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", error)
-        raise DataError(f"{path}: cannot read this image: {reason}; is the dataset complete?") from None
+    data = frames.read(path)
     try:
         if simplejpeg.is_jpeg(data):
             return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False, strict=True)
@@ -82,13 +79,13 @@ class _Batches(Dataset):
         return len(self.batches)
 
     def __getitem__(self, i: int) -> tuple[Tensor, list[tuple[int, ...]], Tensor] | ReidError:
-        frames = self.batches[i]
+        numbers = self.batches[i]
         try:
-            images = [decode(self.split.path(frame)) for frame in frames]
+            images = [decode(self.split.path(frame)) for frame in numbers]
         except ReidError as error:
             return error
         pixels = np.concatenate([image.reshape(-1) for image in images])
-        return torch.from_numpy(pixels), [image.shape for image in images], torch.from_numpy(np.asarray(frames))
+        return torch.from_numpy(pixels), [image.shape for image in images], torch.from_numpy(np.asarray(numbers))
 
 
 class StepBatches:
