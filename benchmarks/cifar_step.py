@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from reid.cifar.cell import advance
-from reid.cifar.config import CellSpec, StudyConfig, StudyData, StudyTrain
+from reid.cifar.config import CellSpec, StudyConfig, StudyData, StudyMachine, StudyTrain
 from reid.cifar.folder import Files
 from reid.cifar.labels import load_data
 from reid.cifar.study import Trainer
@@ -66,7 +66,12 @@ def measured(flags: argparse.Namespace, runtime: Runtime) -> dict:
     settings = StudyConfig(
         data=StudyData(root=str(data_root(flags.data_root))), train=StudyTrain(batch_size=flags.batch_size)
     )
-    contenders = {"plain loop": plain(settings, runtime, flags.workers), "one cell": one_cell(settings, runtime)}
+    compiled = settings.model_copy(update={"machine": StudyMachine(compile=True)})
+    contenders = {
+        "plain loop": plain(settings, runtime, flags.workers),
+        "one cell": one_cell(settings, runtime),
+        "one cell, compiled": one_cell(compiled, runtime),
+    }
     for turn in contenders.values():
         turn(2)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -74,6 +79,7 @@ def measured(flags: argparse.Namespace, runtime: Runtime) -> dict:
         seconds[name].append(turn(flags.steps))
     if runtime.device.type == "cpu":
         seconds["cells side by side, per step"] = side_by_side(flags, settings)
+        seconds["cells side by side, compiled"] = side_by_side(flags, compiled)
     flops = 3 * CONV_FLOPS * flags.batch_size  # backward: once for the weights, once for the inputs
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     return {

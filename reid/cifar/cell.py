@@ -40,6 +40,7 @@ class Cell:
         batch_size: B.
         seed: of batches and crops.
         runtime: device and number format.
+        compiled: fuse the step's small operations with torch.compile, which needs a C++ compiler on a CPU and takes half a minute.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Cell:
         batch_size: int,
         seed: int,
         runtime: Runtime,
+        compiled: bool = False,
     ) -> None:
         device = runtime.device
         self.model, self.loss, self.data, self.runtime = runtime.place(model), loss.to(device), data, runtime
@@ -62,6 +64,8 @@ class Cell:
         self.loss_sum, self.lr = torch.zeros((), device=device), torch.zeros((), device=device)
         self._planned = range(0)
         self.optimizer = optimizer(self.model)
+        # Of a step only: evaluations come in other sizes, and would be compiled anew.
+        self.forward = torch.compile(self.model) if compiled else self.model
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr  # a tensor, which a captured graph can change
             for parameter in group["params"]:  # the first step's buffer is its gradient: the same as starting from zero
@@ -110,7 +114,7 @@ class Cell:
         images = normalised(crops(self.data.train.images, row_B, *draws), self.data)
         # Each weight is cast once per step, so autocast's cache would gain nothing, and a graph must not read one made outside.
         with torch.autocast(self.lr.device.type, self.runtime.dtype, self.runtime.dtype != torch.float32, False):
-            logits = self.model(images)
+            logits = self.forward(images)
         loss = self.loss(logits, self.data.train.given[row_B], row_B).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -53,6 +53,7 @@ class StudyTrain(Section):
 class StudyMachine(Section):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = Field(False, description="fuse a step's small operations with torch.compile")
     side_by_side: Count | None = Field(
         None, description="cells trained at a time: processes on a CPU (one per core by default), graphs on a GPU (9)"
     )

@@ -138,6 +138,7 @@ class Trainer:
             batch_size=train.batch_size,
             seed=spec.seed,
             runtime=self.runtime,
+            compiled=self.config.machine.compile,
         )
 
     def fingerprint(self, spec: CellSpec) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -93,13 +94,17 @@ def test_what_a_step_sees_depends_on_seed_and_step_alone() -> None:
     assert draws.min(1).tolist() == [0, 0, 0] and draws.max(1).tolist() == [8, 8, 1]
 
 
-def test_a_step_is_plain_sgd_on_the_planned_batch() -> None:
+COMPILED = pytest.param(True, marks=pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"))
+
+
+@pytest.mark.parametrize("compiled", [False, COMPILED])
+def test_a_step_is_plain_sgd_on_the_planned_batch(compiled: bool) -> None:
     data, classifier = cell_data(), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
     model = copy.deepcopy(classifier)  # linear: rounding stays rounding, and the momentum, the decay and the rate show
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.3)
     step_decay = milestones([3], iterations=100)
     rate = lambda step: 1e-3 * step_decay(step)  # noqa: E731
-    cell = Cell(classifier, CCE(), functools.partial(sgd, weight_decay=0.3), data, rate, 16, 0, CPU)
+    cell = Cell(classifier, CCE(), functools.partial(sgd, weight_decay=0.3), data, rate, 16, 0, CPU, compiled)
     for step in range(5):
         optimizer.param_groups[0]["lr"] = 1e-3 if step < 3 else 1e-4
         row, *draws = planned(cell.plan, step, 1)[0]
