@@ -329,10 +329,7 @@ def test_ctrl_c_reaches_the_whole_group_and_loses_nothing(root: Path, tmp_path: 
     command = [sys.executable, "tools/cifar.py", "configs/cifar10_quick.yaml", *TINY, "train.iterations=100000"]
     command += ["train.points=100000", "loss={name: cce}", "--data-root", str(root), "--device", "cpu"]
     command += ["--output-dir", str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stderr is not None
-    while "step 2 of" not in process.stderr.readline():
-        assert process.poll() is None
+    process = _started(command, "step 2 of")
     second = subprocess.run([*command, "--resume", "auto"], cwd=ROOT, capture_output=True, text=True)
     assert second.returncode == 2 and "another process is training this study" in second.stderr
     os.killpg(process.pid, signal.SIGINT)
@@ -342,3 +339,16 @@ def test_ctrl_c_reaches_the_whole_group_and_loses_nothing(root: Path, tmp_path: 
     (kept,) = (out / "cells").iterdir()
     state = torch.load(kept, weights_only=True)
     assert state["cell"]["steps"] >= state["curve"]["step"][-1] >= 2
+    process = _started([*command, "--resume", "auto"], "cells to train")
+    os.killpg(process.pid, signal.SIGTERM)  # also meets the cell's process, which is not ready for it yet
+    rest = process.communicate(timeout=120)[1]
+    assert process.returncode == 143 and "error" not in rest, rest
+
+
+def _started(command: list[str], line: str) -> subprocess.Popen[str]:
+    """The command, once it has logged the line."""
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    while line not in process.stderr.readline():
+        assert process.poll() is None
+    return process
