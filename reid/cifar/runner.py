@@ -165,7 +165,7 @@ def _run_processes(config: StudyConfig, files: Files, pending: Sequence[CellSpec
                     process.start()
                     running[process.sentinel] = spec, process
                 for sentinel in multiprocessing.connection.wait(list(running), timeout=1.0):
-                    if not stop.signum:  # which may have gone to the whole group, and met a child that was not ready for it
+                    if not stop.signum:  # sent to the whole group, it also kills a child that is still starting
                         _require_success(*running.pop(sentinel))
         finally:
             for _, process in running.values():  # after a signal, or where another cell failed
