@@ -2,6 +2,7 @@
 
     python benchmarks/evaluation.py --mars-info DIR [--peer-path DIR] [--json FILE]
     python benchmarks/evaluation.py --queries 3368 --gallery 519505 --dim 512 --repeat 1
+    python benchmarks/evaluation.py --queries 3368 --gallery 519505 --dim 512 --parts figures verification
 
 The contenders take turns, `--repeat` times, and medians are compared: the machine may be shared. The peer is imported
 from a checkout of deep-person-reid whose Cython has been built in place; it gets the same float32 features.
@@ -12,24 +13,37 @@ import argparse
 import importlib.util
 import json
 import logging
-import os
-import platform
+import shlex
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.io import loadmat
 
-from reid.evaluation.evaluate import evaluate
+from reid.evaluation.evaluate import evaluate, evaluate_all
+from reid.evaluation.intervals import bootstrap
+from reid.evaluation.pairs import camera_pairs
+from reid.evaluation.verification import verification
 from reid.features import FeatureSet
 from reid.protocol import MARS_HIT_AP
+from reid.report.tables import text_table
+from reid.runtime import environment
 
 LATENT = 64  # dimensions in which identities, cameras and tracklets differ
+PARTS: dict[str, Callable[[FeatureSet], object]] = {  # what a run may be asked for
+    "figures": lambda features: evaluate(features, MARS_HIT_AP),
+    "intervals": lambda features: bootstrap(evaluate(features, MARS_HIT_AP), features.pid),
+    "camera-pairs": lambda features: camera_pairs(features, MARS_HIT_AP),
+    "verification": lambda features: verification(features, MARS_HIT_AP),
+    "rerank": lambda features: evaluate_all(features, [MARS_HIT_AP], after="rerank"),
+    "expand": lambda features: evaluate_all(features, [MARS_HIT_AP], after="expand"),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,20 +52,33 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     logging.disable(logging.WARNING)
     features = made_up_features(arguments)
+    about = circumstances(command_line("evaluation.py", argv))
+    report = {**about, "repeat": arguments.repeat, "features_bytes": features.features.nbytes}
+    if arguments.parts:
+        costs = Costs()
+        for part in arguments.parts:
+            costs.of(part, lambda part=part: PARTS[part](features))
+        report["parts"] = costs.rows
+        print(costs.table())
+    else:
+        report |= beside_others(features, arguments)
+        print(table(report))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def beside_others(features: FeatureSet, arguments: argparse.Namespace) -> dict[str, object]:
+    """Our memory and result, and the seconds of all contenders."""
     contenders = {
         "matrix product": lambda: product(features),
         "this evaluation": lambda: evaluate(features, MARS_HIT_AP),
     }
+    found: dict[str, object] = {}
     if arguments.peer_path:
         contenders["torchreid, distance + Cython rank"] = peer(features, arguments.peer_path)
-    report = {**circumstances(arguments, argv), "features_bytes": features.features.nbytes}
-    if arguments.peer_path:
-        report["peer_mAP"] = contenders["torchreid, distance + Cython rank"]()
-    report["extra_peak_bytes"], report["result"] = extra_memory(lambda: evaluate(features, MARS_HIT_AP).to_json())
-    report["seconds"] = take_turns(contenders, arguments.repeat) if arguments.repeat else {}
-    print(table(report))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+        found["peer_mAP"] = contenders["torchreid, distance + Cython rank"]()
+    found["extra_peak_bytes"], found["result"] = extra_memory(lambda: evaluate(features, MARS_HIT_AP).to_json())
+    return {**found, "seconds": take_turns(contenders, arguments.repeat) if arguments.repeat else {}}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -67,6 +94,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--mars-info", metavar="DIR", help="folder of tracks_test_info.mat and query_IDX.mat")
     parser.add_argument("--peer-path", metavar="DIR", help="a built checkout of deep-person-reid")
+    parser.add_argument("--parts", nargs="+", default=[], choices=PARTS, help="instead, measure these, once each")
     parser.add_argument("--json", metavar="FILE")
     return parser.parse_args(argv)
 
@@ -160,22 +188,39 @@ def high_water_mark() -> int:
     return int(line.split()[1]) * 1024
 
 
-def circumstances(arguments: argparse.Namespace, argv: list[str] | None) -> dict[str, object]:
-    """All that a reader needs to repeat the measurement."""
+class Costs:
+    """What each part took: seconds on the wall and of the processor, and bytes beside the features."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def of(self, name: str, run: Callable[[], Any]) -> Any:
+        """Runs a part and keeps its costs."""
+        start, worked = time.perf_counter(), time.process_time()
+        extra, result = extra_memory(run)
+        seconds, processor = time.perf_counter() - start, time.process_time() - worked
+        self.rows[name] = {"seconds": seconds, "processor_seconds": processor, "extra_peak_bytes": extra}
+        return result
+
+    def table(self) -> str:
+        """As text."""
+        rows = []
+        for name, one in self.rows.items():
+            extra = one["extra_peak_bytes"]
+            memory = "?" if extra is None else f"{extra / 2**20:.0f}"
+            rows.append([name, f"{one['seconds']:.1f}", f"{one['processor_seconds']:.1f}", memory])
+        return text_table(["part", "seconds", "processor seconds", "MiB beside the features"], rows)
+
+
+def circumstances(command: str) -> dict[str, object]:
+    """All that a reader needs to repeat a measurement."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
-    return {
-        "command": " ".join(["python benchmarks/evaluation.py", *(sys.argv[1:] if argv is None else argv)]),
-        "commit": commit or None,
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "threads": arguments.threads,
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
-        "repeat": arguments.repeat,
-    }
+    return {"command": command, "commit": commit or None, "environment": environment()}
+
+
+def command_line(script: str, argv: list[str] | None) -> str:
+    """The command as it was typed."""
+    return shlex.join(["python", f"benchmarks/{script}", *(sys.argv[1:] if argv is None else argv)])
 
 
 def table(report: dict) -> str:

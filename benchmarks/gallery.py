@@ -1,6 +1,7 @@
 """Builds indexes of a large gallery and searches them, beside exact search: time, memory, recall.
 
     OMP_NUM_THREADS=1 python benchmarks/gallery.py [--rows 1000000] [--dim 128] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/gallery.py --dim 512 --hnsw-rows 0 --index IVF1024,PQ256x4fs      # fewer indexes, sooner
 
 The gallery is a memory-mapped file of made-up identities, as tools/extract.py would leave it; queries are rows of it, each left out
 of its own answer. Times are of the processor, all threads together, because the machine may be shared. HNSW is built of the first
@@ -9,7 +10,6 @@ of its own answer. Times are of the processor, all threads together, because the
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,10 +18,10 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+from evaluation import circumstances, command_line
 
 from reid.features import FeatureSet
 from reid.gallery import tune
-from reid.runtime import environment
 
 LATENT, ROWS_EACH = 64, 10  # dimensions in which identities differ; rows of each
 NOISE = 0.7  # of a row, beside its identity's 1
@@ -35,8 +35,10 @@ def main(argv: list[str] | None = None) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         features = made_up_gallery(Path(folder) / "features.npy", arguments.rows, arguments.dim)
-        report = circumstances(arguments, argv)
-        plan = [(features, {"IVF1024,Flat": PROBES, f"IVF1024,PQ{arguments.dim // 2}x4fs": PROBES})]
+        about = circumstances(command_line("gallery.py", argv))
+        about["environment"] |= {"faiss": faiss.__version__, "faiss_threads": faiss.omp_get_max_threads()}
+        report = {**about, "rows": arguments.rows, "dim": arguments.dim, "queries": tune.QUERIES}
+        plan = [(features, {factory: PROBES for factory in arguments.index or indexes(arguments.dim)})]
         if arguments.hnsw_rows:
             plan.append((first_rows(features, arguments.hnsw_rows), {"HNSW32": ["efSearch=16", "efSearch=64"]}))
         report["trials"] = [trial for rows, factories in plan for trial in measured(rows, factories)]
@@ -51,10 +53,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument(
+        "--index", action="append", metavar="FACTORY", help="an IVF index to try (default: IVF1024 Flat, PQ)"
+    )
     parser.add_argument("--hnsw-rows", type=int, default=100_000, help="0: no HNSW")
     parser.add_argument("--scratch", metavar="DIR", help="where the features lie meanwhile (default: the system's)")
     parser.add_argument("--json", metavar="FILE")
     return parser.parse_args(argv)
+
+
+def indexes(dim: int) -> list[str]:
+    """Those of the table in docs/scale.md."""
+    return ["IVF1024,Flat", f"IVF1024,PQ{dim // 2}x4fs"]
 
 
 def made_up_gallery(file: Path, num_rows: int, dim: int) -> FeatureSet:
@@ -99,19 +109,6 @@ def anonymous_bytes() -> int | None:
         return None
     line = next(line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024
-
-
-def circumstances(arguments: argparse.Namespace, argv: list[str] | None) -> dict[str, object]:
-    """All that a reader needs to repeat the measurement."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "command": " ".join(["python benchmarks/gallery.py", *(sys.argv[1:] if argv is None else argv)]),
-        "commit": commit or None,
-        "environment": {**environment(), "faiss": faiss.__version__, "faiss_threads": faiss.omp_get_max_threads()},
-        "rows": arguments.rows,
-        "dim": arguments.dim,
-        "queries": tune.QUERIES,
-    }
 
 
 def table(trials: list[dict[str, object]]) -> str:

@@ -1,6 +1,6 @@
 """The whole evaluation on MARS' own tables with made-up features: every protocol and every figure at full size.
 
-    python benchmarks/mars_tables.py --info DIR [--protocol all] [--dim 1024] [--json FILE]
+    python benchmarks/mars_tables.py --info DIR [--protocol all] [--dim 1024] [--after] [--json FILE]
 
 DIR holds MARS' three .mat tables; the name lists are rebuilt from them by the dataset's naming rule, and the index is read
 and checked by the dataset's own loader. Features are drawn from a seed: an identity, a shift by camera, a tracklet's own
@@ -10,18 +10,19 @@ noise. So counts are MARS' own, and figures say nothing of any model.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
-import os
 import tempfile
+from itertools import zip_longest
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
+from evaluation import Costs, circumstances, command_line
 from mars_index import write_layout
 
 from reid.datasets.mars import load_mars
-from reid.evaluation.evaluate import analyse, evaluate_all
-from reid.features import EvalResult, FeatureSet, save_results
+from reid.evaluation.evaluate import AFTER_STEPS, analyse, evaluate_all
+from reid.features import EvalResult, FeatureSet
 from reid.protocol import get_protocols
 from reid.report.tables import analysis_text, protocols_table, text_table
 from reid.tracklets import Benchmark
@@ -70,24 +71,25 @@ def main(argv: list[str] | None = None) -> list[EvalResult]:
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--noise", type=float, default=1.0, help="of a tracklet, beside its identity's 1")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="as tools/test.py --full --json")
+    parser.add_argument("--after", action="store_true", help="also re-ranking and query expansion, under each protocol")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    begin = perf_counter()
     benchmark = read_tables(options.info)
     features = made_up_features(benchmark, options.dim, options.noise, options.seed)
-    ready = perf_counter()
-    results = evaluate_all(features, get_protocols(options.protocol))
-    evaluated = perf_counter()
-    analyses = analyse(features, results)
-    done = perf_counter()
-    for result, analysis in zip(results, analyses, strict=True):
+    protocols, costs = get_protocols(options.protocol), Costs()
+    results = costs.of("figures", lambda: evaluate_all(features, protocols))
+    analyses = costs.of("intervals, camera pairs, verification", lambda: analyse(features, results))
+    for step in AFTER_STEPS if options.after else ():
+        results += costs.of(step, lambda step=step: evaluate_all(features, protocols, after=step))
+    for result, analysis in zip(results, analyses, strict=False):
         print(analysis_text(result, analysis), end="\n\n")
-    print(counts_table(benchmark), protocols_table(results), sep="\n\n")
-    times = f"index and features {ready - begin:.1f}, figures {evaluated - ready:.1f}, the rest {done - evaluated:.1f}"
-    print(f"\nseconds: {times} ({len(results)} protocols, {options.dim} dimensions, {os.cpu_count()} cores)")
+    print(counts_table(benchmark), protocols_table(results), costs.table(), sep="\n\n")
     if options.json:
-        save_results(options.json, results, analyses)
+        records = [one.to_json() | more for one, more in zip_longest(results, analyses, fillvalue={})]
+        about = circumstances(command_line("mars_tables.py", argv).replace(str(options.info), "DIR"))
+        size = {"queries": len(features.query), "rows": len(features.pid), "dim": options.dim, "seed": options.seed}
+        options.json.write_text(json.dumps({**about, **size, "costs": costs.rows, "results": records}, indent=1) + "\n")
     return results
 
 

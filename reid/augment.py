@@ -1,5 +1,6 @@
-"""From uint8 frames to network input, batched on the training device: resize, crop, flip, normalise.
+"""From uint8 frames to network input, batched on the training device: resize, crop, flip, colour, normalise, erase.
 
+Every random choice is a uniform number that the caller draws, so that a result is a pure function of frames and draws.
 Shapes: B batch, H W pixels on disk, h w pixels of the crop, C = 3 channels.
 """
 
@@ -13,6 +14,9 @@ from torch.nn import functional as F
 
 from reid.errors import ConfigError
 
+PLACES, COLORS, ERASING = 3, 3, 5  # draws per image of the crop, of `jitter` and of `erase`, in this order
+_GREY = (0.2989, 0.587, 0.114)  # luma of red, green, blue (ITU-R BT.601)
+
 
 class Preprocess:
     """Callable: frames -> (B, C, h, w) float32, channels last in memory.
@@ -23,45 +27,145 @@ class Preprocess:
         mean: of red, green, blue in [0, 1].
         std: likewise.
         flip: probability of a horizontal flip in training.
+        erase: probability of random erasing in training, as `erase` does it.
+        color: strength of the colour changes in training, as `jitter` makes them.
     """
 
     def __init__(
-        self, resize: Sequence[int], crop: Sequence[int], mean: Sequence[float], std: Sequence[float], flip: float = 0.5
+        self,
+        resize: Sequence[int],
+        crop: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        flip: float = 0.5,
+        erase: float = 0.0,
+        color: float = 0.0,
     ) -> None:
         if crop[0] > resize[0] or crop[1] > resize[1]:
             raise ConfigError(f"augment.crop: expected at most augment.resize {list(resize)}, got {list(crop)}")
-        self.resize, self.crop, self.flip = list(resize), list(crop), flip
+        self.resize, self.crop, self.flip, self.erase, self.color = list(resize), list(crop), flip, erase, color
         self.mean, self.std = torch.tensor(mean) * 255, torch.tensor(std) * 255
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, images: Tensor | list[Tensor], device: torch.device, draws_B3: Tensor | None = None) -> Tensor:
+    @property
+    def extra_draws(self) -> int:
+        """Draws per image that colours and erasing take beside the `PLACES` of the crop; 0 when both are off."""
+        return COLORS + ERASING if self.color or self.erase else 0
+
+    def __call__(self, images: Tensor | list[Tensor], device: torch.device, draws_BR: Tensor | None = None) -> Tensor:
         """Frames to network input.
 
         Args:
-            images: (B, H, W, C) uint8, or a list of (H, W, C) uint8 of different sizes.
+            images: (B, H, W, C) uint8, or a list of (H, W, C) uint8 of different sizes; page-locked for a CUDA device.
             device: where to compute.
-            draws_B3: (B, 3) uniform in [0, 1): where each crop lies (top, left), and whether it is flipped. None: the centre crop.
+            draws_BR: (B, PLACES + extra_draws) uniform in [0, 1), for training: where each crop lies (top, left), whether it is flipped,
+                then those of `jitter` and `erase`. None: the centre crop as it is.
         """
         resized_BHWC = self._resized(images, device)
-        rows_Bh, columns_Bw = self._windows(len(resized_BHWC), draws_B3)
-        samples_B11 = torch.arange(len(resized_BHWC), device=device)[:, None, None]
-        cropped_BhwC = resized_BHWC[samples_B11, rows_Bh.to(device)[:, :, None], columns_Bw.to(device)[:, None, :]]
-        return ((cropped_BhwC - self.mean.to(device)) / self.std.to(device)).permute(0, 3, 1, 2)
+        if draws_BR is None:
+            return self._normalised(self._centre(resized_BHWC)).permute(0, 3, 1, 2)
+        places_B3, colors_B3, erasing_B5 = draws_BR.to(device).tensor_split([PLACES, PLACES + COLORS], dim=1)
+        crops_BhwC = self._crops(resized_BHWC, places_B3)
+        if self.color:
+            crops_BhwC = jitter(crops_BhwC.float(), colors_B3, self.color)
+        crops_BhwC = self._normalised(crops_BhwC)
+        if self.erase:
+            crops_BhwC = erase(crops_BhwC, erasing_B5, self.erase)
+        return crops_BhwC.permute(0, 3, 1, 2)
 
     def _resized(self, images: Tensor | list[Tensor], device: torch.device) -> Tensor:
+        """(B, H, W, C): the frames themselves, still uint8, where they have the size already."""
         if isinstance(images, list):
             return torch.cat([self._resized(image[None], device) for image in images])
-        pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-        if list(pixels.shape[2:]) != self.resize:
-            pixels = F.interpolate(pixels, self.resize, mode="bilinear", antialias=True, align_corners=False)
+        pixels = images.to(device, non_blocking=True)
+        if list(pixels.shape[1:3]) == self.resize:
+            return pixels
+        pixels = pixels.permute(0, 3, 1, 2).float()
+        pixels = F.interpolate(pixels, self.resize, mode="bilinear", antialias=True, align_corners=False)
         return pixels.permute(0, 2, 3, 1)
 
-    def _windows(self, batch: int, draws_B3: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Row numbers (B, h) and column numbers (B, w) of each crop; a flip reverses the columns."""
-        room = torch.tensor([self.resize[0] - self.crop[0], self.resize[1] - self.crop[1]])
-        if draws_B3 is None:
-            corner_B2, flipped_B = (room // 2).expand(batch, 2), torch.zeros(batch, dtype=torch.bool)
-        else:
-            corner_B2, flipped_B = (draws_B3[:, :2] * (room + 1)).long(), draws_B3[:, 2] < self.flip
-        rows_Bh = corner_B2[:, :1] + torch.arange(self.crop[0])
-        columns_Bw = corner_B2[:, 1:] + torch.arange(self.crop[1])
-        return rows_Bh, torch.where(flipped_B[:, None], columns_Bw.flip(1), columns_Bw)
+    def _centre(self, resized_BHWC: Tensor) -> Tensor:
+        top, left = ((whole - part) // 2 for whole, part in zip(self.resize, self.crop, strict=True))
+        return resized_BHWC[:, top : top + self.crop[0], left : left + self.crop[1]]
+
+    def _crops(self, resized_BHWC: Tensor, draws_B3: Tensor) -> Tensor:
+        """Crops of all images, gathered pixel by pixel in one operation; a flip reverses the columns."""
+        device = resized_BHWC.device
+        (height, width), (h, w) = self.resize, self.crop
+        top_B1, left_B1 = (draws_B3[:, :1] * (height - h + 1)).long(), (draws_B3[:, 1:2] * (width - w + 1)).long()
+        column_w = torch.arange(w, device=device)
+        column_Bw = left_B1 + torch.where(draws_B3[:, 2:] < self.flip, column_w.flip(0), column_w)
+        row_Bh = top_B1 + torch.arange(h, device=device) + height * torch.arange(len(draws_B3), device=device)[:, None]
+        pixel_Bhw = row_Bh[:, :, None] * width + column_Bw[:, None, :]
+        # A third of the time of indexing with rows and columns.
+        return resized_BHWC.reshape(-1, 3).index_select(0, pixel_Bhw.flatten()).view(*pixel_Bhw.shape, 3)
+
+    def _normalised(self, pixels_BhwC: Tensor) -> Tensor:
+        device = pixels_BhwC.device
+        if device not in self._on_device:  # sent once: a copy from pageable memory waits for the device
+            self._on_device[device] = self.mean.to(device), self.std.to(device)
+        mean, std = self._on_device[device]
+        return (pixels_BhwC - mean).div_(std)
+
+
+def jitter(images_BhwC: Tensor, draws_B3: Tensor, strength: float) -> Tensor:
+    """Brightness, contrast and saturation, in this order, each times a factor uniform in [max(0, 1 - strength), 1 + strength].
+
+    Args:
+        images_BhwC: float32, 0..255.
+        draws_B3: uniform in [0, 1), for brightness, contrast, saturation.
+        strength: >= 0.
+
+    Returns:
+        (B, h, w, C) float32, 0..255; values beyond are cut after each of the three.
+    """
+    low = max(0.0, 1 - strength)
+    factors_B3111 = (low + draws_B3 * (1 + strength - low)).to(images_BhwC.dtype)[..., None, None, None]
+    brightness, contrast, saturation = factors_B3111.unbind(1)
+    images_BhwC = (images_BhwC * brightness).clamp_(0, 255)
+    mean_B111 = _grey(images_BhwC).mean((1, 2, 3), keepdim=True)
+    images_BhwC = torch.lerp(mean_B111, images_BhwC, contrast).clamp_(0, 255)
+    return torch.lerp(_grey(images_BhwC), images_BhwC, saturation).clamp_(0, 255)
+
+
+def _grey(images_BhwC: Tensor) -> Tensor:
+    red, green, blue = images_BhwC.split(1, dim=-1)
+    return red * _GREY[0] + green * _GREY[1] + blue * _GREY[2]
+
+
+def erase(
+    images_BhwC: Tensor,
+    draws_B5: Tensor,
+    probability: float,
+    area: tuple[float, float] = (0.02, 0.4),
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+) -> Tensor:
+    """Random erasing: a rectangle of some images becomes 0, which is the mean of normalised ones.
+
+    In closed form where the source draws until a rectangle fits: the area is uniform, the aspect uniform among those with which it
+    fits into the image, the place uniform among those where it does. (Drawing again favours small rectangles; this does not.)
+
+    Args:
+        images_BhwC: float32, normalised.
+        draws_B5: uniform in [0, 1): whether to erase, area, aspect, top, left.
+        probability: of erasing, for each image.
+        area: range of the rectangle's share of the image.
+        aspect: range of its height / width.
+
+    Source: Zhong et al., "Random Erasing Data Augmentation", 2017, Algorithm 1.
+    """
+    h, w = images_BhwC.shape[1:3]
+    chosen, size, shape, top, left = draws_B5[:, :, None].unbind(1)
+    size = (area[0] + size * (area[1] - area[0])) * h * w
+    flattest, tallest = (size / w**2).clamp(min=aspect[0]), (h**2 / size).clamp(max=aspect[1])
+    shape = flattest + shape * (tallest - flattest)
+    height, width = (size * shape).sqrt().round().clamp(1, h), (size / shape).sqrt().round().clamp(1, w)
+    inside_Bh = _between((top * (h - height + 1)).floor(), height, h) & (chosen < probability)
+    inside_Bw = _between((left * (w - width + 1)).floor(), width, w)
+    return images_BhwC.masked_fill_((inside_Bh[:, :, None] & inside_Bw[:, None, :])[..., None], 0.0)
+
+
+def _between(start_B1: Tensor, length_B1: Tensor, size: int) -> Tensor:
+    """(B, size) bool, true at the `length` places from `start` on."""
+    places = torch.arange(size, device=start_B1.device)
+    return (places >= start_B1) & (places < start_B1 + length_B1)

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -18,21 +19,29 @@ from reid.errors import ReidError
 logger = logging.getLogger(__name__)
 
 
+# Ctrl-C; a polite kill; what cluster managers send ahead of a job's time limit (SLURM: --signal=USR1@120).
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ECHO = 1.0  # seconds
+
+
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM came in; the run can be resumed. `code` is the exit code."""
+    """One of `STOPPING` came in; the run can be resumed. `code` is the exit code, 128 and the signal's number: 130, 143 or 138."""
 
     def __init__(self, signum: int) -> None:
         self.code = 128 + signum
 
 
 class StopFlag:
-    """Remembers SIGINT and SIGTERM, so that a loop can stop where its state is whole; a second signal stops at once."""
+    """Remembers a signal of `STOPPING`, so that a loop can stop where its state is whole; a second signal stops at once.
+
+    A second one within `ECHO` seconds is the first again: sent to a whole job, it comes in both directly and passed on by torchrun.
+    """
 
     def __init__(self) -> None:
-        self.signum = 0
+        self.signum, self._since = 0, 0.0
 
     def __enter__(self) -> StopFlag:
-        self._before = {signum: signal.signal(signum, self._note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {signum: signal.signal(signum, self._note) for signum in STOPPING}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -41,17 +50,20 @@ class StopFlag:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.signum:
-            raise Interrupted(signum)
-        self.signum = signum
+            if time.monotonic() - self._since > ECHO:
+                raise Interrupted(signum)
+            return
+        self.signum, self._since = signum, time.monotonic()
         logger.warning("%s: stopping after this step; once more to stop at once", signal.Signals(signum).name)
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Calls a tool's main and returns the exit code: 0 done, 2 the user's error, 130 and 143 after SIGINT and SIGTERM.
+    """Calls a tool's main and returns the exit code: 0 done, 2 the user's error, 130, 143 and 138 after SIGINT, SIGTERM and SIGUSR1.
 
     Any other exception is our bug; it keeps its traceback and exit code 1.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for signum in STOPPING[1:]:  # Python makes a KeyboardInterrupt of SIGINT by itself
+        signal.signal(signum, _interrupt)
     try:
         return main() or 0
     except ReidError as error:

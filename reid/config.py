@@ -22,7 +22,11 @@ from reid.errors import ConfigError
 _COMPONENTS = {"loss", "sampler", "noise", "optimizer", "schedule"}  # sections that are a `Component`
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Strength = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 Size = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
@@ -51,11 +55,10 @@ class Component(BaseModel):
 class Data(Section):
     name: str = Field("mars", description="dataset: mars or demo")
     root: str | None = Field(None, description="folder that holds one folder per dataset; else REID_DATA, else ./data")
-    labels: Literal["given", "truth"] = Field(
-        "given", description="truth: the demo's side file instead of the names on disk"
-    )
+    labels: Literal["given", "truth"] = Field("given", description="truth: the demo's side file, not the names on disk")
     noise: Component | None = Field(None, description="extra label noise on training tracklets: {name, rate, seed}")
     holdout: Share = Field(0.0, description="share of training identities kept out of training to choose best.pt")
+    damaged: Literal["error", "skip"] = Field("error", description="skip: damaged images are left out and listed")
 
 
 class Model(Section):
@@ -63,14 +66,15 @@ class Model(Section):
     pretrained: bool = Field(True, description="start from ImageNet weights")
     weights: str | None = Field(None, description="file with those weights, instead of a download")
     neck: Literal["none", "bn"] = Field("none", description="bn: batch normalisation of the features (BNNeck)")
+    freeze_norm: bool = Field(False, description="normalisation layers keep the statistics and weights they start from")
 
 
 class Augment(Section):
     resize: Size = Field([256, 256], description="(height, width) before the crop")
-    crop: Size = Field(
-        [224, 224], description="(height, width) that the network sees: random in training, centre in test"
-    )
-    flip: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="probability of a horizontal flip in training")
+    crop: Size = Field([224, 224], description="(height, width) of the input: random in training, centre in test")
+    flip: Probability = Field(0.5, description="probability of a horizontal flip in training")
+    erase: Probability = Field(0.0, description="probability that a random rectangle is erased in training")
+    color: Strength = Field(0.0, description="largest relative change of brightness, contrast, saturation in training")
 
 
 class Train(Section):
@@ -79,6 +83,11 @@ class Train(Section):
     lr: Positive = 0.01
     optimizer: Component = Component(name="sgd")
     schedule: Component = Component(name="constant")
+    warmup: Natural = Field(0, description="steps over which the rate rises evenly to what the schedule says")
+    accumulate: Count = Field(1, description="parts that a process computes its share of a step in, to save memory")
+    ema: Decay | None = Field(
+        None, description="decay of a moving average of the weights, which is then what is tested"
+    )
     clip_grad: Positive | None = Field(None, description="largest norm of the gradient; off by default")
     log_freq: Count = Field(50, description="steps between log lines")
     checkpoint_freq: Count = Field(1000, description="steps between checkpoints")
@@ -97,17 +106,17 @@ class Test(Section):
 
 class Machine(Section):
     device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = Field(
-        4, description="image-decoding processes; 0: decode in the main process"
-    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="float16: CUDA only")
+    compile: bool = Field(False, description="torch.compile the training step; the first steps take minutes")
+    sync_norm: bool = Field(False, description="batch normalisation over the batch of all processes (CUDA only)")
+    workers: Natural = Field(4, description="image-decoding processes; 0: decode in the main process")
 
 
 class Config(Section):
     """Everything a run depends on."""
 
     name: str = Field("", description="name of the run; the config file's name by default")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Natural = 0
     data: Data = Data()
     model: Model = Model()
     loss: Component = Component(name="cce")
@@ -120,7 +129,8 @@ class Config(Section):
     def training_settings(self) -> dict[str, Any]:
         """What a resumed run must share with its checkpoint: all but where it runs, how it is tested, and how often it reports."""
         settings = self.model_dump(exclude={"name", "test", "machine"})
-        settings["data"].pop("root")
+        for key in ("root", "damaged"):  # a run that a damaged image has stopped may go on without it
+            settings["data"].pop(key)
         for key in ("log_freq", "checkpoint_freq"):
             settings["train"].pop(key)
         return settings

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm.layers
 import torch
 from torch import nn
 
@@ -21,10 +23,12 @@ from reid.binding import Registry, build, problems_of, problems_of_component
 from reid.config import Component, Config, nearest
 from reid.datasets.demo import load_truth
 from reid.datasets.holdout import hold_out
+from reid.datasets.loader import DamagedImages
 from reid.datasets.mars import find_dataset, load_mars
 from reid.datasets.noise import NOISES, realised_rate
 from reid.datasets.sampling import SAMPLERS
-from reid.engine.optim import OPTIMIZERS, SCHEDULES
+from reid.engine.ema import Averaged
+from reid.engine.optim import OPTIMIZERS, SCHEDULES, Schedule, constant, warmed
 from reid.engine.train import Job, TrainingSet
 from reid.errors import ConfigError, DataError
 from reid.files import data_root
@@ -55,10 +59,28 @@ def check(config: Config) -> None:
     problems += problems_of(lambda: check_name(config.model.name))
     problems += problems_of(lambda: get_protocols(config.test.protocols))
     problems += problems_of(lambda: _preprocess(config, {"mean": [0], "std": [1]}))
-    if config.data.labels == "truth" and config.data.name != "demo":
-        problems.append(f"data.labels: truth needs a dataset that knows it (demo), got {config.data.name!r}")
+    problems += problems_of(lambda: _schedule(config, constant()))
+    problems += _contradictions(config)
     if problems:
         raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
+
+
+def _contradictions(config: Config) -> list[str]:
+    """Settings that are right one by one, but not together."""
+    problems = []
+    if config.data.labels == "truth" and config.data.name != "demo":
+        problems.append(f"data.labels: truth needs a dataset that knows it (demo), got {config.data.name!r}")
+    if config.model.freeze_norm and config.model.neck == "bn":
+        problems.append(
+            "model.neck: bn does nothing when model.freeze_norm keeps it as it starts; leave out one of them"
+        )
+    factory = LOSSES.get(config.loss.name)
+    if config.train.accumulate > 1 and factory and "num_samples" in signature(factory).parameters:
+        problems.append(
+            f"train.accumulate: {config.loss.name} remembers samples from step to step and needs the whole batch at once; "
+            "expected 1"
+        )
+    return problems
 
 
 def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str, Any]]]:
@@ -182,12 +204,13 @@ def build_embedding(config: Config, *, initial_weights: bool = True) -> tuple[Em
         config.model.name, pretrained=config.model.pretrained and initial_weights, weights=weights
     )
     preprocess = _preprocess(config, backbone.pretrained_cfg)  # type: ignore[arg-type]  # timm sets it on every model
-    return Embedding(backbone, config.model.neck), preprocess
+    return Embedding(backbone, config.model.neck, freeze_norm=config.model.freeze_norm), preprocess
 
 
 def _preprocess(config: Config, pretrained_cfg: Mapping[str, Any]) -> Preprocess:
     augment = config.augment
-    return Preprocess(augment.resize, augment.crop, pretrained_cfg["mean"], pretrained_cfg["std"], augment.flip)
+    mean, std = pretrained_cfg["mean"], pretrained_cfg["std"]
+    return Preprocess(augment.resize, augment.crop, mean, std, augment.flip, augment.erase, augment.color)
 
 
 def build_loss(config: Config, num_samples: int = 1) -> nn.Module:
@@ -206,20 +229,25 @@ def _try_out(config: Config, model: Classifier, runtime: Runtime) -> None:
         raise ConfigError(f"augment.crop: {config.model.name} does not take images of {size}: {reason}") from None
 
 
+def _schedule(config: Config, schedule: Schedule) -> Schedule:
+    try:
+        return warmed(schedule, config.train.warmup, config.train.iterations)
+    except ConfigError as error:
+        raise ConfigError(f"train.{error}") from None
+
+
 def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_weights: bool = True) -> Job:
     """Everything that `reid.engine.train.fit` needs; arguments as in `build_embedding`."""
     embedding, preprocess = build_embedding(config, initial_weights=initial_weights)
-    model = runtime.place(Classifier(embedding, len(data.pids)))
+    model = runtime.place(_with_shared_norm(config, Classifier(embedding, len(data.pids)), runtime))
     _try_out(config, model, runtime)
+    _require_enough_images(config, runtime)
     train = config.train
-    if train.batch_size < 2 * runtime.world_size:
-        least = f"2 images for each of {runtime.world_size} process(es), as batch normalisation needs"
-        raise ConfigError(f"train.batch_size: expected at least {least}, got {train.batch_size}")
     return Job(
         model=model,
         loss=build_loss(config, len(data.split.names)).to(runtime.device),
         optimizer=build("train.optimizer", OPTIMIZERS, train.optimizer, model=model),
-        schedule=build("train.schedule", SCHEDULES, train.schedule, iterations=train.iterations),
+        schedule=_schedule(config, build("train.schedule", SCHEDULES, train.schedule, iterations=train.iterations)),
         data=data,
         sampler=build(
             "sampler", SAMPLERS, config.sampler, split=data.split, batch_size=train.batch_size, seed=config.seed
@@ -232,4 +260,28 @@ def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_we
         clip_grad=train.clip_grad,
         workers=config.machine.workers,
         log_freq=train.log_freq,
+        accumulate=train.accumulate,
+        damaged=DamagedImages(config.data.damaged),
+        scaler=runtime.grad_scaler(),
+        ema=None if train.ema is None else Averaged(model, train.ema),
+        compile=config.machine.compile,
     )
+
+
+def _with_shared_norm(config: Config, model: Classifier, runtime: Runtime) -> Classifier:
+    """The model with batch normalisation over all processes, where that is wanted."""
+    if not config.machine.sync_norm:
+        return model
+    if runtime.device.type != "cuda":
+        raise ConfigError(f"machine.sync_norm: needs CUDA devices, got {runtime.device.type}; leave it out")
+    return timm.layers.convert_sync_batchnorm(model)  # torch's own would lose the activation inside timm's layers
+
+
+def _require_enough_images(config: Config, runtime: Runtime) -> None:
+    parts = runtime.world_size * config.train.accumulate
+    each, why = (1, "") if config.model.freeze_norm else (2, ", as batch normalisation needs")
+    if config.train.batch_size < each * parts:
+        split = f"{runtime.world_size} process(es) x train.accumulate {config.train.accumulate}"
+        raise ConfigError(
+            f"train.batch_size: expected at least {each} image(s) for each of {split}{why}, got {config.train.batch_size}"
+        )

@@ -3,7 +3,11 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
+from pathlib import Path
 from typing import Any, Literal, get_args
+
+import yaml
 
 from reid.errors import ConfigError
 
@@ -62,31 +66,54 @@ def get_protocols(choice: str | Sequence[str | Mapping[str, Any]], *, any_camera
     """The protocols chosen, by name or by their rules.
 
     Args:
-        choice: a name in `PROTOCOLS`, `all` for every one of them, or a list of names and of one's own protocols, each the
-            fields of an `EvalProtocol` as a mapping; a rule left out is that of `mars-official`.
+        choice: a name in `PROTOCOLS`; `all` for every one of them; a list of names and of one's own protocols, each the fields
+            of an `EvalProtocol` as a mapping, a rule left out being that of `mars-official`; or a YAML file (`.yaml`, `.yml`)
+            that holds such a list or one such mapping.
         any_camera: count matches seen by the query's own camera too, as data from a single camera needs; the protocol is
             then no longer the published one, and its name says so.
 
     Raises:
-        ConfigError: no such name, the nearest is suggested; or no such rule.
+        ConfigError: no such name, the nearest is suggested; no such rule; or no protocol in the file.
 
     >>> [protocol.ap for protocol in get_protocols("market1501")]
     ['hit']
     >>> get_protocols([{"name": "ours", "ap": "hit", "camera_filter": False}])[0].gallery
     'as_given'
     """
-    if choice == "all":
-        chosen = list(PROTOCOLS.values())
-    elif isinstance(choice, str):
-        chosen = [_public(choice)]
-    else:
-        chosen = [_public(entry) if isinstance(entry, str) else _own(entry) for entry in choice]
+    if isinstance(choice, str) and choice.endswith((".yaml", ".yml")):
+        entries = _read(Path(choice))
+        try:
+            return get_protocols(entries, any_camera=any_camera)
+        except ConfigError as error:
+            raise ConfigError(*(f"{choice}: {problem}" for problem in error.problems)) from None
+    chosen = list(chain.from_iterable(map(_chosen, [choice] if isinstance(choice, str) else choice)))
     names = [protocol.name for protocol in chosen]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"protocol: expected one protocol or more with a name each, got {names}")
     if any_camera:
         return [replace(protocol, name=f"{protocol.name}+any-camera", camera_filter=False) for protocol in chosen]
     return chosen
+
+
+def _read(file: Path) -> list[str | Mapping[str, Any]]:
+    """What a file of protocols holds."""
+    try:
+        held = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: cannot read this file of protocols: {error}") from None
+    entries = [held] if isinstance(held, Mapping) else held
+    if not isinstance(entries, list) or not entries or not all(isinstance(one, str | Mapping) for one in entries):
+        raise ConfigError(
+            f"{file}: expected a protocol, such as {{name: ours, ap: hit, camera_filter: false}}, or a list of such and of "
+            f"names; got {held!r:.80}"
+        )
+    return entries
+
+
+def _chosen(entry: str | Mapping[str, Any]) -> list[EvalProtocol]:
+    if not isinstance(entry, str):
+        return [_own(entry)]
+    return list(PROTOCOLS.values()) if entry == "all" else [_public(entry)]
 
 
 def _public(name: str) -> EvalProtocol:

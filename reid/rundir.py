@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,11 +28,9 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_file, self.log, self.metrics = path / "config.yaml", path / "log.txt", path / "metrics.jsonl"
-        self.tensorboard, self.last, self.best = (
-            path / "tensorboard",
-            path / "checkpoints/last.pt",
-            path / "checkpoints/best.pt",
-        )
+        self.tensorboard, self.damaged, self.profile = path / "tensorboard", path / "damaged.csv", path / "profile"
+        checkpoints = path / "checkpoints"
+        self.last, self.previous, self.best = (checkpoints / f"{name}.pt" for name in ("last", "previous", "best"))
         self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
@@ -53,7 +52,8 @@ class RunDirectory:
             ConfigError: it exists and neither was asked for, or belongs to another config, or is no run directory.
         """
         if not self.config_file.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            ours = {self.profile, *self._temporaries()}  # a kill may come before config.yaml, a profile before the run
+            if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - ours):
                 raise ConfigError(f"{self.path}: exists and is no run directory; choose another with --output-dir")
         elif resume:
             self._require_same(config)
@@ -63,13 +63,15 @@ class RunDirectory:
             )
 
     def prepare(self, config: Config, *, overwrite: bool) -> None:
-        """Makes the folder and writes config.yaml.
+        """Makes the folder, writes config.yaml, removes the half-written files of a killed process.
 
         Raises:
             DataError: it cannot be written.
         """
         if overwrite:
             self._clear()
+        for temporary in self._temporaries():
+            temporary.unlink(missing_ok=True)
         with atomic(self.config_file) as temporary:
             temporary.write_text(config.dump(), encoding="utf-8")
 
@@ -80,14 +82,28 @@ class RunDirectory:
                 "give the same config, or --output-dir for a new run, or --overwrite"
             )
 
+    def _temporaries(self) -> list[Path]:
+        """Files that `atomic` was writing when its process was killed."""
+        return [file for folder in (self.path, self.last.parent) for file in folder.glob(".*.tmp")]
+
     def _clear(self) -> None:
-        """Removes what a run writes, and nothing else."""
-        events = self.tensorboard.glob("events.*")
-        for file in (self.log, self.metrics, self.last, self.best, self.features, self.results, self.report, *events):
+        """Removes what a run writes, and nothing else.
+
+        Results go first and `last` before the metrics: killed in between, the old run is still whole or the new one starts from nothing.
+        """
+        results = (self.features, self.results, self.report)
+        others = (self.best, self.metrics, self.log, self.damaged, *self.tensorboard.glob("events.*"))
+        for file in (*results, self.previous, self.last, *others):
             file.unlink(missing_ok=True)
 
+    def resumable(self) -> list[Path]:
+        """The checkpoints to go on from, newest first; a kill between two renames leaves `previous` alone."""
+        return [file for file in (self.last, self.previous) if file.exists()]
+
     def adopt(self, checkpoint: Path) -> None:
-        """Makes another run's checkpoint this run's last one, so that this run can be resumed and tested by itself."""
+        """Makes the previous checkpoint, or another run's, this run's last one, so that the run can be resumed and tested by itself."""
+        if checkpoint != self.previous:
+            self.previous.unlink(missing_ok=True)  # of another history; it must not stand in for what follows from here
         with atomic(self.last) as temporary:
             shutil.copyfile(checkpoint, temporary)
 
@@ -101,6 +117,12 @@ class RunDirectory:
             kept = [row for row in self.read_metrics() if row["step"] <= step]
             with atomic(self.metrics) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def sync_metrics(self) -> None:
+        """Waits until metrics.jsonl is on the disk, so that no checkpoint outlives a loss of power that its rows do not."""
+        if self.metrics.exists():
+            with open(self.metrics, "rb") as file:
+                os.fsync(file.fileno())
 
     def append_metrics(self, row: dict[str, float]) -> None:
         """One line of metrics.jsonl."""

@@ -21,7 +21,11 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Runtime:
-    """One process of a run. `dtype` is the autocast type; float32 switches autocast off."""
+    """One process of a run. `dtype` is the autocast type; float32 switches autocast off.
+
+    float32 means what torch makes of it: matrix products in full float32, convolutions of CUDA devices in TF32 (10 bits of mantissa),
+    unless `torch.backends` is told otherwise.
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -38,6 +42,22 @@ class Runtime:
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def grad_scaler(self) -> torch.amp.GradScaler | None:
+        """What keeps float16's gradients from vanishing; None for the other types, whose exponents are float32's."""
+        return torch.amp.GradScaler(self.device.type) if self.dtype == torch.float16 else None
+
+    def seed(self, seed: int) -> None:
+        """As `torch.manual_seed`, without the stack trace that it takes for every kind of device that is not in use."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """A CPU tensor on this process's device, without waiting: from pageable memory CUDA copies only when all earlier work is done."""
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
 
 def _device(name: str, local_rank: int) -> torch.device:
@@ -64,7 +84,9 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         fast_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fast_bf16 else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if name == "float16" and device.type != "cuda":
+        raise ConfigError(f"machine.dtype: float16 needs a CUDA device, got {device.type}; use bfloat16 or float32")
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
 @contextlib.contextmanager
@@ -73,7 +95,10 @@ def start(device: str = "auto", dtype: str = "float32") -> Iterator[Runtime]:
 
     Args:
         device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N".
-        dtype: "float32", "bfloat16", or "auto" (bfloat16 on CUDA devices that have it, else float32).
+        dtype: "float32", "bfloat16", "float16" (CUDA only), or "auto" (bfloat16 on CUDA devices that have it, else float32).
+
+    Raises:
+        ConfigError: no such device, or the device has no such type.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
@@ -87,6 +112,24 @@ def start(device: str = "auto", dtype: str = "float32") -> Iterator[Runtime]:
     finally:
         if world_size > 1:
             dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def compiler_errors_in_one_line() -> Iterator[None]:
+    """Around what torch.compile compiles when it is first called.
+
+    Raises:
+        ConfigError: it does not compile, for want of a compiler or otherwise.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(
+            f"machine.compile: torch.compile failed: {reason}; install a C++ compiler, or leave it out"
+        ) from error
 
 
 def is_main_process() -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reid import config
 from reid.errors import ConfigError
@@ -113,7 +114,8 @@ def test_mars_configs_hold_the_papers_settings_and_differ_in_the_loss_only() -> 
 def test_fingerprint_tells_training_settings_apart(tmp_path: Path) -> None:
     path = write(tmp_path, "loss: {name: imae, T: 8.0}\n")
     same = [
-        config.load(path, o).fingerprint() for o in ([], ["machine.workers=0"], ["data.root=x"], ["train.log_freq=1"])
+        config.load(path, o).fingerprint()
+        for o in ([], ["machine.workers=0"], ["data.root=x"], ["train.log_freq=1"], ["data.damaged=skip"])
     ]
     assert len(set(same)) == 1
     other = [
@@ -155,3 +157,57 @@ def test_component_ranges(tmp_path: Path) -> None:
         experiment.check(config.load(write(tmp_path, "loss: {name: imae, T: -1}\n")))
     with pytest.raises(ConfigError, match=r"loss\.name: unknown 'image'; did you mean 'imae'"):
         experiment.check(config.load(write(tmp_path, "loss: {name: image}\n")))
+
+
+def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
+    from reid import experiment
+
+    text = """
+    model: {neck: bn, freeze_norm: true}
+    loss: {name: gce_truncated}
+    train: {iterations: 10, warmup: 10, accumulate: 2}
+    """
+    with pytest.raises(ConfigError) as caught:
+        experiment.check(config.load(write(tmp_path, text)))
+    problems = [problem.removeprefix("run: ") for problem in caught.value.problems]
+    assert problems == [
+        "train.warmup: expected 0 <= warmup < 10 iterations, got 10",
+        "model.neck: bn does nothing when model.freeze_norm keeps it as it starts; leave out one of them",
+        "train.accumulate: gce_truncated remembers samples from step to step and needs the whole batch at once; expected 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.ema=1.0",
+        "train.ema=0",
+        "augment.erase=1.5",
+        "augment.color=-0.1",
+        "train.accumulate=0",
+        "data.damaged=ask",
+    ],
+)
+def test_ranges_of_plain_settings(tmp_path: Path, override: str) -> None:
+    [problem] = problems(write(tmp_path, "seed: 0\n"), override)
+    assert problem.startswith(f"FILE: {override.split('=')[0]}: expected ")
+
+
+def test_a_config_from_before_a_setting_existed_means_its_default(tmp_path: Path) -> None:
+    """Old runs go on: their config.yaml lacks later keys, whose defaults change nothing."""
+    settings = config.load(write(tmp_path, "loss: {name: imae, T: 8.0}\n")).model_dump()
+    new = {
+        "data": ["damaged"],
+        "model": ["freeze_norm"],
+        "augment": ["erase", "color"],
+        "train": ["warmup", "accumulate", "ema"],
+        "machine": ["compile", "sync_norm"],
+    }
+    for section, keys in new.items():
+        for key in keys:
+            settings[section].pop(key)
+    old = config.parse(yaml.safe_dump(settings), "checkpoint")
+    now = config.load(write(tmp_path, "loss: {name: imae, T: 8.0}\n"), ["data.damaged=skip", "machine.compile=true"])
+    assert now.differences(old) == []
+    changed = config.load(write(tmp_path, "loss: {name: imae, T: 8.0}\n"), ["train.ema=0.99"])
+    assert changed.differences(old) == ["train.ema: None there, 0.99 here"]

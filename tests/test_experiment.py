@@ -4,11 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
+from torch import nn
 
 from reid import config, experiment
 from reid.datasets.demo import load_truth, write_demo
+from reid.engine.train import Job
 from reid.errors import ConfigError
 from reid.files import data_root
+from reid.models.embedding import Classifier, Embedding
+from reid.runtime import Runtime
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +86,69 @@ def test_data_root_comes_from_config_then_environment_then_here(
     monkeypatch.setenv("REID_DATA", "/elsewhere")
     assert data_root(config.load(tmp_path / "c.yaml").data.root) == Path("/elsewhere")
     assert data_root(config.load(tmp_path / "c.yaml", ["data.root=/here"]).data.root) == Path("/here")
+
+
+def job(root: Path, tmp_path: Path, *overrides: str, device: str = "cpu") -> Job:
+    settings = ["model.name=resnet18", "model.pretrained=false", "augment={resize: [32, 16], crop: [32, 16]}"]
+    (tmp_path / "c.yaml").write_text("data: {name: demo}\n")
+    loaded = config.load(tmp_path / "c.yaml", [f"data.root={root}", "train.iterations=10", *settings, *overrides])
+    experiment.check(loaded)
+    return experiment.build_job(
+        loaded, experiment.load_data(loaded).train, Runtime(torch.device(device), torch.float32)
+    )
+
+
+def test_every_setting_of_the_step_arrives(root: Path, tmp_path: Path) -> None:
+    plain = job(root, tmp_path)
+    assert (plain.accumulate, plain.ema, plain.scaler, plain.compile, plain.damaged.policy) == (
+        1,
+        None,
+        None,
+        False,
+        "error",
+    )
+    assert (plain.preprocess.erase, plain.preprocess.color) == (0, 0)
+    assert [plain.schedule(step) for step in range(3)] == [1, 1, 1]
+    step = ["train.accumulate=3", "train.ema=0.9", "train.warmup=4", "machine.compile=true", "data.damaged=skip"]
+    full = job(root, tmp_path, *step, "augment.erase=0.25", "augment.color=0.3", "model.freeze_norm=true")
+    assert full.ema is not None
+    assert full.ema.decay == 0.9
+    assert full.ema.model.state_dict().keys() == full.model.state_dict().keys()
+    assert (full.accumulate, full.compile, full.damaged.policy) == (3, True, "skip")
+    assert (full.preprocess.erase, full.preprocess.color) == (0.25, 0.3)
+    assert [full.schedule(step) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    frozen = {name for name, parameter in full.model.named_parameters() if not parameter.requires_grad}
+    norms = {name for name, module in full.model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert frozen == {f"{name}.{part}" for name in norms for part in ("weight", "bias")}
+    assert sum(len(group["params"]) for group in full.optimizer.param_groups) + len(frozen) == len(
+        list(full.model.parameters())
+    )
+
+
+def test_parts_need_images(root: Path, tmp_path: Path) -> None:
+    expected = r"train.batch_size: expected at least 2 image\(s\) for each of 1 process\(es\) x train.accumulate 4, as batch norm"
+    with pytest.raises(ConfigError, match=expected):
+        job(root, tmp_path, "train.batch_size=7", "train.accumulate=4")
+    assert job(root, tmp_path, "train.batch_size=7", "train.accumulate=4", "model.freeze_norm=true").accumulate == 4
+
+
+def test_shared_norm_is_for_cuda(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"machine.sync_norm: needs CUDA devices, got cpu; leave it out"):
+        job(root, tmp_path, "machine.sync_norm=true")
+
+
+def test_shared_norm_keeps_names_and_activations(tmp_path: Path) -> None:
+    """Converting needs no CUDA device, and outside of training the result runs on a CPU."""
+    (tmp_path / "c.yaml").write_text("machine: {sync_norm: true}\n")
+    torch.manual_seed(0)
+    backbone = timm.create_model("mobilenetv3_small_050", num_classes=0)  # timm's norms with activations inside
+    model = Classifier(Embedding(backbone), 3).eval()
+    images = torch.randn(2, 3, 64, 32)
+    before, keys = model(images), model.state_dict().keys()
+    shared = experiment._with_shared_norm(
+        config.load(tmp_path / "c.yaml"), model, Runtime(torch.device("cuda"), torch.float32)
+    )
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in shared.modules()) > 10
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in shared.modules())
+    assert shared.state_dict().keys() == keys
+    torch.testing.assert_close(shared(images), before)

@@ -64,6 +64,44 @@ def test_mistakes_in_own_protocols(choice, message):
         get_protocols(choice)
 
 
+def test_a_file_holds_one_protocol_or_a_list_of_them_and_of_names(tmp_path):
+    one, several = tmp_path / "one.yaml", tmp_path / "several.yml"
+    one.write_text("name: ours\ngallery: without_queries\nap: hit\nwithout_match: skip\n")
+    several.write_text("- all\n- {name: blind, camera_filter: false}\n")
+    ours = dataclasses.replace(MARS_TORCHREID, name="ours")
+    assert get_protocols(str(one)) == [ours]
+    assert get_protocols(str(one), any_camera=True)[0].name == "ours+any-camera"
+    blind = dataclasses.replace(MARS_OFFICIAL, name="blind", camera_filter=False)
+    assert get_protocols(str(several)) == [*PROTOCOLS.values(), blind]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a protocol, such as {name: ours"),
+        ("3", "or a list of such and of names; got 3"),
+        ("[]", "got []"),
+        ("[1, 2]", "got [1, 2]"),
+        ("market1501", "got 'market1501'"),
+        ("{name: ours, ap: [", "cannot read this file of protocols"),
+        ("loss: {name: imae}", "unknown rule 'loss'"),
+        ("[market1501, marked1501]", "unknown name 'marked1501'; did you mean 'market1501'"),
+        ("[all, market1501]", "a name each"),
+        (b"\xff\xfe", "cannot read this file of protocols"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_holds_no_protocol_is_one_line_that_names_it(tmp_path, text, message):
+    file = tmp_path / "own.yaml"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as error:
+        get_protocols(str(file))
+    (problem,) = error.value.problems
+    assert problem.startswith(f"{file}: ")
+    assert message in problem
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -11,6 +11,7 @@ EXAMPLES = """\
   python tools/test.py runs/mars_imae --protocol mars-official --data-root /data
   python tools/test.py runs/mars_imae --checkpoint best --json best.json
   python tools/test.py --features features.npz --protocol all
+  python tools/test.py --features features.npz --protocol ours.yaml   # {name: ours, gallery: without_queries, ap: hit}
   python tools/test.py --features features.npz --full --json full.json
   python tools/test.py --features features.npz --after rerank
   python tools/test.py --features features.npz --any-camera       # data from a single camera"""
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--features", type=Path, metavar="FILE|DIR", help="evaluate these; an .npz file or a folder of tools/extract.py"
     )
     parser.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights (default: last)")
-    parser.add_argument("--protocol", metavar="NAME|all", help="default: the run's, or all")
+    parser.add_argument("--protocol", metavar="NAME|all|FILE.yaml", help="default: the run's, or all")
     parser.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
     parser.add_argument("--markdown", action="store_true", help="print rows of a Markdown table as well")
     parser.add_argument("--full", action="store_true", help="also intervals, camera pairs, ROC and thresholds")

@@ -179,7 +179,7 @@ def _run_processes(config: StudyConfig, files: Files, pending: Sequence[CellSpec
 def _require_success(spec: CellSpec, process: BaseProcess) -> None:
     process.join()
     code = process.exitcode or 0
-    if code in (130, 143):
+    if code - 128 in cli.STOPPING:
         raise cli.Interrupted(code - 128)
     if code < 0:
         raise ReidError(

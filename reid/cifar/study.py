@@ -148,7 +148,7 @@ class Trainer:
         self, spec: CellSpec, state: dict[str, Any], curve: dict[str, list[Any]], seconds: float
     ) -> None:
         """Keeps what a cell needs to go on."""
-        about = {"fingerprint": self.fingerprint(spec), "curve": curve, "seconds": seconds}
+        about: dict[str, Any] = {"fingerprint": self.fingerprint(spec), "curve": curve, "seconds": seconds}
         checkpoint.save(self.files.checkpoint(spec), cell=state, **about)
 
     def save_record(

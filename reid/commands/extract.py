@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import torch
 from reid import experiment
 from reid.augment import Preprocess
 from reid.config import Config
+from reid.datasets.damaged import DamagedImages, read_list, write_list
 from reid.datasets.folders import detect_kind, load_folders, load_manifest
 from reid.datasets.mars import load_mars
 from reid.engine import checkpoint
@@ -39,6 +40,7 @@ from reid.tracklets import Split
 logger = logging.getLogger(__name__)
 
 Mode = Literal["new", "overwrite", "add"]
+DAMAGED = "damaged.csv"  # images that were left out, beside the features where there are any
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,19 @@ def _extract(
     numbers = {"fingerprint": source.fingerprint, "dtype": str(runtime.dtype).removeprefix("torch.")}
     shards = Shards(target.folder, source.split, target.shard_frames, source.dim, {**numbers, "mode": target.mode})
     todo = _begin(source, shards, target, runtime)
-    parts = [shards.rows[number] for number in todo]
-    done = extract_shards(model, preprocess, source.split, runtime, parts, **_options(config, model, runtime))
+    parts, damaged = [shards.rows[number] for number in todo], DamagedImages(config.data.damaged)
+    options = {**_options(config, model, runtime), "damaged": damaged}
+    done = extract_shards(model, preprocess, source.split, runtime, parts, **options)
+    listed = shards.folder / DAMAGED  # first, so that no part is there whose damaged images are not listed
     for number, features in zip(todo, done, strict=True):
+        left_out = damaged.of_all_processes(runtime.device)
         if runtime.is_main:
+            if left_out:
+                write_list(listed, {**read_list(listed), **left_out})
             shards.save(number, features)
     if runtime.is_main:
         if not _is_there(source, target):
-            _write(source, shards, target)
+            _write(source, shards, target, read_list(listed))
         shards.remove()
 
 
@@ -161,8 +168,12 @@ def _is_there(source: _Source, target: Target) -> bool:
     )
 
 
-def _write(source: _Source, shards: Shards, target: Target) -> None:
-    """Puts the parts together, behind the rows that are there where they are to be added."""
+def _write(source: _Source, shards: Shards, target: Target, left_out: Mapping[str, str]) -> None:
+    """Puts the parts together, behind the rows that are there where they are to be added.
+
+    Args:
+        left_out: path and reason of damaged images.
+    """
     split, size, held = source.split, len(source.split), None
     if target.mode == "add":
         store.settle(target.folder)
@@ -173,7 +184,7 @@ def _write(source: _Source, shards: Shards, target: Target) -> None:
     features = store.draft(target.folder, chain(store.blocks(before), shards.features()), shape)
     key = np.array(source.keys, np.str_)
     rows = FeatureSet(features[-size:], split.pid, split.camid, source.query, source.gallery, key, source.fingerprint)
-    gallery = Gallery(target.folder, rows, split.lengths, store.middle_frames(split), source.about)
+    gallery = Gallery(target.folder, rows, split.lengths, _shown(split, left_out), source.about)
     index = None
     if target.index is not None:
         index = Index(target.index, source.dim).build(features)
@@ -181,11 +192,31 @@ def _write(source: _Source, shards: Shards, target: Target) -> None:
         index = store.open_index(held)
         if index is not None:
             index.add(rows.features)
-    gallery = gallery if held is None else change.joined(held, gallery, features)
-    store.commit(gallery, index)
+    if held is not None:
+        gallery, left_out = change.joined(held, gallery, features), {**read_list(target.folder / DAMAGED), **left_out}
+    write_list(target.folder / DAMAGED, left_out)
+    store.commit(replace(gallery, about={**gallery.about, "damaged_images": len(left_out)}), index)
     logger.info("%s: %d tracklets", target.folder, len(features))
+    _say(left_out, f"; {target.folder / DAMAGED} lists them")
     if index is not None:
         log_recall(gallery, index)
+
+
+def _shown(split: Split, left_out: Mapping[str, str]) -> np.ndarray:
+    """(T,) texts: the image file that stands for each tracklet, one that can be read."""
+    damaged, shown = {Path(path).absolute().as_posix() for path in left_out}, store.middle_frames(split)
+    for row in np.flatnonzero([path in damaged for path in shown]).tolist():
+        paths = [path.absolute().as_posix() for path in split[row].paths]
+        shown[row] = next((path for path in paths if path not in damaged), shown[row])
+    return shown
+
+
+def _say(left_out: Mapping[str, str], where: str = "") -> None:
+    if left_out:
+        path, reason = next(iter(left_out.items()))
+        logger.warning(
+            "%d damaged or missing images were left out, such as %s (%s)%s", len(left_out), path, reason, where
+        )
 
 
 def log_recall(gallery: Gallery, index: Index) -> None:
@@ -208,7 +239,7 @@ def load_model(config: Config, file: Path, runtime: Runtime) -> tuple[Classifier
     state = checkpoint.load(file)
     embedding, preprocess = experiment.build_embedding(config, initial_weights=False)
     model = Classifier(embedding, len(state["pids"]))
-    checkpoint.load_weights(model, state["model"], file)
+    checkpoint.load_weights(model, checkpoint.tested_weights(state), file)
     return runtime.place(model).eval(), preprocess
 
 
@@ -223,8 +254,11 @@ def features_of(
     gallery: Sequence[int] | np.ndarray | None = None,
 ) -> FeatureSet:
     """Features of all tracklets of a split; `query` and `gallery` are row numbers, all rows by default."""
-    rows = np.arange(len(split))
-    features = extract(model, preprocess, split, runtime, **_options(config, model, runtime))
+    rows, damaged = np.arange(len(split)), DamagedImages(config.data.damaged)
+    features = extract(model, preprocess, split, runtime, damaged=damaged, **_options(config, model, runtime))
+    left_out = damaged.of_all_processes(runtime.device)
+    if runtime.is_main:
+        _say(left_out)
     return FeatureSet(
         features,
         split.pid,

@@ -5,6 +5,7 @@ Shapes: N test tracklets, T training tracklets, P points of a curve.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Sequence
 
@@ -15,8 +16,10 @@ from PIL import Image
 from reid import experiment
 from reid.augment import Preprocess
 from reid.config import Config
+from reid.datasets.damaged import DamagedImages
 from reid.datasets.loader import decode, load_batches
 from reid.engine.train import TrainingSet
+from reid.errors import DataError
 from reid.evaluation.ranking import rank
 from reid.experiment import LabelledData
 from reid.features import EvalResult, FeatureSet
@@ -81,14 +84,16 @@ def _probabilities(
     rows = np.linspace(0, len(data.split) - 1, min(SAMPLED, len(data.split))).astype(int)
     frames = (data.split.start[rows] + data.split.stop[rows]) // 2
     chunks = np.array_split(frames, -(-len(frames) // config.test.batch_size))
-    p = []
-    for batch in load_batches(data.split, chunks, workers=config.machine.workers):
+    damaged = DamagedImages(config.data.damaged)
+    p, seen = [], []
+    for batch in load_batches(data.split, chunks, workers=config.machine.workers, damaged=damaged):
         logits = model(preprocess(batch.images, runtime.device)).cpu()
         p.append(logits.softmax(1).gather(1, data.label_F[batch.frames][:, None])[:, 0])
+        seen.append(batch.frames)
     p_N = torch.cat(p).numpy()
     if data.intact_F is None:
         return [("training labels", p_N)]
-    intact_N = data.intact_F[torch.from_numpy(frames)].numpy()
+    intact_N = data.intact_F[torch.cat(seen)].numpy()
     return [("right labels", p_N[intact_N]), ("wrong labels", p_N[~intact_N])]
 
 
@@ -123,10 +128,18 @@ def _ranked_lists(features: FeatureSet, test: Split, result: EvalResult, which: 
 
 
 def _thumbnail(test: Split, row: int, kind: Kind, similarity: str = "") -> Thumbnail:
-    """The tracklet's middle frame, no larger than the page shows it."""
-    middle = (test.start[row] + test.stop[row]) // 2
+    """The tracklet's middle frame, or the nearest to it that was not left out, no larger than the page shows it."""
     caption = f"pid {test.pid[row]}\n" + " · ".join(filter(None, [f"cam {test.camid[row]}", similarity]))
-    image, file = Image.fromarray(decode(test.path(middle))), io.BytesIO()
+    image, file = Image.fromarray(_middle_frame(test, row)), io.BytesIO()
     image.thumbnail((128, 256))
     image.save(file, "JPEG", quality=85)
     return Thumbnail(file.getvalue(), caption, kind)
+
+
+def _middle_frame(test: Split, row: int) -> np.ndarray:
+    frames, middle = range(test.start[row], test.stop[row]), (test.start[row] + test.stop[row]) // 2
+    *others, last = sorted(frames, key=lambda frame: abs(frame - middle))
+    for frame in others:
+        with contextlib.suppress(DataError):  # the extraction has told of it
+            return decode(test.path(frame))
+    return decode(test.path(last))

@@ -44,7 +44,7 @@ def run(
         run_path: the run directory.
         choice: `last`, `best`, or a checkpoint's path.
         overrides: of the run's config, for this machine: where the data is, the device, workers.
-        protocol: a protocol's name, or `all`; the run's own by default.
+        protocol: as `get_protocols` takes it: a name, `all`, or a YAML file; the run's own by default.
         json_file: gets the results too.
         markdown: print rows of a Markdown table as well.
         full: also intervals, camera pairs and verification, printed and in `json_file`.

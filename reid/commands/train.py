@@ -6,8 +6,10 @@ import contextlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NoReturn, cast
 
 import torch
+from torch import Tensor
 
 from reid import experiment
 from reid.cli import Interrupted, StopFlag, logging_to_file
@@ -15,14 +17,16 @@ from reid.commands.extract import features_of
 from reid.commands.test import finish_run
 from reid.commands.training_log import TrainingLog, log_start
 from reid.config import Config, parse
+from reid.datasets.damaged import write_list
 from reid.engine import checkpoint
-from reid.engine.train import Job, fit
+from reid.engine.train import Job, Window, fit
 from reid.errors import CheckpointError, ConfigError, DataError, ReidError
 from reid.evaluation.evaluate import evaluate
+from reid.models.embedding import Classifier
 from reid.protocol import MARKET1501
 from reid.report.tables import percent
 from reid.rundir import RunDirectory
-from reid.runtime import Runtime, share_buffers, start, sum_over_processes, wait_for_all
+from reid.runtime import Runtime, gather_rows, share_buffers, start, sum_over_processes, wait_for_all
 from reid.tracklets import Split
 
 logger = logging.getLogger(__name__)
@@ -53,45 +57,50 @@ def run(config: Config, options: Options) -> None:
             directory.check(config, resume=options.resume is not None, overwrite=options.overwrite)
         wait_for_all()
         data = experiment.load_data(config)
-        source = None if options.dry_run else _to_resume(directory, options)
-        job = experiment.build_job(config, data.train, runtime, initial_weights=source is None)
+        sources = [] if options.dry_run else _to_resume(directory, options)
+        job = experiment.build_job(config, data.train, runtime, initial_weights=not sources)
         if options.dry_run:
             _dry_run(config, job, data, runtime)
             return
-        progress = _restored(config, job, source, data) if source else _Progress()
+        progress = _restored(config, job, sources, data, runtime) if sources else _Progress()
         with contextlib.ExitStack() as stack:
             if runtime.is_main:
                 directory.prepare(config, overwrite=options.overwrite)
-                if source not in (None, directory.last):
-                    directory.adopt(source)
+                if progress.source not in (None, directory.last):
+                    directory.adopt(progress.source)
                 stack.enter_context(logging_to_file(directory.log))
             log_start(config, job, data, runtime, options.command)
             if progress.step < job.iterations:
                 _train(config, directory, job, data.holdout, runtime, progress)
             else:
                 logger.info("all %d steps are done; nothing left to train", progress.step)
-            finish_run(directory, config, job.model, job.preprocess, data, runtime)
+            finish_run(directory, config, _tested(job), job.preprocess, data, runtime)
+            if runtime.is_main:
+                directory.previous.unlink(missing_ok=True)  # nothing is left to go back for
 
 
 @dataclass
 class _Progress:
-    """Steps done, and the best mAP on held-out identities so far."""
+    """Steps done, the best mAP on held-out identities so far, the sums since the last log line, and where all that came from."""
 
     step: int = 0
     best: float | None = None
+    window: Window | None = None
+    source: Path | None = None
 
 
-def _to_resume(directory: RunDirectory, options: Options) -> Path | None:
+def _to_resume(directory: RunDirectory, options: Options) -> list[Path]:
+    """The checkpoints to try, newest first; none to start anew."""
     if options.resume is None or options.overwrite:
-        return None
-    if options.resume == "auto":
-        return directory.last if directory.last.exists() else None
-    return Path(options.resume)
+        return []
+    return directory.resumable() if options.resume == "auto" else [Path(options.resume)]
 
 
-def _restored(config: Config, job: Job, source: Path, data: experiment.LabelledData) -> _Progress:
+def _restored(
+    config: Config, job: Job, sources: list[Path], data: experiment.LabelledData, runtime: Runtime
+) -> _Progress:
     """Puts the checkpoint's state into the job."""
-    state = checkpoint.load(source)
+    source, state = checkpoint.load_first(sources)
     if changed := config.differences(parse(state["config"], source)):
         raise ConfigError(
             f"{source}: cannot resume, made with another config: {'; '.join(changed)}; give the same config"
@@ -103,12 +112,44 @@ def _restored(config: Config, job: Job, source: Path, data: experiment.LabelledD
         )
     checkpoint.load_weights(job.model, state["model"], source)
     checkpoint.load_weights(job.loss, state["loss"], source)
+    if job.ema is not None:
+        checkpoint.load_weights(job.ema.model, state["ema"], source)
     try:
         job.optimizer.load_state_dict(state["optimizer"])
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{source}: optimiser state of another model: {error}") from None
+    if job.scaler is not None and "scaler" in state:  # the number format may change between a stop and a resume
+        job.scaler.load_state_dict(state["scaler"])
+    job.damaged.files.update(state.get("damaged", {}))
     logger.info("resuming from %s at step %d", source, state["step"])
-    return _Progress(state["step"], state["best"])
+    return _Progress(state["step"], state["best"], _window_of(state.get("windows"), runtime), source)
+
+
+def _window_of(windows: Tensor | None, runtime: Runtime) -> Window:
+    """This process's part of what `_all_windows` gave; another number of processes than before puts the sum into the first one."""
+    window = Window.empty(runtime.device)
+    if windows is None:  # of an earlier version: its next row is of fewer steps
+        return window
+    if len(windows) == runtime.world_size:
+        row = windows[runtime.rank]
+    else:
+        row = windows.sum(0) * (runtime.rank == 0)
+    for name, value in vars(window).items():
+        size = value.numel() if isinstance(value, Tensor) else 1
+        part, row = row[:size], row[size:]
+        setattr(window, name, part.view(value.shape).to(value) if isinstance(value, Tensor) else part.item())
+    return window
+
+
+def _all_windows(window: Window, runtime: Runtime) -> Tensor:
+    """(processes, numbers) float64, which holds every one exactly: what each process has summed since the last log line."""
+    numbers = [torch.as_tensor(value, dtype=torch.float64).cpu().view(-1) for value in vars(window).values()]
+    return gather_rows(torch.cat(numbers)[None].to(runtime.device)).cpu()
+
+
+def _tested(job: Job) -> Classifier:
+    """What is evaluated: the averaged model where there is one, as in `checkpoint.tested_weights`."""
+    return job.model if job.ema is None else cast(Classifier, job.ema.model)
 
 
 def _dry_run(config: Config, job: Job, data: experiment.LabelledData, runtime: Runtime) -> None:
@@ -120,49 +161,87 @@ def _dry_run(config: Config, job: Job, data: experiment.LabelledData, runtime: R
 def _train(
     config: Config, directory: RunDirectory, job: Job, holdout: Split | None, runtime: Runtime, progress: _Progress
 ) -> None:
-    def save(path: Path) -> None:
+    first, window = progress.step, progress.window or Window.empty(runtime.device)
+    with StopFlag() as stop, TrainingLog(directory, job, runtime, first) as log:
+        between = _Between(config, directory, job, holdout, runtime, progress, window, stop, log)
+        fit(job, runtime, first_step=first, window=window, after_step=between.after_step, on_log=log.write)
+        if signum := _agreed(stop.signum, runtime):  # it came in while the last checkpoint was written
+            between.end(signum)
+        between.say_left_out()
+
+
+@dataclass
+class _Between:
+    """What a run does between two steps: evaluates, saves, stops. All processes do it together; the main one writes."""
+
+    config: Config
+    directory: RunDirectory
+    job: Job
+    holdout: Split | None
+    runtime: Runtime
+    progress: _Progress
+    window: Window
+    stop: StopFlag
+    log: TrainingLog
+
+    def after_step(self, done: int) -> None:
+        self.progress.step, finished, train = done, done == self.job.iterations, self.config.train
+        if self.holdout is not None and (finished or (train.eval_freq > 0 and done % train.eval_freq == 0)):
+            self._evaluate(self.holdout)
+        signum = self.stop.signum if self.runtime.world_size == 1 else 0
+        if self.runtime.world_size > 1 and (finished or done % 10 == 0):  # asking the others waits for the device
+            signum = _agreed(self.stop.signum, self.runtime)
+        if finished or signum or done % train.checkpoint_freq == 0:
+            self._save(self.directory.last, previous=self.directory.previous)
+        if signum:
+            self.end(signum)
+
+    def end(self, signum: int) -> NoReturn:
+        """Leaves a run whose checkpoint is written, all processes together: torchrun ends the others once one has gone."""
+        self.say_left_out()
+        wait_for_all()
+        logger.warning("stopped at step %d; the same command with --resume auto continues", self.progress.step)
+        raise Interrupted(signum)
+
+    def say_left_out(self) -> None:
+        if files := self.job.damaged.of_all_processes(self.runtime.device):
+            path, reason = next(iter(files.items()))
+            listed = self.directory.damaged
+            logger.warning("%d images were left out (first: %s: %s); list in %s", len(files), path, reason, listed)
+
+    def _evaluate(self, holdout: Split) -> None:
+        features_model = _tested(self.job)
+        share_buffers(features_model)
+        features = features_of(self.config, features_model.embedding, self.job.preprocess, holdout, self.runtime)
+        score = evaluate(features, MARKET1501).mAP
+        logger.info("held-out identities at step %d: mAP %s (%s)", self.progress.step, percent(score), MARKET1501.name)
+        if score is not None and (self.progress.best is None or score > self.progress.best):
+            self.progress.best = score
+            self._save(self.directory.best)
+
+    def _save(self, path: Path, *, previous: Path | None = None) -> None:
+        job, progress = self.job, self.progress
         if not all(bool(parameter.isfinite().all()) for parameter in job.model.parameters()):
             raise ReidError(
                 f"training diverged by step {progress.step}; lower train.lr or set train.clip_grad, then start anew"
             )
-        if runtime.is_main:
-            states = {
-                "model": job.model.state_dict(),
-                "loss": job.loss.state_dict(),
-                "optimizer": job.optimizer.state_dict(),
-            }
-            about = {"config": config.dump(), "pids": job.data.pids.tolist()}
-            checkpoint.save(path, step=progress.step, best=progress.best, **about, **states)
+        windows, damaged = _all_windows(self.window, self.runtime), job.damaged.of_all_processes(self.runtime.device)
+        if not self.runtime.is_main:
+            return
+        self.log.flush()
+        write_list(self.directory.damaged, damaged)
+        about = {"config": self.config.dump(), "pids": job.data.pids.tolist(), "damaged": damaged, "windows": windows}
+        about |= {"step": progress.step, "best": progress.best}
+        checkpoint.save(path, previous=previous, **about, **_states(job))
 
-    def after_step(done: int) -> None:
-        progress.step, finished = done, done == job.iterations
-        if holdout is not None and (finished or (config.train.eval_freq > 0 and done % config.train.eval_freq == 0)):
-            score = _held_out_map(config, job, holdout, runtime)
-            logger.info("held-out identities at step %d: mAP %s (%s)", done, percent(score), MARKET1501.name)
-            if score is not None and (progress.best is None or score > progress.best):
-                progress.best = score
-                save(directory.best)
-        signum = stop.signum if runtime.world_size == 1 else 0
-        if runtime.world_size > 1 and (finished or done % 10 == 0):  # asking the others waits for the device
-            signum = _agreed(stop.signum, runtime)
-        if finished or signum or done % config.train.checkpoint_freq == 0:
-            save(directory.last)
-        if signum:
-            logger.warning("stopped at step %d; the same command with --resume auto continues", done)
-            raise Interrupted(signum)
 
-    with StopFlag() as stop, TrainingLog(directory, job, runtime, progress.step) as log:
-        fit(job, runtime, first_step=progress.step, after_step=after_step, on_log=log.write)
+def _states(job: Job) -> dict[str, Any]:
+    parts = {name: getattr(job, name) for name in ("model", "loss", "optimizer", "ema", "scaler")}
+    return {name: part.state_dict() for name, part in parts.items() if part is not None}
 
 
 def _agreed(signum: int, runtime: Runtime) -> int:
-    """The signal that any of several processes has seen."""
+    """The signal that any process has seen."""
     seen = torch.zeros(runtime.world_size, device=runtime.device)
     seen[runtime.rank] = signum
     return int(sum_over_processes(seen).max())
-
-
-def _held_out_map(config: Config, job: Job, holdout: Split, runtime: Runtime) -> float | None:
-    share_buffers(job.model)
-    features = features_of(config, job.model.embedding, job.preprocess, holdout, runtime)
-    return evaluate(features, MARKET1501).mAP

@@ -42,19 +42,22 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
     )
     parameters = sum(p.numel() for p in job.model.parameters())
     logger.info(
-        "model %s: %.2f M parameters, %.2f GFLOPs per image", config.model.name, parameters / 1e6, _gflops(job, runtime)
+        "model %s: %.2f M parameters, %.2f GFLOPs per image",
+        config.model.name,
+        parameters / 1e6,
+        forward_flops(job, runtime) / 1e9,
     )
 
 
-def _gflops(job: Job, runtime: Runtime) -> float:
-    """Of one forward pass of one image; a multiply-add counts as two."""
+def forward_flops(job: Job, runtime: Runtime) -> int:
+    """Floating-point operations of one forward pass of one image; a multiply-add counts as two."""
     image = torch.zeros(1, 3, *job.preprocess.crop, device=runtime.device)
     was_training = job.model.training
     job.model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         job.model(image)
     job.model.train(was_training)
-    return counter.get_total_flops() / 1e9
+    return counter.get_total_flops()
 
 
 class TrainingLog:
@@ -70,7 +73,8 @@ class TrainingLog:
     def __init__(self, directory: RunDirectory, job: Job, runtime: Runtime, first_step: int) -> None:
         self._directory, self._job, self._runtime, self._first_step = directory, job, runtime, first_step
         self._totals = {"seconds": 0.0, "data_seconds": 0.0, "loss": 0.0, "accuracy": 0.0}
-        self._step = first_step
+        # The last line before `first_step`: the next row is of all steps since, those before the resume included.
+        self._step = self._from = max(first_step - first_step % job.log_freq, min(first_step, 1))
 
     def __enter__(self) -> TrainingLog:
         if self._runtime.is_main:
@@ -92,6 +96,12 @@ class TrainingLog:
             self._bar.close()
             self._board.close()
 
+    def flush(self) -> None:
+        """Puts all rows so far on the disk, ahead of the checkpoint that counts on them."""
+        if self._runtime.is_main:
+            self._board.flush()
+            self._directory.sync_metrics()
+
     def write(self, row: dict[str, float]) -> None:
         """Takes a row of `fit`."""
         if not self._runtime.is_main:
@@ -103,7 +113,7 @@ class TrainingLog:
         self._directory.append_metrics(row)
         for key in row.keys() - {"step"}:
             self._board.add_scalar(f"train/{key}", row[key], step)
-        self._bar.update(steps)
+        self._bar.update(step - self._bar.n)
         if step == 1:
             logger.info(
                 "first gradient: mean L1 norm of dL/dz %.4f per sample (CCE 2, MAE 4/K, at uniform p)", row["grad_l1"]
@@ -111,7 +121,7 @@ class TrainingLog:
         logger.info(self._line(row, steps))
 
     def _line(self, row: dict[str, float], steps: int) -> str:
-        done = self._step - self._first_step
+        done = self._step - self._from
         mean = {key: total / done for key, total in self._totals.items()}
         left = timedelta(seconds=round(mean["seconds"] * (self._job.iterations - self._step)))
         parts = [

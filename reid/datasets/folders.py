@@ -38,7 +38,8 @@ def detect_kind(path: Path) -> Literal["mars", "folders", "manifest"]:
     """
     path = Path(path)
     if path.is_dir():
-        return "mars" if any((path / name).is_dir() for name in ("bbox_train", "bbox_test")) else "folders"
+        inside = (path / f"bbox_{part}{packed}" for part in ("train", "test") for packed in ("", ".pack"))
+        return "mars" if any(folder.is_dir() for folder in inside) else "folders"
     if path.is_file() and path.suffix.lower() == ".csv":
         return "manifest"
     got = f"a file {path.name}" if path.exists() else "nothing there"

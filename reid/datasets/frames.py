@@ -1,20 +1,92 @@
-"""The bytes of an image file."""
+"""The bytes of an image: its file's, or those in the pack that stands in for its folder."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+from reid.datasets import pack
 from reid.errors import DataError
 
 
-def read(path: Path) -> bytes:
+class _Packed(NamedTuple):
+    """A folder inside a pack: the rows first..last-1, whose names begin with `prefix`."""
+
+    pack: pack.Pack
+    prefix: bytes
+    first: int
+    last: int
+
+
+_packed: dict[str, _Packed] = {}  # by absolute folder, so that the disk is asked once for each
+
+
+def read(path: str | Path) -> bytes:
     """The content of one image file.
 
+    Where a folder above it is not there but was packed, the image is found in the pack. A folder that is there is read itself.
+
+    Args:
+        path: of the image, as if nothing were packed.
+
     Raises:
-        DataError: it is missing or cannot be read.
+        DataError: it is missing, cannot be read, or is damaged in its pack.
     """
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", error)
-        raise DataError(f"{path}: cannot read this image: {reason}; is the dataset complete?") from None
+    folder, name = _split(path)
+    place = _packed.get(folder)
+    if place is None:
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return file.read()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            place = _find(folder) if isinstance(error, FileNotFoundError) else None
+            if place is None:
+                reason = getattr(error, "strerror", None) or error
+                raise DataError(f"{path}: cannot read this image: {reason}; is the dataset complete?") from None
+    row = place.pack.find(place.prefix + os.fsencode(name), place.first, place.last)
+    if row is None:
+        raise DataError(f"{path}: cannot read this image: {place.pack.folder} has none of this name")
+    return place.pack.read(row)
+
+
+def expect(paths: Iterable[str | Path]) -> None:
+    """Lets the disk fetch packed images that are read soon, all at a time instead of one after another; others are passed over.
+
+    Args:
+        paths: of a batch, say.
+    """
+    if not pack.is_any_open():
+        return
+    rows: dict[pack.Pack, list[int]] = {}
+    for path in paths:
+        folder, name = _split(path)
+        place = _packed.get(folder)
+        if place is None:
+            with contextlib.suppress(DataError):  # read tells
+                place = _find(folder)
+        row = place and place.pack.find(place.prefix + os.fsencode(name), place.first, place.last)
+        if place and row is not None:
+            rows.setdefault(place.pack, []).append(row)
+    for held, expected in rows.items():
+        held.expect(expected)
+
+
+def _split(path: str | Path) -> tuple[str, str]:
+    """The absolute folder, and the name in it."""
+    folder, _, name = os.fspath(path).rpartition("/")
+    return (folder if folder.startswith("/") else os.path.join(os.getcwd(), folder)), name
+
+
+def _find(folder: str) -> _Packed | None:
+    place = Path(folder)
+    for root in (place, *place.parents):
+        if os.path.lexists(root):
+            return None
+        if held := pack.stand_in(root):
+            inside = b"" if root == place else os.fsencode(place.relative_to(root).as_posix())
+            _packed[folder] = _Packed(held, inside + b"/" if inside else b"", *held.span(inside))
+            return _packed[folder]
+    return None

@@ -1,6 +1,6 @@
 """Frames from disk to uint8 batches. Workers only read and decode; everything else happens on the training device.
 
-Shapes: n frames of a batch, H W pixels, F frame names of a split.
+Shapes: n frames of a batch as asked for, k of them that could be decoded, H W pixels, F frame names of a split.
 """
 
 from __future__ import annotations
@@ -8,26 +8,30 @@ from __future__ import annotations
 import io
 import logging
 import math
-import signal
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from reid.datasets import frames
+from reid.datasets.damaged import DamagedImages
 from reid.datasets.sampling import Sampler
+from reid.datasets.workers import Slots, items
 from reid.errors import DataError, ReidError
 from reid.runtime import is_main_process
 from reid.tracklets import Split
 
 logger = logging.getLogger(__name__)
+
+_MOST_PIXELS = 2**27  # a JPEG header that claims more is damaged; decoding it would fill the memory before that showed
 
 
 class Batches(Protocol):
@@ -39,13 +43,20 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Decoded frames: (H, W, 3) uint8 RGB each, in one (n, H, W, 3) tensor when all sizes agree; `frames` (n,) their numbers."""
+    """Decoded frames.
+
+    Args:
+        images: (H, W, 3) uint8 RGB each, in one (k, H, W, 3) tensor when all sizes agree.
+        frames: (k,) int64 their numbers.
+        places: (k,) int64 the position of each in the batch as asked for: 0..n-1 unless images were left out.
+    """
 
     images: Tensor | list[Tensor]
     frames: Tensor
+    places: Tensor
 
 
-def decode(path: Path) -> np.ndarray:
+def decode(path: str | Path) -> np.ndarray:
     """One image file as (H, W, 3) uint8 RGB.
 
     JPEG is decoded strictly: a damaged stream is an error, not a half-grey picture. Other formats go through Pillow.
@@ -53,10 +64,16 @@ def decode(path: Path) -> np.ndarray:
     Raises:
         DataError: the file is missing, unreadable or damaged.
     """
-    data = frames.read(path)
+    return _decode(frames.read(path), path)
+
+
+def _decode(data: bytes, path: str | Path) -> np.ndarray:
     try:
         if simplejpeg.is_jpeg(data):
-            return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False, strict=True)
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            if height * width > _MOST_PIXELS:
+                raise ValueError(f"its header claims {width} x {height} pixels")
+            return _decode_jpeg(data)
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image.convert("RGB"))
     except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -66,26 +83,77 @@ def decode(path: Path) -> np.ndarray:
         ) from None
 
 
-class _Batches(Dataset):
-    """Item i is batch i: all pixels in one tensor, since each tensor on its way to another process takes a file descriptor.
+def _decode_jpeg(data: bytes, buffer: np.ndarray | None = None) -> np.ndarray:
+    return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=buffer, strict=True)
 
-    An error travels as a value: raised in a worker it would arrive wrapped in a traceback.
-    """
 
-    def __init__(self, split: Split, batches: Batches) -> None:
-        self.split, self.batches = split, batches
+class _Pixels:
+    """Images one behind the other, decoded to where they are to be: nothing is copied while they fit into the memory given."""
 
-    def __len__(self) -> int:
-        return len(self.batches)
+    def __init__(self, memory: np.ndarray) -> None:
+        self._memory, self._given, self.size = memory, memory, 0
+        self.shapes: list[tuple[int, ...]] = []
 
-    def __getitem__(self, i: int) -> tuple[Tensor, list[tuple[int, ...]], Tensor] | ReidError:
-        numbers = self.batches[i]
+    def add(self, path: str) -> None:
+        """Reads and decodes one more image.
+
+        Raises:
+            DataError: it is missing or damaged; nothing was added.
+        """
+        data = frames.read(path)
         try:
-            images = [decode(self.split.path(frame)) for frame in numbers]
-        except ReidError as error:
-            return error
-        pixels = np.concatenate([image.reshape(-1) for image in images])
-        return torch.from_numpy(pixels), [image.shape for image in images], torch.from_numpy(np.asarray(numbers))
+            image = _decode_jpeg(data, self._memory[self.size :])
+        except ValueError:  # no JPEG, a damaged one, or larger than what is left of the memory
+            image = _decode(data, path)
+            end = self.size + image.size
+            if end > len(self._memory):
+                larger = np.empty(2 * end, np.uint8)
+                larger[: self.size] = self._memory[: self.size]
+                self._memory = larger
+            self._memory[self.size : end] = image.reshape(-1)
+        self.size += image.size
+        self.shapes.append(image.shape)
+
+    def elsewhere(self) -> np.ndarray | None:
+        """(size,) uint8, or None where all of it is in the memory given."""
+        return None if self._memory is self._given else self._memory[: self.size]
+
+
+class _Item(NamedTuple):
+    """A batch on its way out of a worker: `size` bytes of pixels in a slot, or else themselves; one shape where all agree."""
+
+    slot: int | None
+    size: int
+    pixels: np.ndarray | None
+    shapes: list[tuple[int, ...]]
+    frames: np.ndarray
+    places: np.ndarray
+    left_out: list[tuple[str, str]]  # path, reason
+
+
+class _Batches(Dataset):
+    """Batch i, decoded to a slot. An error travels as a value: raised in a worker it would arrive wrapped in a traceback."""
+
+    def __init__(self, split: Split, batches: Batches, policy: str, memory: list[np.ndarray]) -> None:
+        self._root, self._names = os.path.join(split.root, ""), split.names
+        self._batches, self._policy, self._memory = batches, policy, memory
+
+    def __getitem__(self, key: tuple[int, int | None]) -> _Item | DataError:
+        i, slot = key
+        numbers = np.asarray(self._batches[i], np.int64)
+        pixels = _Pixels(np.empty(0, np.uint8) if slot is None else self._memory[slot])
+        kept, left_out = np.ones(len(numbers), bool), []
+        for place, name in enumerate(self._names[numbers].tolist()):
+            path = self._root + os.fsdecode(name)
+            try:
+                pixels.add(path)
+            except DataError as error:
+                if self._policy == "error":
+                    return error
+                kept[place] = False
+                left_out.append((path, str(error).removeprefix(" ".join(path.split()) + ": ")))
+        shapes = pixels.shapes[:1] if len(set(pixels.shapes)) == 1 else pixels.shapes
+        return _Item(slot, pixels.size, pixels.elsewhere(), shapes, numbers[kept], np.flatnonzero(kept), left_out)
 
 
 class StepBatches:
@@ -101,46 +169,63 @@ class StepBatches:
         return self._sampler(self._first + i)[self._rank :: self._world_size]
 
 
-def load_batches(split: Split, batches: Batches, *, workers: int, pin_memory: bool = False) -> Iterator[FrameBatch]:
-    """Decoded batches in the given order, whatever the number of workers.
+def load_batches(
+    split: Split,
+    batches: Batches,
+    *,
+    workers: int,
+    pin_memory: bool = False,
+    damaged: DamagedImages | None = None,
+    may_be_empty: bool = False,
+) -> Iterator[FrameBatch]:
+    """Decoded batches in the given order, whatever the number of workers. One that is asked for empty comes empty.
 
     Args:
         split: where the frames are.
         batches: for each batch the (n,) int64 frame numbers.
         workers: decoding processes; 0 decodes in this one.
         pin_memory: put them in page-locked memory, for CUDA.
+        damaged: what to do about damaged and missing images, and where to note them; by default the first stops the run.
+        may_be_empty: a batch of which no image is left comes empty, instead of stopping the run.
 
     Raises:
-        DataError: a frame is missing or damaged; the run stops.
+        DataError: a frame is missing or damaged and the policy is `error`, or no frame of a batch is left.
+        ReidError: the workers cannot start, or one of them died.
     """
-    loader = DataLoader(
-        _Batches(split, batches),
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_main_process,
-    )
-    for batch in loader:
-        if isinstance(batch, ReidError):
-            if (
-                not is_main_process()
-            ):  # the main process prints its own errors, and would only see that this one is gone
-                logger.error("%s", batch)
-            raise batch
-        pixels, shapes, frames = batch
-        images = [
-            part.view(shape) for part, shape in zip(pixels.split([math.prod(s) for s in shapes]), shapes, strict=True)
-        ]
-        yield FrameBatch(pixels.view(-1, *shapes[0]) if len(set(shapes)) == 1 else images, frames)
+    damaged = DamagedImages() if damaged is None else damaged
+    try:
+        slots = Slots(workers)
+        dataset = _Batches(split, batches, damaged.policy, slots.memory)
+        for item in items(dataset, slots.numbered(len(batches)), workers):
+            if isinstance(item, DataError):
+                raise item
+            for path, reason in item.left_out:
+                damaged.note(path, reason)
+            if item.left_out and not len(item.frames) and not may_be_empty:
+                raise DataError(_nothing_left(item))
+            yield FrameBatch(
+                _images(item, slots, pin_memory), torch.from_numpy(item.frames), torch.from_numpy(item.places)
+            )
+    except ReidError as error:
+        if not is_main_process():  # the main process prints its own errors, and would only see that this one is gone
+            logger.error("%s", error)
+        raise
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _images(item: _Item, slots: Slots, pin_memory: bool) -> Tensor | list[Tensor]:
+    pixels = torch.empty(0) if item.slot is None else slots.tensor(item.slot, item.size)
+    if item.pixels is not None:
+        pixels = torch.from_numpy(item.pixels)
+    if pin_memory:
+        pixels = pixels.pin_memory()
+    if not item.shapes:
+        return pixels.view(0, 0, 0, 3)
+    if len(item.shapes) == 1:
+        return pixels.view(-1, *item.shapes[0])
+    parts = pixels.split([math.prod(shape) for shape in item.shapes])
+    return [part.view(shape) for part, shape in zip(parts, item.shapes, strict=True)]
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """A signal to the whole process group must not kill the workers under a loop that is about to save and stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _nothing_left(item: _Item) -> str:
+    path, reason = item.left_out[0]
+    return f"{path}: {reason}; so are all {len(item.left_out)} images of its batch"

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reid.datasets.pack import SUFFIX, stand_in
 from reid.errors import DataError
 from reid.tracklets import Benchmark, Split
 
@@ -73,7 +74,8 @@ def load_mars(folder: Path, name: str = "mars") -> Benchmark:
     """Read the index of a dataset in MARS layout; every test tracklet is in the gallery, queries included.
 
     Args:
-        folder: holds ``bbox_train``, ``bbox_test`` and ``info``; a missing name list is rebuilt from the image folders.
+        folder: holds ``bbox_train``, ``bbox_test`` and ``info``; packs may stand in for the image folders, and a missing name
+            list is rebuilt from either.
         name: the dataset's name; a ``mars`` whose counts are not the official ones becomes ``mars-subset``.
 
     Raises:
@@ -102,7 +104,7 @@ def _load_split(folder: Path, part: str) -> Split:
     if list_file.is_file():
         listed = _parse_names(list_file.read_bytes(), list_file)
     else:
-        listed = _parse_names(_scan_names(root), root)
+        listed = _parse_names(b"\n".join(sorted(name.partition(b"/")[2] for name in image_names(root))), root)
         log.info("%s is missing; rebuilt %d names from %s", list_file, len(listed.names), root)
     _check_ranges(table_file, table, len(listed.names), exact=not list_file.is_file())
     _check_names(table_file, table, listed)
@@ -120,7 +122,12 @@ def _require_folder(folder: Path, name: str) -> Path:
 
 
 def _image_folder(folder: Path, name: str) -> Path:
-    root = _require_folder(folder, name)
+    root = folder / name
+    if stand_in(root):
+        return root
+    _require_folder(folder, name)
+    if (folder / (name + SUFFIX)).is_dir():
+        log.info("%s is read; the pack beside it is not, while the folder is there", root)
     got = "an empty folder"
     with os.scandir(root) as entries:
         for entry in entries:
@@ -134,8 +141,14 @@ def _image_folder(folder: Path, name: str) -> Path:
     raise DataError(f"{root}: expected one folder per person, such as 0001/{_EXAMPLE}, got {got}")
 
 
-def _scan_names(root: Path) -> bytes:
-    """The name list of an image folder; names sort by plain code point."""
+def image_names(root: Path) -> list[bytes]:
+    """The images of a folder such as ``bbox_train``, or of the pack that stands in for it: ``person/image`` each, sorted.
+
+    Raises:
+        DataError: an image is in another person's folder, or the pack cannot be used.
+    """
+    if pack := stand_in(root):
+        return pack.names.tolist()
     with os.scandir(root) as entries:
         persons = [entry.name for entry in entries if entry.is_dir()]
     names: list[bytes] = []
@@ -144,8 +157,8 @@ def _scan_names(root: Path) -> bytes:
         for image in images:
             if not image.startswith(f"{person}C"):
                 raise DataError(f"{root / person}: expected names that begin with {person}C, got {image}")
-        names += map(os.fsencode, images)
-    return b"\n".join(sorted(names))
+        names += (os.fsencode(f"{person}/{image}") for image in images)
+    return sorted(names)
 
 
 def _parse_names(text: bytes, source: Path) -> _NameList:

@@ -1,9 +1,15 @@
-"""Checkpoints: tensors and plain Python types only, written atomically, read without executing pickles."""
+"""Checkpoints: tensors and plain Python types only, written atomically, proven before they replace another, read without
+executing pickles.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +19,56 @@ from torch import Tensor, nn
 from reid.errors import CheckpointError
 from reid.files import atomic
 
+logger = logging.getLogger(__name__)
+
 SCHEMA = 1
 
 
-def save(path: Path, **content: Any) -> None:
-    """Writes a checkpoint.
+def save(path: Path, *, previous: Path | None = None, **content: Any) -> None:
+    """Writes a checkpoint, reads it back against its checksums, and only then puts it in its place.
 
     Args:
-        path: where; the file appears whole or not at all.
+        path: where; what stood there stays until the new file is proven and on the disk.
+        previous: what stood at `path` before is kept here. A kill between the two renames leaves this file alone: see `load_first`.
         content: what; tensors, state dicts and plain Python types.
+
+    Raises:
+        DataError: it cannot be written. CheckpointError: it did not reach the disk as it is.
     """
     with atomic(path) as temporary:
         try:
             torch.save({"schema": SCHEMA, **content}, temporary)
-        except RuntimeError as error:  # torch's own writer, where Python's would raise OSError
+            _require_whole(temporary)
+        except (
+            RuntimeError,
+            zipfile.BadZipFile,
+        ) as error:  # torch's own writer raises the one where Python's would raise OSError
             raise CheckpointError(
                 f"{path}: cannot write this checkpoint: {str(error).splitlines()[0]}; is the disk full?"
             ) from None
+        _sync(temporary)
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+    with contextlib.suppress(
+        OSError
+    ):  # some file systems cannot sync a folder; after a loss of power the renames may then be undone
+        _sync(path.parent)
+
+
+def _require_whole(path: Path) -> None:
+    """Compares a checkpoint with the checksums that torch.save wrote into it, and that torch.load does not look at."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"checksum of {damaged} differs")
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -41,9 +80,7 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; expected a file written by tools/train.py")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums that torch.save writes
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"checksum of {damaged} differs")
+        _require_whole(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -52,6 +89,30 @@ def load(path: Path) -> dict[str, Any]:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path}: expected a checkpoint of tools/train.py with schema {SCHEMA}, got {found}")
     return content
+
+
+def load_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
+    """The first checkpoint that can be read, newest first; says which could not and which is taken instead.
+
+    Raises:
+        CheckpointError: none can; one line names them all.
+    """
+    problems: list[str] = []
+    for path in paths:
+        try:
+            content = load(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            logger.warning("%s; going on from %s instead, the checkpoint before it", problem, path)
+        return path, content
+    raise CheckpointError("; and ".join(problems))
+
+
+def tested_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Of a training run's checkpoint, the weights to test, extract with and publish: the averaged ones where the run kept an average."""
+    return state["ema"] if "ema" in state else state["model"]
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:

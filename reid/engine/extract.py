@@ -1,25 +1,33 @@
 """Tracklet features: one function for query, gallery and held-out tracklets alike.
 
-Shapes: n frames of a chunk, T tracklets, S tracklets of a shard, D feature.
+Shapes: n frames of a batch, T tracklets, S tracklets of a shard, D feature.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from reid.augment import Preprocess
-from reid.datasets.loader import load_batches
+from reid.datasets.damaged import DamagedImages
+from reid.datasets.loader import FrameBatch, load_batches
+from reid.errors import DataError
+from reid.models.fused import fused
 from reid.models.pooling import Pooling
-from reid.runtime import Runtime, sum_over_processes
+from reid.runtime import Runtime, gather_rows
 from reid.tracklets import Split
+
+_FRAMES_AT_ONCE = 8  # of a forward pass on a CPU: more no longer fit its caches
 
 
 def extract(model: nn.Module, preprocess: Preprocess, split: Split, runtime: Runtime, **options: Any) -> np.ndarray:
@@ -47,48 +55,117 @@ def extract_shards(
     pooling: Callable[[int, int], Pooling],
     batch_size: int,
     workers: int,
+    damaged: DamagedImages | None = None,
     progress: bool = False,
 ) -> Iterator[np.ndarray]:
     """The features of some tracklets after those of others, so that what is done can be saved; memory is that of one shard.
 
-    No batch reaches over a shard's border, so a shard's features do not depend on which others are extracted.
+    No batch reaches over a shard's border, so a shard's features do not depend on which others are extracted. The batches
+    are the same for any number of processes, which take turns at them, and each process pools all frames in their order:
+    the features are the same to the last bit.
 
     Args:
-        model: (n, 3, h, w) -> (n, D); in evaluation mode meanwhile.
-        split: T tracklets; processes share those of a shard, each tracklet whole in one.
+        model: (n, 3, h, w) -> (n, D); it stays as it is, and works in evaluation mode.
+        split: T tracklets.
         shards: (S,) tracklet numbers each.
         dim: D.
-        batch_size: frames per forward pass.
+        batch_size: frames per batch; a GPU embeds it at once, a CPU in small parts, one on each core.
         workers: decoding processes.
+        damaged: what to do about damaged images; by default the first is an error. A tracklet's feature is that of its
+            other frames.
 
     Yields:
         (S, D) float32 rows of unit length per shard, the same in every process.
+
+    Raises:
+        DataError: an image is missing or damaged, or all of a tracklet's are.
     """
-    mine = [_share(split, shard, runtime, batch_size) for shard in shards]
-    frames = [chunk for chunks in mine for chunk, _ in chunks]
-    was_training, _ = model.training, model.eval()
-    batches = load_batches(split, frames, workers=workers, pin_memory=runtime.device.type == "cuda")
+    turns = [_turns(split, shard, runtime, batch_size) for shard in shards]
+    frames = [frames for of_shard in turns for frames, _ in of_shard]
+    network = fused(model, torch.zeros(1, 3, *preprocess.crop, device=runtime.device))
+    on_gpu = runtime.device.type == "cuda"
+    batches = load_batches(split, frames, workers=workers, pin_memory=on_gpu, damaged=damaged, may_be_empty=True)
+    count = 1 if on_gpu else torch.get_num_threads()
+    with _threads(count) as threads, _bar(sum(map(len, frames)), progress) as bar:
+        embedded = _embedded(network, preprocess, runtime, batches, threads, count, dim)
+        for shard, of_shard in zip(shards, turns, strict=True):
+            pool, seen = pooling(len(shard), dim), torch.zeros(len(shard), dtype=torch.bool)
+            for frames_n, rows_n in of_shard:
+                batch, features = next(embedded)
+                rows = torch.from_numpy(rows_n)[batch.places].to(runtime.device)
+                features, rows = gather_rows(features).cpu(), gather_rows(rows).cpu()
+                pool.add(features, rows)
+                seen[rows] = True
+                bar.update(len(frames_n))
+            if not seen.all():
+                raise _no_frames(split, int(shard[int(seen.int().argmin())]))
+            yield nn.functional.normalize(pool.result()).float().numpy()
+
+
+def _turns(split: Split, shard: np.ndarray, runtime: Runtime, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """This process's batches of a shard: the frames, and the row in the shard of the tracklet of each.
+
+    Batch i is process i % world_size's. All processes have as many: at the end some may be empty.
+    """
+    frames, rows = split.frames(shard), np.repeat(np.arange(len(shard)), split.lengths[shard])
+    first, step = runtime.rank * batch_size, runtime.world_size * batch_size
+    starts = range(first, first + len(frames), step)
+    return [(frames[i : i + batch_size], rows[i : i + batch_size]) for i in starts]
+
+
+def _bar(total: int, shown: bool) -> tqdm:
     watched = sys.stderr.isatty()
     pace = {"mininterval": 0.1 if watched else 60.0, "leave": not watched}  # in a log file, a line a minute
-    with tqdm(total=sum(map(len, frames)), desc="extract", unit="frame", disable=not progress, **pace) as bar:
-        for shard, chunks in zip(shards, mine, strict=True):
-            pool = pooling(len(shard), dim)
-            for _, places in chunks:
-                images = preprocess(next(batches).images, runtime.device)
-                with runtime.autocast():
-                    features = model(images)
-                pool.add(features.float().cpu(), torch.from_numpy(places))
-                bar.update(len(features))
-            pooled = sum_over_processes(pool.result().to(runtime.device)).cpu()
-            yield torch.nn.functional.normalize(pooled).float().numpy()
-    model.train(was_training)
+    return tqdm(total=total, desc="extract", unit="frame", disable=not shown, **pace)
 
 
-def _share(split: Split, shard: np.ndarray, runtime: Runtime, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """This process's part of a shard, in chunks: the frames, and the place in the shard of the tracklet of each."""
-    mine = np.arange(runtime.rank, len(shard), runtime.world_size)
-    frames, places = split.frames(shard[mine]), np.repeat(mine, split.lengths[shard[mine]])
-    return [(frames[i : i + batch_size], places[i : i + batch_size]) for i in range(0, len(frames), batch_size)]
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that compute each on a core of its own: a small convolution is too little work to share."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, "embed", torch.set_num_threads, (1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # the threads have set the number for all that start later
+
+
+def _embedded(
+    network: nn.Module,
+    preprocess: Preprocess,
+    runtime: Runtime,
+    batches: Iterable[FrameBatch],
+    threads: ThreadPoolExecutor,
+    count: int,
+    dim: int,
+) -> Iterator[tuple[FrameBatch, Tensor]]:
+    """Batches with the (n, D) float32 features of their frames, in order; the next ones are being computed meanwhile."""
+
+    def embed(images: Tensor | list[Tensor]) -> Tensor:
+        with torch.inference_mode(), runtime.autocast():  # both are a thread's own
+            return network(preprocess(images, runtime.device)).float()
+
+    ahead: deque[tuple[FrameBatch, list[Future[Tensor]]]] = deque()
+    none = torch.zeros(0, dim, device=runtime.device)
+
+    def take() -> tuple[FrameBatch, Tensor]:
+        batch, parts = ahead.popleft()
+        return batch, torch.cat([none, *(part.result() for part in parts)])
+
+    for batch in batches:
+        at_once = _FRAMES_AT_ONCE if runtime.device.type == "cpu" else max(len(batch.images), 1)
+        parts = [batch.images[i : i + at_once] for i in range(0, len(batch.images), at_once)]
+        ahead.append((batch, [threads.submit(embed, part) for part in parts]))
+        if len(ahead) > count:
+            yield take()
+    while ahead:
+        yield take()
+
+
+def _no_frames(split: Split, row: int) -> DataError:
+    images = f"none of the {split.lengths[row]} images of tracklet {split.key(row)} can be read"
+    return DataError(f"{split.root}: {images}; restore them, or leave the tracklet out")
 
 
 def fingerprint(model: nn.Module, preprocess: Preprocess, pooling: str) -> str:

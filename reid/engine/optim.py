@@ -46,6 +46,13 @@ def cosine(iterations: int, warmup: int = 0) -> Schedule:
     return factor
 
 
+def warmed(schedule: Schedule, warmup: int, iterations: int) -> Schedule:
+    """A schedule times a factor that rises by equal steps, reaching 1 at the last of the first `warmup` ones."""
+    if not 0 <= warmup < iterations:
+        raise ConfigError(f"warmup: expected 0 <= warmup < {iterations} iterations, got {warmup}")
+    return lambda step: min(1.0, (step + 1) / warmup) * schedule(step) if warmup else schedule(step)
+
+
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": constant,
     "step": step_decay,

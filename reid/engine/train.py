@@ -5,26 +5,32 @@ Shapes: B images of this process's share of the batch, F frame names, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
-from reid.augment import Preprocess
-from reid.datasets.loader import FrameBatch, StepBatches, load_batches
+from reid.augment import PLACES, Preprocess
+from reid.datasets.loader import DamagedImages, FrameBatch, StepBatches, load_batches
 from reid.datasets.sampling import Sampler
+from reid.engine.ema import Averaged
 from reid.engine.optim import Schedule, set_lr
-from reid.errors import ReidError
+from reid.errors import DataError, ReidError
 from reid.models.embedding import Classifier
-from reid.runtime import Runtime, seed_of, sum_over_processes
+from reid.runtime import Runtime, compiler_errors_in_one_line, seed_of, sum_over_processes
 from reid.tracklets import Split
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,23 @@ class TrainingSet:
     intact_F: Tensor | None
     pids: np.ndarray
 
+    def to(self, device: torch.device) -> TrainingSet:
+        """The same with its labels on a device, where a step looks them up without waiting."""
+        intact_F = None if self.intact_F is None else self.intact_F.to(device)
+        return replace(self, label_F=self.label_F.to(device), intact_F=intact_F)
+
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that one training run is made of; `step` counts from 0."""
+    """Everything that one training run is made of; `step` counts from 0.
+
+    Args:
+        accumulate: parts that a process computes its share of a batch in, one after the other; the step is that of the whole batch.
+        damaged: what to do about damaged images. One that is left out adds nothing to the mean, which stays that over `batch_size`.
+        scaler: of float16's gradients.
+        ema: the moving average that every step adds to.
+        compile: the model, by torch.compile.
+    """
 
     model: Classifier
     loss: nn.Module
@@ -62,6 +81,11 @@ class Job:
     clip_grad: float | None = None
     workers: int = 0
     log_freq: int = 50
+    accumulate: int = 1
+    damaged: DamagedImages = field(default_factory=DamagedImages)
+    scaler: torch.amp.GradScaler | None = None
+    ema: Averaged | None = None
+    compile: bool = False
 
 
 @dataclass
@@ -80,12 +104,17 @@ class Window:
         loss, grad_l1, hits, seen = (torch.zeros(size, device=device) for size in ((), (), 2, 2))
         return cls(loss, grad_l1, hits, seen)
 
+    def clear(self) -> None:
+        """Empties it in place: who holds it sees it too."""
+        vars(self).update(vars(Window.empty(self.loss.device)))
+
 
 def fit(
     job: Job,
     runtime: Runtime,
     *,
     first_step: int = 0,
+    window: Window | None = None,
     after_step: Callable[[int], None] = lambda step: None,
     on_log: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> None:
@@ -95,6 +124,7 @@ def fit(
         job: what to train; its model, loss and optimizer change in place.
         runtime: this process.
         first_step: 0, or the number of steps that the restored state has behind it.
+        window: holds the sums since the last log line, for `after_step` to save; not empty where the restored state lies between two.
         after_step: called with the number of finished steps; it may save, evaluate, or raise to stop.
         on_log: called every `job.log_freq` steps and at the end with a row of metrics, in every process.
 
@@ -102,67 +132,134 @@ def fit(
         DataError: a frame is missing or damaged.
         ReidError: the loss is no longer finite.
     """
-    model = _distributed(job.model, runtime).train()
+    job = replace(job, data=job.data.to(runtime.device))
+    model = _wrapped(job, runtime).train()
     job.loss.train()
     batches = StepBatches(job.sampler, first_step, job.iterations, runtime.rank, runtime.world_size)
-    window, clock = Window.empty(runtime.device), time.perf_counter()
-    stream = load_batches(job.data.split, batches, workers=job.workers, pin_memory=runtime.device.type == "cuda")
-    for step, batch in enumerate(stream, start=first_step):
+    window, clock = window or Window.empty(runtime.device), time.perf_counter()
+    pinned = runtime.device.type == "cuda"
+    stream = load_batches(job.data.split, batches, workers=job.workers, pin_memory=pinned, damaged=job.damaged)
+    for step, batch in enumerate(_in_scope("data", stream), start=first_step):
         window.data_seconds += time.perf_counter() - clock
-        _step(job, model, runtime, step, batch, window)
+        with compiler_errors_in_one_line():
+            _step(job, model, runtime, step, batch, window)
         done = step + 1
         now = time.perf_counter()
         window.seconds, clock = window.seconds + now - clock, now
         if done % job.log_freq == 0 or done == job.iterations or step == 0:
             on_log(_row(job, runtime, done, window))
-            window = Window.empty(runtime.device)
+            window.clear()
         after_step(done)
         model.train()
         clock = time.perf_counter()
 
 
-def _distributed(model: nn.Module, runtime: Runtime) -> nn.Module:
+def _wrapped(job: Job, runtime: Runtime) -> nn.Module:
+    """The model as steps call it; its weights, and their names, stay those of `job.model`."""
+    model: nn.Module = torch.compile(job.model) if job.compile else job.model  # type: ignore[assignment]
     if runtime.world_size == 1:
         return model
     return DistributedDataParallel(model, device_ids=[runtime.device] if runtime.device.type == "cuda" else None)
 
 
+def _in_scope(name: str, stream: Iterator[Item]) -> Iterator[Item]:
+    """The stream, its waiting times under a name in the profiler."""
+    while True:
+        with record_function(name):
+            item = next(stream, None)
+        if item is None:
+            return
+        yield item
+
+
+class _Part(NamedTuple):
+    """Some images of a step, on the device."""
+
+    images: Tensor
+    target: Tensor
+    frames: Tensor
+
+
+class _Outcome(NamedTuple):
+    """What metrics need of a part; `grad_BK` is that of the mean over the batch."""
+
+    frames: Tensor
+    loss_B: Tensor
+    grad_BK: Tensor
+    hit_B: Tensor
+
+
 def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameBatch, window: Window) -> None:
     set_lr(job.optimizer, job.lr * job.schedule(step))
-    torch.manual_seed(seed_of(job.seed, "step", step, runtime.rank))  # dropout and the like, the same after a resume
-    images = job.preprocess(batch.images, runtime.device, crop_draws(job, step)[runtime.rank :: runtime.world_size])
-    target = job.data.label_F[batch.frames].to(runtime.device, non_blocking=True)
-    with runtime.autocast():
-        logits = model(images)
-    logits.retain_grad()
-    loss_B = job.loss(logits, target, batch.frames.to(runtime.device, non_blocking=True))
+    runtime.seed(seed_of(job.seed, "step", step, runtime.rank))  # dropout and the like, the same after a resume
+    with record_function("transfer"):
+        parts = _parts(job, runtime, step, batch)
     job.optimizer.zero_grad(set_to_none=True)
     # The mean over the whole batch: DDP divides by the number of processes, whose shares may differ by one image.
-    scale = runtime.world_size / job.batch_size
-    (loss_B.sum() * scale).backward()
-    if job.clip_grad is not None:
-        nn.utils.clip_grad_norm_(job.model.parameters(), job.clip_grad)
-    job.optimizer.step()
-    _count(job, window, batch, logits, target, loss_B, scale)
+    scale, outcomes = runtime.world_size / job.batch_size, []
+    for part in parts:
+        waits = part is not parts[-1] and isinstance(model, DistributedDataParallel)
+        with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]  # one exchange a step
+            outcomes.append(_forward_backward(job, model, runtime, part, scale))
+    with record_function("optimizer"):
+        _update(job, step)
+    _count(job, window, _Outcome(*map(torch.cat, zip(*outcomes, strict=True))), scale)
+
+
+def _parts(job: Job, runtime: Runtime, step: int, batch: FrameBatch) -> list[_Part]:
+    """This process's share of the batch on the device. Draws belong to places in the batch, whichever images are left out."""
+    if len(batch.frames) < job.accumulate:
+        left = f"{len(batch.frames)} image(s) of this process's share are left for the {job.accumulate} parts"
+        raise DataError(f"train.accumulate: step {step}: {left}; restore the damaged images")
+    draws_BR = crop_draws(job, step)[runtime.rank :: runtime.world_size][batch.places]
+    images = job.preprocess(batch.images, runtime.device, runtime.send(draws_BR))
+    frames = runtime.send(batch.frames)
+    share = _Part(images, job.data.label_F[frames], frames)
+    return [_Part(*part) for part in zip(*(whole.tensor_split(job.accumulate) for whole in share), strict=True)]
 
 
 def crop_draws(job: Job, step: int) -> Tensor:
-    """(whole batch, 3) uniform numbers that place and flip the crops of a step, for all processes together."""
-    return torch.from_numpy(np.random.default_rng(seed_of(job.seed, "augment", step)).random((job.batch_size, 3)))
+    """(whole batch, R) uniform numbers for `Preprocess`, for all processes together; colours and erasing have a seed of their own."""
+    sizes = {"augment": PLACES, "colour": job.preprocess.extra_draws}
+    draws = [
+        np.random.default_rng(seed_of(job.seed, use, step)).random((job.batch_size, n)) for use, n in sizes.items()
+    ]
+    return torch.from_numpy(np.concatenate(draws, axis=1))
 
 
-@torch.no_grad()
-def _count(
-    job: Job, window: Window, batch: FrameBatch, logits: Tensor, target: Tensor, loss_B: Tensor, scale: float
-) -> None:
-    assert logits.grad is not None
-    window.loss += loss_B.sum()
-    window.grad_l1 += logits.grad.abs().sum() / scale
-    right_B = (logits.argmax(1) == target).float()
-    intact = job.data.intact_F
-    kind_B = torch.ones_like(target) if intact is None else intact[batch.frames].long().to(target.device)
-    window.hits.index_add_(0, kind_B, right_B)
-    window.seen.index_add_(0, kind_B, torch.ones_like(right_B))
+def _forward_backward(job: Job, model: nn.Module, runtime: Runtime, part: _Part, scale: float) -> _Outcome:
+    """Adds a part's gradients to the weights'. The loss's own gradient is taken apart: metrics want it, and float16 scales it after."""
+    with record_function("forward"):
+        with runtime.autocast():
+            logits_BK = model(part.images)
+        loss_B = job.loss(logits_BK, part.target, part.frames)
+    with record_function("backward"):
+        [grad_BK] = torch.autograd.grad(loss_B.sum() * scale, logits_BK)
+        logits_BK.backward(grad_BK if job.scaler is None else job.scaler.scale(grad_BK))
+    return _Outcome(part.frames, loss_B.detach(), grad_BK, logits_BK.argmax(1) == part.target)
+
+
+def _update(job: Job, step: int) -> None:
+    if job.clip_grad is not None:
+        if job.scaler is not None:
+            job.scaler.unscale_(job.optimizer)
+        nn.utils.clip_grad_norm_(job.model.parameters(), job.clip_grad)
+    if job.scaler is None:
+        job.optimizer.step()
+    else:
+        job.scaler.step(job.optimizer)
+        job.scaler.update()
+    if job.ema is not None:
+        job.ema.update(job.model, step)
+
+
+def _count(job: Job, window: Window, outcome: _Outcome, scale: float) -> None:
+    window.loss += outcome.loss_B.sum()
+    window.grad_l1 += outcome.grad_BK.abs().sum() / scale
+    hit_B, intact_F = outcome.hit_B.float(), job.data.intact_F
+    kind_B = torch.ones_like(outcome.frames) if intact_F is None else intact_F[outcome.frames].long()
+    window.hits.index_add_(0, kind_B, hit_B)
+    window.seen.index_add_(0, kind_B, torch.ones_like(hit_B))
 
 
 def _row(job: Job, runtime: Runtime, done: int, window: Window) -> dict[str, float]:

@@ -14,6 +14,7 @@ from reid.errors import DataError
 from reid.features import FeatureSet
 from reid.gallery import store
 from reid.gallery.index import Index
+from reid.gallery.lock import alone
 from reid.gallery.store import Gallery
 
 
@@ -89,21 +90,22 @@ def remove(folder: Path, keys: Iterable[str]) -> int:
         How many rows are left.
 
     Raises:
-        DataError: a key is not there, or nothing would be left.
+        DataError: a key is not there, nothing would be left, or another program is changing the gallery.
     """
-    store.settle(folder)
-    held = store.open_gallery(folder)
-    kept = np.delete(np.arange(len(held.features.pid)), _rows(held, keys))
-    if not len(kept):
-        raise DataError(f"{folder}: nothing would be left; delete the folder instead")
-    index = store.open_index(held)
-    features = store.draft(
-        folder, store.blocks(held.features.features, kept), (len(kept), held.features.features.shape[1])
-    )
-    if index is not None:
-        index.replace(features)
-    store.commit(_taken(held, kept, features), index)
-    return len(kept)
+    with alone(folder):
+        store.settle(folder)
+        held = store.open_gallery(folder)
+        kept = np.delete(np.arange(len(held.features.pid)), _rows(held, keys))
+        if not len(kept):
+            raise DataError(f"{folder}: nothing would be left; delete the folder instead")
+        index = store.open_index(held)
+        features = store.draft(
+            folder, store.blocks(held.features.features, kept), (len(kept), held.features.features.shape[1])
+        )
+        if index is not None:
+            index.replace(features)
+        store.commit(_taken(held, kept, features), index)
+        return len(kept)
 
 
 def _rows(held: Gallery, keys: Iterable[str]) -> list[int]:
@@ -135,10 +137,12 @@ def reindex(folder: Path, factory: str) -> tuple[Gallery, Index]:
 
     Raises:
         ConfigError: faiss builds no such index of these rows.
+        DataError: another program is changing the gallery.
     """
-    store.settle(folder)
-    held = store.open_gallery(folder)
-    features = held.features.features
-    index = Index(factory, features.shape[1]).build(features)
-    store.commit(held, index)
-    return held, index
+    with alone(folder):
+        store.settle(folder)
+        held = store.open_gallery(folder)
+        features = held.features.features
+        index = Index(factory, features.shape[1]).build(features)
+        store.commit(held, index)
+        return held, index

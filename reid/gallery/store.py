@@ -16,10 +16,10 @@ import csv
 import json
 import logging
 import os
+import time
 import zipfile
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,16 @@ from reid.errors import DataError
 from reid.features import FeatureSet
 from reid.files import atomic
 from reid.gallery.index import Index, read_index
+from reid.gallery.lock import LOCK, alone
+from reid.gallery.records import ABOUT, COLUMNS, ROW_LISTS, SCHEMA, current, read_about, read_meta, state
 from reid.tracklets import Split
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
-FEATURES, META, INDEX, ABOUT = "features.npy", "meta.csv", "index.faiss", "gallery.json"
+FEATURES, META, INDEX = "features.npy", "meta.csv", "index.faiss"
 ROWS_AT_ONCE = 2**14  # rows copied at once
-_COLUMNS = ["row", "key", "pid", "camid", "num_frames", "path"]
-_ROWS, _COUNTED = ("query", "gallery"), ("schema", "fingerprint", "counts", "index")
+READINGS, PAUSE = 50, 0.02  # how often a gallery that is being changed is read anew, and the seconds in between
+_COUNTED = ("schema", "fingerprint", "counts", "index")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,7 @@ class Gallery:
         num_frames: (N,) int64.
         path: (N,) texts, each tracklet's middle frame.
         about: the other entries of `gallery.json`: run, checkpoint, preprocessing, source.
+        state: of the folder when it was read, by which `open_index` knows that its index is of these rows.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Gallery:
     num_frames: np.ndarray
     path: np.ndarray
     about: Mapping[str, Any]
+    state: tuple[int, int] | None = None
 
 
 def rows_by_key(gallery: Gallery) -> dict[str, int]:
@@ -87,11 +90,12 @@ def write(
         about: run and preprocessing, for `gallery.json`.
 
     Raises:
-        DataError: the folder is not empty, or cannot be written.
+        DataError: the folder is not empty, cannot be written, or another program is writing it.
     """
-    require_free(folder, overwrite=overwrite)
-    draft(folder, blocks(features.features), features.features.shape)
-    commit(Gallery(folder, features, split.lengths, middle_frames(split), about))
+    with alone(folder, make=True):
+        require_free(folder, overwrite=overwrite)
+        draft(folder, blocks(features.features), features.features.shape)
+        commit(Gallery(folder, features, split.lengths, middle_frames(split), about))
 
 
 def middle_frames(split: Split) -> np.ndarray:
@@ -111,7 +115,7 @@ def require_free(folder: Path, *, overwrite: bool) -> None:
     Raises:
         DataError: it holds something, and that is not a feature folder to be overwritten.
     """
-    free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    free = not folder.exists() or (folder.is_dir() and all(file.name == LOCK for file in folder.iterdir()))
     if not free and not (overwrite and exists(folder)):
         raise DataError(
             f"{folder}: exists and is not empty; choose another --out, or --overwrite to replace a feature folder"
@@ -164,7 +168,7 @@ def commit(gallery: Gallery, index: Index | None = None) -> None:
         atomic(folder / f"{META}.new") as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        csv.writer(file).writerows([_COLUMNS, *zip(*columns, strict=True)])
+        csv.writer(file).writerows([COLUMNS, *zip(*columns, strict=True)])
     if index is not None:
         with atomic(folder / f"{INDEX}.new") as temporary:
             index.save(temporary)
@@ -188,7 +192,7 @@ def settle(folder: Path) -> None:
     """Moves the files of a change that has been made into place, and removes those of one that has not: every change's first step."""
     new = {name: folder / f"{name}.new" for name in (FEATURES, META, INDEX, ABOUT)}
     made = new[ABOUT].exists()
-    if made and not new[INDEX].exists() and "index" not in _about(folder):
+    if made and not new[INDEX].exists() and "index" not in read_about(folder):
         (folder / INDEX).unlink(missing_ok=True)
     for name, file in new.items():  # gallery.json last, so that a kill in between leaves the rest to be moved
         if made and file.exists():
@@ -196,12 +200,6 @@ def settle(folder: Path) -> None:
         file.unlink(missing_ok=True)
         for temporary in folder.glob(f".{name}.new.*.tmp"):
             temporary.unlink()
-
-
-def _current(folder: Path, name: str) -> Path:
-    """The file to read: that of a change which has been made but not yet moved into place, where there is one."""
-    new = folder / f"{name}.new"
-    return new if (folder / f"{ABOUT}.new").exists() and new.exists() else folder / name
 
 
 def read(folder: Path) -> FeatureSet:
@@ -214,14 +212,28 @@ def read(folder: Path) -> FeatureSet:
 
 
 def open_gallery(folder: Path) -> Gallery:
-    """Reads a folder; features are memory-mapped.
+    """Reads a folder as it is before or after any change, without waiting for one; features are memory-mapped.
 
     Raises:
         DataError: something is missing, damaged or inconsistent.
     """
-    about, meta = _about(folder), _meta(_current(folder, META))
+    for reading in range(1, READINGS + 1):
+        before, moving = state(folder), (folder / f"{ABOUT}.new").exists()
+        try:
+            gallery = _opened(folder)
+            if state(folder) == before:
+                return replace(gallery, state=before)
+        except DataError:
+            if reading == READINGS or (state(folder) == before and not moving):
+                raise
+        time.sleep(PAUSE)
+    raise DataError(f"{folder}: changes all the time; read it when the program that changes it is done")
+
+
+def _opened(folder: Path) -> Gallery:
+    about, meta = read_about(folder), read_meta(current(folder, META))
     try:
-        features = np.load(_current(folder, FEATURES), mmap_mode="r", allow_pickle=False)
+        features = np.load(current(folder, FEATURES), mmap_mode="r", allow_pickle=False)
         num_rows = len(features)
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"{folder / FEATURES}: cannot read these features: {error}; extract them again") from None
@@ -237,7 +249,7 @@ def open_gallery(folder: Path) -> Gallery:
         rows = FeatureSet(features, meta["pid"], meta["camid"], query, searched, meta["key"], about["fingerprint"])
     except DataError as error:
         raise DataError(*(f"{folder}: {problem}; extract them again" for problem in error.problems)) from None
-    rest = {name: value for name, value in about.items() if name not in (*_ROWS, *_COUNTED)}
+    rest = {name: value for name, value in about.items() if name not in (*ROW_LISTS, *_COUNTED)}
     return Gallery(folder, rows, meta["num_frames"], meta["path"], rest)
 
 
@@ -245,50 +257,13 @@ def open_index(gallery: Gallery) -> Index | None:
     """The folder's index, or None where it has none.
 
     Raises:
-        DataError: it is damaged, or of other rows or of another model than the folder's.
+        DataError: it is damaged, or of other rows or of another model than the folder's; the folder has changed meanwhile.
     """
-    record = _about(gallery.folder).get("index")
+    record = read_about(gallery.folder).get("index")
     if record is None:
         return None
-    rows, file = gallery.features, _current(gallery.folder, INDEX)
-    return read_index(file, record, rows.features.shape, rows.fingerprint, gallery.folder)
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(_current(folder, ABOUT).read_text(encoding="utf-8"))
-        if about["schema"] != SCHEMA:
-            raise ValueError(f"schema {about['schema']}, expected {SCHEMA}")
-        lists = [about.get(name, []) for name in _ROWS]
-        if not all(type(row) is int and abs(row) < 2**63 for rows in lists for row in rows):
-            raise ValueError("query and gallery must be lists of row numbers")
-        if not isinstance(about["counts"]["tracklets"], int) or not isinstance(about.get("index", {}), dict):
-            raise ValueError("counts.tracklets must be a number, and index a mapping")
-        return about | {"fingerprint": about["fingerprint"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder / ABOUT}: no complete feature folder of tools/extract.py: {error}; extract the features again"
-        ) from None
-
-
-def _meta(file: Path) -> dict[str, np.ndarray]:
-    texts: dict[str, list[str]] = {"key": [], "path": []}
-    numbers = {name: array("q") for name in ("row", "pid", "camid", "num_frames")}
-    try:
-        with open(file, newline="", encoding="utf-8", errors="surrogateescape") as lines:
-            reader = csv.reader(lines)
-            header = next(reader, [])
-            places = {name: header.index(name) for name in _COLUMNS}
-            for cells in reader:
-                for name, column in texts.items():
-                    column.append(cells[places[name]])
-                for name, integers in numbers.items():
-                    integers.append(int(cells[places[name]]))
-        columns = {name: np.array(values, np.int64) for name, values in numbers.items()}
-        if not np.array_equal(columns["row"], np.arange(len(columns["row"]))):
-            raise ValueError("the column `row` must count 0, 1, 2 …")
-        return columns | {"key": np.array(texts["key"], np.str_), "path": np.array(texts["path"], object)}
-    except (OSError, ValueError, IndexError, OverflowError, csv.Error) as error:
-        raise DataError(
-            f"{file}: expected columns {', '.join(_COLUMNS)}: {error}; extract the features again"
-        ) from None
+    rows, file = gallery.features, current(gallery.folder, INDEX)
+    index = read_index(file, record, rows.features.shape, rows.fingerprint, gallery.folder)
+    if state(gallery.folder) != gallery.state:
+        raise DataError(f"{gallery.folder}: changed since it was opened; open it again")
+    return index

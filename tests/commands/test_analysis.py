@@ -57,6 +57,19 @@ def test_a_protocol_without_gallery_is_skipped_with_null_figures(features, caplo
     assert "use gallery: as_given" in fails("test", "--features", "all.npz", "--protocol", "mars-torchreid")
 
 
+def test_protocols_of_ones_own_stand_in_a_file(features, capsys: pytest.CaptureFixture[str], fails) -> None:
+    rules = "{name: ours, gallery: without_queries, ap: hit, without_match: skip}"
+    Path("ours.yaml").write_text(f"[mars-torchreid, {rules}]")
+    assert call("test", "--features", "a.npz", "--protocol", "ours.yaml", "--json", "ours.json") == 0
+    published, ours = json.loads(Path("ours.json").read_text())
+    assert (published.pop("protocol"), ours.pop("protocol")) == ("mars-torchreid", "ours")
+    assert published == ours
+    assert call("compare", "a.npz", "b.npz", "--protocol", "ours.yaml") == 0
+    assert "(mars-torchreid)" in capsys.readouterr().out.splitlines()[-1]
+    Path("none.yaml").write_text("loss: {name: imae}")
+    assert "none.yaml: protocol: unknown rule 'loss'" in fails("test", "--features", "a.npz", "--protocol", "none.yaml")
+
+
 def test_compare_says_in_one_sentence_which_is_better(features, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("compare", "a.npz", "b.npz", "--protocol", "mars-official", "--json", "out/c.json") == 0
     last = capsys.readouterr().out.splitlines()[-1]

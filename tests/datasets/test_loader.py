@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reid.datasets import workers as processes
 from reid.datasets.loader import decode, load_batches
 from reid.errors import DataError
 from reid.tracklets import Split
@@ -84,3 +85,36 @@ def test_a_damaged_frame_stops_the_run_with_its_name(folder: Path, workers: int)
     next(stream)
     with pytest.raises(DataError, match=r"2\.jpg: damaged image"):
         next(stream)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_that_are_kept_are_not_written_over(folder: Path, workers: int) -> None:
+    split = split_of(folder)
+    wanted = [np.array([i % 6, (i + 1) % 6]) for i in range(15)]  # more than there are slots
+    kept = [batch.images[0] for batch in load_batches(split, wanted, workers=workers)]  # a view of half a batch
+    for image, numbers in zip(kept, wanted, strict=True):
+        assert np.array_equal(image.numpy(), decode(split.path(numbers[0])))
+
+
+def test_memory_is_used_again_once_nobody_holds_it(folder: Path) -> None:
+    stream = load_batches(split_of(folder), [np.array([i % 6]) for i in range(40)], workers=1)
+    places = {batch.images.data_ptr() for batch in stream if isinstance(batch.images, torch.Tensor)}
+    assert len(places) <= len(processes.Slots(1).memory)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_larger_than_a_slot(folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    monkeypatch.setattr(processes, "_ROOM", 2 * 32 * 16 * 3 + 1)
+    split, wanted = split_of(folder), [np.array([0, 1]), np.array([0, 1, 2, 3, 4, 6]), np.array([6, 6])]
+    for batch, numbers in zip(load_batches(split, wanted, workers=workers), wanted, strict=True):
+        for image, number in zip(batch.images, numbers, strict=True):
+            assert np.array_equal(image.numpy(), decode(split.path(number)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_without_shared_slots_batches_travel_themselves(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(processes.Slots, "numbered", lambda self, batches: ((i, None) for i in range(batches)))
+    [batch] = load_batches(split_of(folder), [np.array([4, 2])], workers=workers)
+    assert np.array_equal(batch.images[1].numpy(), decode(folder / "2.jpg"))

@@ -22,17 +22,18 @@ FRAMES, TRACKLETS = 4, 6  # of each tracklet; two tracklets a person
 
 
 class Tiny(nn.Module):
-    """(B, 3, h, w) -> (B, 8); without normalisation layers, so that shares of a batch may be computed apart."""
+    """(B, 3, h, w) -> (B, 8); as a rule without a normalisation layer, so that shares of a batch may be computed apart."""
 
     num_features = 8
 
-    def __init__(self) -> None:
+    def __init__(self, norm: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3, stride=2)
+        self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
         self.drop = nn.Dropout(0.1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.drop(self.conv(images).relu().mean((2, 3)))
+        return self.drop(self.norm(self.conv(images)).relu().mean((2, 3)))
 
 
 def make_split(folder: Path) -> Split:
@@ -48,9 +49,17 @@ def make_split(folder: Path) -> Split:
     return Split(folder, np.array(names), start, start + FRAMES, np.array([3, 3, 1, 1, 7, 7]), np.arange(TRACKLETS))
 
 
-def make_job(split: Split, *, loss: str = "cce", dropout: bool = True, **settings: object) -> Job:
+def make_job(
+    split: Split,
+    *,
+    loss: str = "cce",
+    dropout: bool = True,
+    norm: bool = False,
+    freeze_norm: bool = False,
+    **settings: object,
+) -> Job:
     torch.manual_seed(0)
-    model = Classifier(Embedding(Tiny()), 3)
+    model = Classifier(Embedding(Tiny(norm), freeze_norm=freeze_norm), 3)
     model.embedding.backbone.drop.p = 0.1 if dropout else 0.0
     labels, pids = split.labels()
     given = {
@@ -66,6 +75,10 @@ def make_job(split: Split, *, loss: str = "cce", dropout: bool = True, **setting
         preprocess=Preprocess([16, 8], [14, 7], [0.5] * 3, [0.5] * 3),
         **given,  # type: ignore[arg-type]
     )
+
+
+def weights(job: Job) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(job.model.parameters()).detach().clone()
 
 
 @pytest.fixture

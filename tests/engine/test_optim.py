@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from reid.engine.optim import OPTIMIZERS, SCHEDULES, cosine, milestones, set_lr, step_decay
+from reid.engine.optim import OPTIMIZERS, SCHEDULES, cosine, milestones, set_lr, step_decay, warmed
 from reid.errors import ConfigError
 
 
@@ -28,6 +28,17 @@ def test_cosine_with_warmup() -> None:
     assert factor(80) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.75)))
     assert factor(100) == factor(1000) == 0
     assert SCHEDULES["constant"]()(5) == 1
+
+
+def test_any_schedule_warms_up() -> None:
+    factor = warmed(step_decay(every=3, factor=0.5), 4, iterations=100)
+    assert [factor(t) for t in range(7)] == [1 / 4, 2 / 4, 3 / 4, 1 * 0.5, 0.5, 0.5, 0.25]
+    plain = warmed(step_decay(every=3, factor=0.5), 0, iterations=100)
+    assert [plain(t) for t in range(4)] == [1, 1, 1, 0.5]
+    assert [warmed(SCHEDULES["constant"](), 3, 9)(t) for t in range(4)] == [cosine(9, warmup=3)(t) for t in range(4)]
+    for warmup in (-1, 10):
+        with pytest.raises(ConfigError, match=f"warmup: expected 0 <= warmup < 10 iterations, got {warmup}"):
+            warmed(SCHEDULES["constant"](), warmup, iterations=10)
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,15 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from reid import runtime
 from reid.engine import checkpoint
-from reid.engine.train import Job, crop_draws, fit
+from reid.engine.train import Job, Window, crop_draws, fit
 from reid.errors import DataError, ReidError
 from reid.losses import LOSSES
 from reid.tracklets import Split
-from tests.engine.conftest import CPU, make_job, make_split
-
-
-def weights(job: Job) -> torch.Tensor:
-    return nn.utils.parameters_to_vector(job.model.parameters()).detach().clone()
+from tests.engine.conftest import CPU, make_job, make_split, weights
 
 
 def test_equals_a_plain_loop(split: Split) -> None:
@@ -130,6 +126,12 @@ def test_a_missing_frame_stops_training(split: Split) -> None:
         fit(make_job(split), CPU)
 
 
+CASES: dict[str, dict[str, object]] = {
+    "remembering": {"loss": "gce_truncated"},
+    "in parts": {"accumulate": 2, "norm": True, "freeze_norm": True},
+}
+
+
 def _train_one_of_many(rank: int, world_size: int, folder: Path, port: int) -> None:
     os.environ |= {
         "RANK": str(rank),
@@ -138,13 +140,24 @@ def _train_one_of_many(rank: int, world_size: int, folder: Path, port: int) -> N
         "MASTER_PORT": str(port),
     }
     torch.set_num_threads(1)
+    apart, no_sync = [], DistributedDataParallel.no_sync
+    DistributedDataParallel.no_sync = lambda model: apart.append(1) or no_sync(model)
     with runtime.start("cpu") as here:
-        rows: list[dict[str, float]] = []
-        job = make_job(make_split_once(folder), dropout=False, loss="gce_truncated")
-        job.loss.start, job.loss.every, job.loss.k = 2, 3, 0.5
-        fit(job, here, on_log=rows.append)
+        results = {}
+        for name, case in CASES.items():
+            job, row = _trained(folder, here, **case)
+            results[name] = weights(job), job.loss.state_dict(), row["loss"], row["accuracy"], len(apart)
         if here.is_main:
-            torch.save([weights(job), job.loss.keep_N, rows[-1]["loss"], rows[-1]["accuracy"]], folder / "result.pt")
+            torch.save(results, folder / "results.pt")
+
+
+def _trained(folder: Path, here: runtime.Runtime, **settings: object) -> tuple[Job, dict[str, float]]:
+    """A job after its training, and its last row of metrics."""
+    job, rows = make_job(make_split_once(folder), dropout=False, **settings), []  # type: ignore[arg-type]
+    if "loss" in settings:
+        job.loss.start, job.loss.every, job.loss.k = 2, 3, 0.5
+    fit(job, here, on_log=rows.append)
+    return job, rows[-1]
 
 
 def make_split_once(folder: Path) -> Split:
@@ -156,14 +169,34 @@ def make_split_once(folder: Path) -> Split:
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     make_split(tmp_path)
-    job, rows = make_job(make_split_once(tmp_path), dropout=False, loss="gce_truncated"), []
-    job.loss.start, job.loss.every, job.loss.k = 2, 3, 0.5
-    fit(job, CPU, on_log=rows.append)
     port = 29500 + os.getpid() % 2000
     mp.spawn(_train_one_of_many, (2, tmp_path, port), nprocs=2)  # shares of 3 and 2 images
-    theirs, keep, loss, accuracy = torch.load(tmp_path / "result.pt")
-    torch.testing.assert_close(theirs, weights(job), rtol=0, atol=1e-5)
-    assert torch.equal(keep, job.loss.keep_N)
-    assert not keep.all()  # the truncation had something to remember
-    assert loss == pytest.approx(rows[-1]["loss"], abs=1e-5)
-    assert accuracy == pytest.approx(rows[-1]["accuracy"])
+    results = torch.load(tmp_path / "results.pt")
+    for name, case in CASES.items():
+        job, row = _trained(tmp_path, CPU, **{**case, "accumulate": 1})
+        theirs, memory, loss, accuracy, _ = results[name]
+        torch.testing.assert_close(theirs, weights(job), rtol=0, atol=1e-5)
+        assert loss == pytest.approx(row["loss"], abs=1e-5)
+        assert accuracy == pytest.approx(row["accuracy"])
+        assert memory.keys() == job.loss.state_dict().keys()
+        assert all(torch.equal(memory[key], value) for key, value in job.loss.state_dict().items() if key == "keep_N")
+    assert not results["remembering"][1]["keep_N"].all()  # the truncation had something to remember
+    assert [result[-1] for result in results.values()] == [0, 12]  # of two parts the first is not exchanged
+
+
+def test_sums_of_an_interrupted_window_go_on(split: Split) -> None:
+    """Stopped between two log lines, and gone on from the sums at that point: the next line is that of all its steps."""
+    whole, stopped, rows, resumed = make_job(split), make_job(split), [], []
+    fit(whole, CPU, on_log=rows.append)
+    window = Window.empty(CPU.device)
+
+    def stop(done: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, CPU, window=window, after_step=stop)
+    assert window.seen.sum() == 2 * 5  # steps 5 and 6; those before were logged
+    fit(stopped, CPU, first_step=6, window=window, on_log=resumed.append)
+    for row, expected in zip(resumed, rows[2:], strict=True):
+        assert all(row[key] == expected[key] for key in ("step", "loss", "lr", "accuracy", "grad_l1"))

@@ -28,7 +28,9 @@ def test_full_size_in_one_command(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     for row in ("queries               |   1980", "gallery               |  12180", "junk (pid -1)         |    870"):
         assert row in out
-    record = {one["protocol"]: one for one in json.loads((tmp_path / "all.json").read_text())}
+    report = json.loads((tmp_path / "all.json").read_text())
+    assert (report["queries"], report["rows"], report["dim"]) == (1980, 12180, 32)
+    record = {one["protocol"]: one for one in report["results"]}
     counts = {
         name: [one[f"num_{of}"] for of in ("queries", "without_match", "gallery")] for name, one in record.items()
     }

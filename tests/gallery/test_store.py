@@ -85,7 +85,7 @@ def test_features_stay_on_disk(small: Path) -> None:
 
 @pytest.mark.parametrize(
     "record",
-    ['{"schema": 2}', '{"schema": 1}', "[]", '{"schema": 1, "fingerprint": "a", "counts": {"tracklets": "3"}}'],
+    ['{"schema": 0}', '{"schema": 1}', "[]", '{"schema": 1, "fingerprint": "a", "counts": {"tracklets": "3"}}'],
 )
 def test_other_json(small: Path, record: str) -> None:
     (small / "gallery.json").write_text(record)

@@ -1,14 +1,17 @@
 """The threshold keeps its promise on the very pairs it was told from, and is the smallest that does."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
 from reid.errors import ConfigError, DataError
+from reid.evaluation.verification import FINE, verification
 from reid.features import FeatureSet
 from reid.gallery import threshold
 from reid.gallery.threshold import false_match_threshold
+from reid.protocol import EvalProtocol
 
 
 def gallery(pid: list[int], seed: int = 0) -> FeatureSet:
@@ -33,6 +36,16 @@ def test_share_of_impostor_pairs(rate: float, monkeypatch: pytest.MonkeyPatch) -
     assert (told.pairs, told.rows, told.labelled) == (len(values), 60, 60)
     assert (values >= told.similarity + 1e-12).mean() <= rate
     assert (values >= told.similarity - 1e-9).mean() > rate - 1 / len(values)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.3])
+def test_it_is_the_evaluations_threshold_on_the_same_pairs(rate: float) -> None:
+    """There it is counted in steps, for the pairs that a protocol compares; here for all pairs of a gallery."""
+    features = gallery([*(np.arange(60) % 20 + 1)])
+    everybody = dataclasses.replace(features, query=np.arange(60))
+    protocol = EvalProtocol("any-camera", camera_filter=False)
+    there = verification(everybody, protocol, rates=[rate]).threshold[0]
+    assert 0 <= there - false_match_threshold(features, rate).similarity <= 1 / FINE
 
 
 def test_large_galleries_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:

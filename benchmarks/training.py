@@ -1,0 +1,305 @@
+"""Times training and extraction beside the plain loop: float32, contiguous memory, per-image Pillow transforms in a DataLoader.
+
+    python benchmarks/training.py [--model googlenet_bn] [--batch-size 32] [--json FILE]
+
+Both train the same network from the same weights on the same batches of 128 x 256 JPEGs, rendered into a temporary folder, and embed the
+same frames. They take turns, `--repeat` times, and medians are compared: the machine may be shared. `data in place` is our step on one
+batch that lies on the device already: what the data path could reach at best. The floor is the network's arithmetic at the rate of this
+machine's matrix product, measured in the same run.
+"""
+
+import argparse
+import copy
+import itertools
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from cifar_step import product_rate
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+import reid.models  # noqa: F401  registers the nets
+from reid.augment import PLACES, Preprocess
+from reid.datasets.demo import write_demo
+from reid.datasets.loader import load_batches
+from reid.datasets.mars import load_mars
+from reid.datasets.sampling import FrameSampler
+from reid.engine.extract import extract
+from reid.engine.optim import constant, sgd
+from reid.engine.train import Job, TrainingSet, fit
+from reid.losses import CCE
+from reid.models.embedding import Classifier, Embedding
+from reid.models.pooling import POOLINGS
+from reid.runtime import Runtime, environment, start
+from reid.tracklets import Split
+
+MEAN = STD = [0.5] * 3
+PLAIN, OURS, IN_PLACE = "plain loop", "this project", "data in place"
+
+
+def main() -> None:
+    """Runs the contenders in turns and prints two Markdown tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="googlenet_bn")
+    parser.add_argument("--batch-size", type=int, default=32, help="the paper's is 180")
+    parser.add_argument("--crop", type=int, default=224, help="side of the crop; frames are resized to 8/7 of it")
+    parser.add_argument("--steps", type=int, default=4, help="training steps per turn")
+    parser.add_argument("--tracklets", type=int, default=16, help="embedded in a turn, of 4 to 10 frames each")
+    parser.add_argument("--repeat", type=int, default=5, help="turns")
+    parser.add_argument("--workers", type=int, default=2, help="decoding processes of either side")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32", help="of our side; the plain loop's is float32")
+    parser.add_argument("--json", type=Path)
+    flags = parser.parse_args()
+    with start(flags.device, flags.dtype) as runtime, tempfile.TemporaryDirectory() as folder:
+        report = measured(flags, runtime, frames(Path(folder) / "demo"))
+    print(table("Training", report["training"], report["product_flops"]), end="\n\n")
+    print(table("Extraction", report["extraction"], report["product_flops"]))
+    if flags.json:
+        flags.json.parent.mkdir(parents=True, exist_ok=True)
+        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def frames(root: Path) -> Split:
+    """Rendered people as JPEGs, 128 x 256."""
+    write_demo(root, train_ids=8, test_ids=2, tracklets_per_id=6, distractors=0, junk=0, label_noise=0.0)
+    split = load_mars(root, "demo").train
+    for frame in split.frames():
+        with Image.open(split.path(frame)) as image:
+            image.resize((128, 256), Image.Resampling.BICUBIC).save(split.path(frame), quality=90)
+    return split
+
+
+def measured(flags: argparse.Namespace, runtime: Runtime, split: Split) -> dict:
+    """Images per second of every contender, what their results differ by, and the floor."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return {
+        "schema": 1,
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": commit,
+        "environment": environment(),
+        "device": str(runtime.device),
+        "dtype": str(runtime.dtype),
+        "product_flops": product_rate(runtime),
+        "training": training(flags, runtime, make_job(flags, runtime, split)),
+        "extraction": extraction(flags, runtime, split.select(np.arange(flags.tracklets))),
+    }
+
+
+def make_job(flags: argparse.Namespace, runtime: Runtime, split: Split) -> Job:
+    """Our side of the training, without an end."""
+    labels_T, pids = split.labels()
+    label_F = torch.full((len(split.names),), -1)
+    label_F[split.frames()] = torch.from_numpy(np.repeat(labels_T, split.lengths))
+    torch.manual_seed(0)
+    model = runtime.place(Classifier(Embedding(timm.create_model(flags.model, num_classes=0)), len(pids)))
+    return Job(
+        model=model,
+        loss=CCE(),
+        optimizer=sgd(model),
+        schedule=constant(),
+        data=TrainingSet(split, label_F, None, pids),
+        sampler=FrameSampler(split, flags.batch_size, seed=0),
+        preprocess=preprocess(flags),
+        seed=0,
+        iterations=(flags.repeat + 1) * flags.steps,
+        batch_size=flags.batch_size,
+        lr=0.01,
+        workers=flags.workers,
+        log_freq=flags.steps,
+        scaler=runtime.grad_scaler(),
+    )
+
+
+def preprocess(flags: argparse.Namespace) -> Preprocess:
+    side = flags.crop * 8 // 7
+    return Preprocess([side, side], [flags.crop, flags.crop], MEAN, STD)
+
+
+class Plain(Dataset):
+    """What a DataLoader usually reads: one image at a time, through Pillow and transforms; with its number."""
+
+    def __init__(self, flags: argparse.Namespace, split: Split, *, train: bool) -> None:
+        self.split, side = split, flags.crop * 8 // 7
+        random = [transforms.RandomCrop(flags.crop), transforms.RandomHorizontalFlip()]
+        crop = random if train else [transforms.CenterCrop(flags.crop)]
+        numbers = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+        self.transform = transforms.Compose([transforms.Resize((side, side)), *crop, *numbers])
+
+    def __len__(self) -> int:
+        return len(self.split.names)
+
+    def __getitem__(self, frame: int) -> tuple[Tensor, int]:
+        with Image.open(self.split.path(frame)) as image:
+            return self.transform(image.convert("RGB")), int(frame)
+
+
+def plain_training(flags: argparse.Namespace, runtime: Runtime, job: Job, losses: list[float]) -> Callable[[], float]:
+    """The plain loop on the job's batches from the job's weights; a call is a turn, which returns its seconds and notes its losses."""
+    order = [job.sampler(step) for step in range(job.iterations)]
+    data = Plain(flags, job.data.split, train=True)
+    stream = iter(DataLoader(data, batch_sampler=order, num_workers=flags.workers))
+    model = copy.deepcopy(job.model).to(memory_format=torch.contiguous_format).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=job.lr, momentum=0.9, weight_decay=5e-4)
+
+    def turn() -> float:
+        began = time.perf_counter()
+        for images, numbers in itertools.islice(stream, flags.steps):
+            loss = F.cross_entropy(model(images.to(runtime.device)), job.data.label_F[numbers].to(runtime.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())  # for the log line that such loops print
+        return time.perf_counter() - began
+
+    return turn
+
+
+def in_place(flags: argparse.Namespace, runtime: Runtime, job: Job) -> Callable[[], float]:
+    """Our step on a batch that lies on the device, decoded: what remains when the data path costs nothing."""
+    [batch] = load_batches(job.data.split, [job.sampler(0)], workers=0)
+    images, target = batch.images.to(runtime.device), job.data.label_F[batch.frames].to(runtime.device)
+    draws = torch.rand(flags.batch_size, PLACES, device=runtime.device)
+    model = copy.deepcopy(job.model).train()
+    optimizer, scaler = sgd(model), runtime.grad_scaler() or torch.amp.GradScaler(enabled=False)
+
+    def turn() -> float:
+        began = time.perf_counter()
+        for _ in range(flags.steps):
+            with runtime.autocast():
+                logits = model(job.preprocess(images, runtime.device, draws))
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(job.loss(logits, target).mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        return finished(runtime) - began
+
+    return turn
+
+
+def finished(runtime: Runtime) -> float:
+    """The time when the device has done all it was given."""
+    getattr(torch, runtime.device.type).synchronize()
+    return time.perf_counter()
+
+
+def training(flags: argparse.Namespace, runtime: Runtime, job: Job) -> dict:
+    """Images per second of the loops, turn by turn within one call of `fit`, and their losses."""
+    losses: dict[str, list[float]] = {PLAIN: [], OURS: []}
+    others = {PLAIN: plain_training(flags, runtime, job, losses[PLAIN]), IN_PLACE: in_place(flags, runtime, job)}
+    seconds: dict[str, list[float]] = {PLAIN: [], OURS: [], IN_PLACE: []}
+    began = time.perf_counter()
+
+    def others_turn(done: int) -> None:
+        nonlocal began
+        if done % flags.steps:
+            return
+        seconds[OURS].append(finished(runtime) - began)
+        for name, turn in others.items():
+            seconds[name].append(turn())
+        began = time.perf_counter()
+
+    fit(job, runtime, after_step=others_turn, on_log=lambda row: losses[OURS].append(row["loss"]))
+    model, images = copy.deepcopy(job.model), torch.zeros(2, 3, flags.crop, flags.crop, device=runtime.device)
+    with FlopCounterMode(display=False) as counter:
+        model(images).sum().backward()
+    rate = {name: turns[1:] for name, turns in seconds.items()}  # the first turn warms up
+    report = rates(rate, flags.steps * flags.batch_size, counter.get_total_flops() / 2)
+    return {
+        **report,
+        "loss_in_last_turn": {PLAIN: statistics.mean(losses[PLAIN][-flags.steps :]), OURS: losses[OURS][-1]},
+    }
+
+
+def extraction(flags: argparse.Namespace, runtime: Runtime, split: Split) -> dict:
+    """Frames per second of whole extractions, and what the features differ by."""
+    torch.manual_seed(0)
+    model = settled(runtime.place(Embedding(timm.create_model(flags.model, num_classes=0))), flags, split, runtime)
+    network = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    plain_rows = Plain(flags, split, train=False)
+    types = {OURS: runtime.dtype}
+    if runtime.device.type == "cuda" or has_bf16():
+        types[f"{OURS}, bfloat16"] = torch.bfloat16
+    found: dict[str, Tensor] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in (PLAIN, *types)}
+    for _ in range(flags.repeat):
+        began = time.perf_counter()
+        loader = DataLoader(plain_rows, flags.batch_size, sampler=split.frames().tolist(), num_workers=flags.workers)
+        found[PLAIN] = pooled(embedded(network, (images for images, _ in loader), runtime), split)
+        seconds[PLAIN].append(time.perf_counter() - began)
+        for name, dtype in types.items():
+            began, here = time.perf_counter(), Runtime(runtime.device, dtype)
+            options = {"dim": model.num_features, "pooling": POOLINGS["mean"], "workers": flags.workers}
+            rows = extract(model, preprocess(flags), split, here, batch_size=flags.batch_size, **options)
+            seconds[name].append(time.perf_counter() - began)
+            found[name] = torch.from_numpy(rows)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, flags.crop, flags.crop, device=runtime.device))
+    report = rates(seconds, split.num_frames, counter.get_total_flops())
+    report["bfloat16"] = "measured" if len(types) > 1 else "not measured here: no bf16 instructions"
+    inputs = (preprocess(flags)(images, runtime.device) for images in decoded(split))
+    same_pixels = pooled(embedded(network, inputs, runtime), split)
+    report["largest_difference_on_same_pixels"] = {n: float((found[n] - same_pixels).abs().max()) for n in types}
+    report["least_cosine_with_plain_loop"] = {n: float((found[n] * found[PLAIN]).sum(1).min()) for n in types}
+    return report
+
+
+def settled(model: nn.Module, flags: argparse.Namespace, split: Split, runtime: Runtime) -> nn.Module:
+    """The network in evaluation mode, its running statistics those of the data: at first they are the identity's."""
+    with torch.no_grad():
+        for images in itertools.islice(decoded(split), 10):
+            model.train()(preprocess(flags)(images, runtime.device))
+    return model.eval()
+
+
+def decoded(split: Split) -> Iterator[Tensor]:
+    """Some frames after others, in order."""
+    chunks = np.array_split(split.frames(), max(1, split.num_frames // 8))
+    return (batch.images for batch in load_batches(split, chunks, workers=0))
+
+
+def embedded(network: nn.Module, inputs: Iterator[Tensor], runtime: Runtime) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([network(images.to(runtime.device).contiguous()).cpu() for images in inputs])
+
+
+def pooled(features: Tensor, split: Split) -> Tensor:
+    """Mean over each tracklet's frames, of unit length."""
+    return F.normalize(torch.stack([part.mean(0) for part in features.split(split.lengths.tolist())]))
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.read_text().split())
+
+
+def rates(seconds: dict[str, list[float]], images: int, flops: float) -> dict:
+    rate = {name: images / statistics.median(turns) for name, turns in seconds.items()}
+    return {"images_per_second": rate, "turns": seconds, "gflop_per_image": flops / 1e9}
+
+
+def table(title: str, report: dict, product: float) -> str:
+    """One row per contender, the plain loop as 1."""
+    rate, limit = report["images_per_second"], product / report["gflop_per_image"] / 1e9
+    rows = [f"| {n} | {r:.1f} | {r / rate[PLAIN]:.2f} | {100 * r / limit:.0f} % |" for n, r in rate.items()]
+    head = [f"| {title} | images/s | times faster | of the matrix product's rate |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, f"| {report['gflop_per_image']:.2f} GFLOP per image | {limit:.1f} | | 100 % |"])
+
+
+if __name__ == "__main__":
+    main()

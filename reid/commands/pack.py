@@ -1,0 +1,117 @@
+"""Pack: the image folders of a dataset in MARS layout into a few large files each, and the check of packs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from reid.datasets import packing
+from reid.datasets.mars import image_names
+from reid.datasets.pack import SUFFIX
+from reid.errors import DataError
+from reid.files import atomic
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["new", "resume", "overwrite"]
+_PARTS = ("train", "test")
+
+
+def run(dataset: Path, out: Path | None, shard_bytes: float, mode: Mode) -> None:
+    """Packs ``bbox_train`` and ``bbox_test``; prints what was packed and what may be deleted. Nothing of the source is deleted.
+
+    Args:
+        dataset: a folder in MARS layout.
+        out: where the packs go, and ``info`` with them; by default beside the folders.
+        shard_bytes: of images in one file; 0 < shard_bytes <= 4e9.
+        mode: what becomes of packs that are there: an error, gone on with, or replaced.
+
+    Raises:
+        ConfigError: the shard size is out of its range, or gives too many shards.
+        DataError: a folder or image is missing, or a pack is there already or cannot be written.
+    """
+    target = out or dataset
+    names = {part: _images(dataset, part) for part in _PARTS}
+    packs = {part: target / f"bbox_{part}{SUFFIX}" for part in _PARTS}
+    for folder in packs.values():
+        state = packing.state(folder)
+        if state != "none" and mode == "new":
+            raise DataError(f"{folder}: {state} pack; --resume auto checks it and goes on, --overwrite starts anew")
+    if out and (dataset / "info").is_dir() and out.resolve() != dataset.resolve():
+        _copy_info(dataset / "info", out / "info")
+    for part, folder in packs.items():
+        root = dataset / f"bbox_{part}"
+        with tqdm(desc=f"{folder.name}: write and compare", total=2 * len(names[part]), unit=" images") as bar:
+            packing.write(root, names[part], folder, shard_bytes=shard_bytes, keep=mode == "resume", tick=bar.update)
+        _print_done(root, len(names[part]), folder)
+
+
+def verify(folder: Path) -> None:
+    """Checks every byte of a pack, or of all packs of a dataset.
+
+    Raises:
+        DataError: there is none, or one is damaged; one line for each damaged shard.
+    """
+    packs = [folder] if folder.suffix == SUFFIX else sorted(folder.glob(f"*{SUFFIX}"))
+    if not packs or not packs[0].is_dir():
+        raise DataError(f"{folder}: expected a pack, or packs such as bbox_train{SUFFIX} in it, got none")
+    problems: list[str] = []
+    for pack in packs:
+        try:
+            with tqdm(desc=f"{pack.name}: check", unit=" images") as bar:
+                checked = packing.verify(pack, bar.update)
+            print(f"{pack}: {_size(checked.folder)}, {len(checked):,} images, all as they were packed")
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(*problems)
+
+
+def _images(dataset: Path, part: str) -> list[bytes]:
+    root = dataset / f"bbox_{part}"
+    if not root.is_dir():
+        packed = root.with_name(root.name + SUFFIX).is_dir()
+        hint = f"it is packed; --verify checks {root.name}{SUFFIX}" if packed else "see data/README.md for the layout"
+        raise DataError(f"{root}: expected a folder of images to pack, got none; {hint}")
+    names = image_names(root)
+    if not names:
+        raise DataError(f"{root}: expected images in one folder per person, got none")
+    _check_listed(dataset / "info" / f"{part}_name.txt", root, names)
+    return names
+
+
+def _check_listed(list_file: Path, root: Path, names: list[bytes]) -> None:
+    """All that a name list names is there to be packed."""
+    if not list_file.is_file():
+        return
+    listed = np.array(list_file.read_bytes().split() or [b""])
+    missing = np.flatnonzero(~np.isin(listed, [name.rpartition(b"/")[2] for name in names]))
+    if len(missing):
+        first, more = os.fsdecode(listed[missing[0]]), f" ({len(missing) - 1} more like it)" if len(missing) > 1 else ""
+        raise DataError(f"{list_file}: line {missing[0] + 1}: expected {first} in {root}, got no such file{more}")
+
+
+def _copy_info(source: Path, target: Path) -> None:
+    for file in sorted(source.iterdir()):
+        if file.is_file():
+            with atomic(target / file.name) as temporary:
+                shutil.copyfile(file, temporary)
+
+
+def _size(folder: Path) -> str:
+    shards = [file.stat().st_size for file in folder.glob("*.zip")]
+    return f"{sum(shards) / 1e6:,.1f} MB in {len(shards)} file{'s' if len(shards) > 1 else ''}"
+
+
+def _print_done(root: Path, images: int, folder: Path) -> None:
+    print(f"{folder}: {_size(folder)}, {images:,} images, each equal to its file")
+    others = sum(len(files) for _, _, files in os.walk(root)) - images
+    other = f"{others} files in it that are no images" if others > 1 else "1 file in it that is no image"
+    kept = f", but for the {other}" if others else ""
+    print(f"{root} may be deleted now{kept}; while it is there, it is read and the pack is not")

@@ -1,0 +1,245 @@
+"""A folder's files into a pack, each compared with what it became; and the check of a pack by itself.
+
+Shapes: F files, n files of a shard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import logging
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from reid.datasets.pack import ABOUT, INDEX, Pack, Shard, digest_of
+from reid.errors import ConfigError, DataError, in_range
+from reid.files import atomic
+
+logger = logging.getLogger(__name__)
+
+SHARD_BYTES = 10**9
+_NAME, _LOCK = re.compile(r"\d{5}\.zip"), "pack.lock"
+_MOST_SHARDS = 256  # a process holds all of them open, and may hold 1024 files
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of the name and the extra field, which the data follow
+
+Tick = Callable[[int], object]
+
+
+def _silent(files: int) -> None:
+    pass
+
+
+def write(
+    root: Path,
+    names: list[bytes],
+    folder: Path,
+    *,
+    shard_bytes: float = SHARD_BYTES,
+    keep: bool = False,
+    tick: Tick = _silent,
+) -> None:
+    """Packs files and compares every one with what it became, byte for byte. The files themselves stay.
+
+    Args:
+        root: where the files are.
+        names: F relative paths with ``/``, sorted.
+        folder: the pack; shards of it that are there are replaced, each when its successor is complete.
+        shard_bytes: of files in a shard; 0 < shard_bytes <= 4e9.
+        keep: shards that are there and hold what they should are left as they are.
+        tick: called with a number of files as they are written, and again as they are compared.
+
+    Raises:
+        ConfigError: the shard size is out of its range, or gives too many shards.
+        DataError: a file cannot be read, changes meanwhile or is too large; the pack cannot be written; another process is at it.
+    """
+    plan = _plan(root, names, shard_bytes)
+    files = [folder / f"{number:05d}.zip" for number in range(len(plan))]
+    with _alone(folder):
+        (folder / ABOUT).unlink(missing_ok=True)  # unfinished from here on
+        for left in folder.iterdir():
+            if (_NAME.fullmatch(left.name) and left not in files) or left.name.endswith(".tmp"):
+                left.unlink()
+        index = np.zeros(len(names), _row_type(max(map(len, names))))
+        shards = []
+        for file, (first, last) in zip(files, plan, strict=True):
+            index[first:last] = _shard(file, root, names[first:last], keep, tick)
+            shards.append(Shard(file.name, last - first, file.stat().st_size, digest_of(file)))
+        _finish(folder, shards, index)
+
+
+def verify(folder: Path, tick: Tick = _silent) -> Pack:
+    """Checks every byte of a pack; returns it closed.
+
+    Raises:
+        DataError: it is damaged; one line for each shard that is.
+    """
+    problems: list[str] = []
+    with contextlib.closing(Pack(folder)) as pack:
+        for shard, (first, last) in zip(pack.shards, itertools.pairwise(pack.first), strict=True):
+            try:
+                for row in range(first, last):
+                    pack.read(row)
+                    tick(1)
+                if digest_of(folder / shard.file) != shard.sha256:
+                    raise DataError(f"{folder / shard.file}: damaged beside its files; copy this shard again")
+            except DataError as error:
+                problems += error.problems
+    if problems:
+        raise DataError(*problems)
+    return pack
+
+
+def state(folder: Path) -> str:
+    """``none``, ``unfinished`` or ``finished``.
+
+    Raises:
+        DataError: the folder holds something else.
+    """
+    if (folder / ABOUT).is_file():
+        return "finished"
+    if folder.exists() and not (folder / _LOCK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: expected a pack or nothing, got something else; move it away")
+    return "unfinished" if (folder / _LOCK).is_file() else "none"
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / _LOCK, "w")  # noqa: SIM115
+    except OSError as error:
+        raise DataError(f"{folder}: cannot write here: {error.strerror}; choose another place with --out") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{folder}: another process is writing this pack; wait for it") from None
+        yield
+
+
+def _plan(root: Path, names: list[bytes], shard_bytes: float) -> list[tuple[int, int]]:
+    """First and last file of each shard: as many in turn as fit."""
+    in_range("shard size", shard_bytes, 0, 4e9, above=True)  # offsets have 32 bits
+    sizes = np.array([_size(root, name) for name in names])
+    ends, plan, first = np.cumsum(sizes), [], 0
+    if len(names) and sizes.max() > shard_bytes:
+        name = os.fsdecode(names[int(sizes.argmax())])
+        raise ConfigError(
+            f"{root / name}: {sizes.max()} bytes are more than a shard, {shard_bytes:g}; choose larger shards"
+        )
+    while first < len(names):
+        before = ends[first - 1] if first else 0
+        last = int(np.searchsorted(ends, before + shard_bytes, side="right"))
+        plan.append((first, last))
+        first = last
+    if len(plan) > _MOST_SHARDS:
+        raise ConfigError(
+            f"{root}: {len(plan)} shards, expected {_MOST_SHARDS} at most; choose larger ones with --shard-size"
+        )
+    if not plan:
+        raise DataError(f"{root}: expected files to pack, got none")
+    return plan
+
+
+def _size(root: Path, name: bytes) -> int:
+    try:
+        return os.stat(os.path.join(root, os.fsdecode(name))).st_size
+    except OSError as error:
+        raise DataError(f"{root / os.fsdecode(name)}: cannot read this file: {error.strerror}") from None
+
+
+def _content(root: Path, name: bytes) -> bytes:
+    try:
+        with open(os.path.join(root, os.fsdecode(name)), "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{root / os.fsdecode(name)}: cannot read this file: {error.strerror}") from None
+
+
+def _shard(file: Path, root: Path, names: list[bytes], keep: bool, tick: Tick) -> np.ndarray:
+    """The index rows of a shard, which is written unless it may be kept."""
+    if keep and file.exists():
+        try:
+            rows = _compared(file, root, names, tick)
+        except DataError as error:
+            logger.info("%s; this shard is made again", error)
+        else:
+            tick(len(names))
+            return rows
+    with atomic(file) as temporary:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name in names:
+                archive.writestr(_member(root, name), _content(root, name))
+                tick(1)
+        return _compared(temporary, root, names, tick)
+
+
+def _member(root: Path, name: bytes) -> zipfile.ZipInfo:
+    """Stored, and without a date of its own: the same files give the same shard."""
+    try:
+        member = zipfile.ZipInfo(name.decode())
+    except UnicodeDecodeError:
+        raise DataError(f"{root / os.fsdecode(name)!r}: expected a name in UTF-8; rename this file") from None
+    member.external_attr = 0o644 << 16
+    return member
+
+
+def _compared(file: Path, root: Path, names: list[bytes], tick: Tick) -> np.ndarray:
+    """The index rows of a shard, once its files are found to be those of the folder."""
+    rows = _directory(file)
+    if rows["name"].tolist() != names:
+        raise DataError(f"{file}: holds other files than {root} has")
+    with open(file, "rb", buffering=0) as shard:
+        os.fsync(shard.fileno())
+        os.posix_fadvise(shard.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # to read what the disk holds
+        for name, offset, size, crc in rows.tolist():
+            data = os.pread(shard.fileno(), size, offset)
+            if zlib.crc32(data) != crc or data != _content(root, name):
+                raise DataError(f"{file}: {os.fsdecode(name)} differs from the file in {root}")
+            tick(1)
+    return rows
+
+
+def _row_type(width: int) -> np.dtype:
+    return np.dtype([("name", f"S{width}"), ("offset", "<u4"), ("size", "<u4"), ("crc", "<u4")])
+
+
+def _directory(file: Path) -> np.ndarray:
+    """(n,) index rows as a ZIP file itself tells them."""
+    try:
+        with zipfile.ZipFile(file) as archive, open(file, "rb", buffering=0) as shard:
+            members = archive.infolist()
+            rows = np.zeros(len(members), _row_type(max(len(member.filename.encode()) for member in members)))
+            for row, member in enumerate(members):
+                header = os.pread(shard.fileno(), _LOCAL_HEADER.size, member.header_offset)
+                signature, *lengths = _LOCAL_HEADER.unpack(header)
+                if signature != b"PK\x03\x04" or member.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{member.filename} is not stored as it should be")
+                offset = member.header_offset + _LOCAL_HEADER.size + sum(lengths)
+                rows[row] = member.filename.encode(), offset, member.file_size, member.CRC
+    except (OSError, zipfile.BadZipFile, NotImplementedError, OverflowError, ValueError, struct.error) as error:
+        raise DataError(f"{file}: damaged ({error}); copy this shard again") from None
+    return rows
+
+
+def _finish(folder: Path, shards: list[Shard], index: np.ndarray) -> None:
+    with atomic(folder / INDEX) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, index, allow_pickle=False)
+    about = {
+        "schema": 1,
+        "files": len(index),
+        "bytes": int(index["size"].sum(dtype=np.int64)),
+        "index_sha256": digest_of(folder / INDEX),
+        "shards": [shard._asdict() for shard in shards],
+    }
+    with atomic(folder / ABOUT) as temporary:
+        temporary.write_text(json.dumps(about, indent=1) + "\n")

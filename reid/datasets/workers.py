@@ -1,0 +1,117 @@
+"""Decoding processes: the memory that they share with the main one, and what is said when one of them dies."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import mmap
+import multiprocessing
+import signal
+import sys
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from reid.errors import ReidError
+
+_AHEAD = 2  # batches that each worker decodes ahead
+_HELD = 10  # batches that may be held besides; a slot that is never used takes no memory
+_ROOM = 2**27  # bytes of address space of a slot: 1,365 crops of 256 x 128
+_FORKED = sys.platform == "linux"  # a forked worker copies neither the index of the dataset nor the slots
+
+
+class Slots:
+    """Memory for batches, used again when nobody holds a batch in it any more; forked workers share it.
+
+    Fresh memory costs the kernel a fault and a cleaning per page, in shared memory up to half of what decoding costs. Unlike tensors
+    on their way between processes, slots need no room in /dev/shm and no file descriptors.
+
+    Raises:
+        ReidError: no memory for them.
+    """
+
+    def __init__(self, workers: int) -> None:
+        number = _AHEAD * workers + _HELD if _FORKED or not workers else 0
+        flags = mmap.MAP_ANONYMOUS | (mmap.MAP_SHARED if workers else mmap.MAP_PRIVATE)
+        try:
+            self.memory = [np.frombuffer(mmap.mmap(-1, _ROOM, flags), np.uint8) for _ in range(number)]
+        except OSError as error:
+            raise ReidError(f"no memory for {number} batches: {error.strerror}; {_lower(workers)}") from None
+        self._free = list(range(number))
+
+    def numbered(self, batches: int) -> Iterator[tuple[int, int | None]]:
+        """The number of each batch, and the slot to decode it to: taken when a worker is told to, None when all are held."""
+        return ((i, self._free.pop() if self._free else None) for i in range(batches))
+
+    def tensor(self, slot: int, size: int) -> Tensor:
+        """(size,) uint8; the slot is free again when this and all views of it are gone."""
+        held = self.memory[slot][:size]
+        weakref.finalize(held, self._free.append, slot).atexit = False
+        return torch.from_numpy(held)
+
+
+def items(dataset: Dataset, keys: Iterator[Any], workers: int) -> Iterator[Any]:
+    """`dataset[key]` for each key in turn, computed ahead by some processes, or by this one without any.
+
+    Raises:
+        ReidError: the processes cannot start, or one of them died.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=keys,  # any iterable will do
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=_AHEAD if workers else None,
+        worker_init_fn=_begin,
+        multiprocessing_context="fork" if workers and _FORKED else None,
+    )
+    others, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
+    try:
+        iterator = iter(loader)
+    except OSError as error:
+        where = " in /dev/shm" if error.errno == errno.ENOSPC else ""
+        raise ReidError(
+            f"cannot start decoding processes: {error.strerror or error}{where}; {_lower(workers)}"
+        ) from None
+    if signal.getsignal(signal.SIGCHLD) is not handler:
+        # torch's handler raises wherever the main thread happens to be; without it, the iterator does, within seconds.
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+    processes = [child for child in multiprocessing.active_children() if child not in others]
+    try:
+        yield from iterator
+    except (RuntimeError, OSError) as error:
+        died = [child.exitcode for child in processes if child.exitcode]
+        if not died:
+            raise
+        raise ReidError(f"a decoding process {_cause(died[0])}; {_lower(workers)}") from error
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _begin(worker: int) -> None:
+    """A signal to the whole process group must not kill the workers under a loop that is about to save and stop."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
+    gc.freeze()  # going through the main process's objects for garbage would write to their pages, and so copy them
+
+
+def _cause(exitcode: int) -> str:
+    if exitcode > 0:
+        return f"ended with exit code {exitcode}"
+    why = {
+        -signal.SIGKILL: ", most likely for want of memory",
+        -signal.SIGBUS: ", most likely for want of shared memory",
+    }
+    return f"was killed by {signal.Signals(-exitcode).name}{why.get(exitcode, '')}"
+
+
+def _lower(workers: int) -> str:
+    return f"lower machine.workers (now {workers}) or the batch size; machine.workers=0 decodes in the main process"

@@ -1,0 +1,93 @@
+"""gallery.json and meta.csv of a feature folder, read and checked, and which file of a name is the one to read.
+
+Shapes: N rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reid.errors import DataError
+
+SCHEMA = 1
+ABOUT, COLUMNS = "gallery.json", ["row", "key", "pid", "camid", "num_frames", "path"]
+ROW_LISTS = ("query", "gallery")
+
+
+def current(folder: Path, name: str) -> Path:
+    """The file to read: that of a change which has been made but not yet moved into place, where there is one."""
+    new = folder / f"{name}.new"
+    return new if (folder / f"{ABOUT}.new").exists() and new.exists() else folder / name
+
+
+def state(folder: Path) -> tuple[int, int] | None:
+    """What tells one state of a gallery from the next, as each has a gallery.json of its own; None where there is none."""
+    try:
+        held = current(folder, ABOUT).stat()
+        return held.st_ino, held.st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What gallery.json says.
+
+    Raises:
+        DataError: it is missing, damaged or of another schema.
+    """
+    try:
+        about = json.loads(current(folder, ABOUT).read_text(encoding="utf-8"))
+        if isinstance(about["schema"], int) and about["schema"] > SCHEMA:
+            newer = f"schema {about['schema']}, expected {SCHEMA}: written by a newer version of this program; update this one"
+            raise DataError(f"{folder / ABOUT}: {newer}")
+        if about["schema"] != SCHEMA:
+            raise ValueError(f"schema {about['schema']!r}, expected {SCHEMA}")
+        lists = [about.get(name, []) for name in ROW_LISTS]
+        if not all(type(row) is int and abs(row) < 2**63 for rows in lists for row in rows):
+            raise ValueError("query and gallery must be lists of row numbers")
+        if not isinstance(about["counts"]["tracklets"], int) or not isinstance(about.get("index", {}), dict):
+            raise ValueError("counts.tracklets must be a number, and index a mapping")
+        if not all(isinstance(about.get(name, ""), str) for name in ("run", "checkpoint", "source")):
+            raise ValueError("run, checkpoint and source must be texts")
+        return about | {"fingerprint": about["fingerprint"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{folder / ABOUT}: no complete feature folder of tools/extract.py: {error}; extract the features again"
+        ) from None
+
+
+def read_meta(file: Path) -> dict[str, np.ndarray]:
+    """The columns of meta.csv but `row`, (N,) each.
+
+    Raises:
+        DataError: it is missing or damaged, or a row is missing.
+    """
+    texts: dict[str, list[str]] = {"key": [], "path": []}
+    numbers = {name: array("q") for name in ("row", "pid", "camid", "num_frames")}
+    line = 0
+    try:
+        with open(file, newline="", encoding="utf-8", errors="surrogateescape") as lines:
+            line = 1
+            reader = csv.reader(lines)
+            header = next(reader, [])
+            places = {name: header.index(name) for name in COLUMNS}
+            for row, cells in enumerate(reader):
+                line = reader.line_num
+                for name, column in texts.items():
+                    column.append(cells[places[name]])
+                for name, integers in numbers.items():
+                    integers.append(int(cells[places[name]]))
+                if numbers["row"][-1] != row:
+                    raise ValueError(f"the column `row` must count 0, 1, 2 …; expected {row}, got {numbers['row'][-1]}")
+        columns = {name: np.array(values, np.int64) for name, values in numbers.items()}
+        return columns | {"key": np.array(texts["key"], np.str_), "path": np.array(texts["path"], object)}
+    except (OSError, ValueError, IndexError, OverflowError, csv.Error) as error:
+        raise DataError(
+            f"{file}: {f'line {line}: ' if line else ''}{error}; expected columns {', '.join(COLUMNS)}; extract the features again"
+        ) from None
