@@ -74,6 +74,14 @@ def _contradictions(config: Config) -> list[str]:
         problems.append(
             "model.neck: bn does nothing when model.freeze_norm keeps it as it starts; leave out one of them"
         )
+    if config.model.freeze_norm and config.machine.sync_norm:
+        problems.append(
+            "machine.sync_norm: does nothing when model.freeze_norm keeps the statistics; leave out one of them"
+        )
+    if config.train.warmup and "warmup" in config.train.schedule.options:
+        problems.append("train.warmup: the schedule has a warmup of its own; leave out one of them")
+    if config.train.eval_freq > 0 and not config.data.holdout:
+        problems.append("train.eval_freq: evaluates held-out identities; set data.holdout, or leave it out")
     factory = LOSSES.get(config.loss.name)
     if config.train.accumulate > 1 and factory and "num_samples" in signature(factory).parameters:
         problems.append(

@@ -229,13 +229,13 @@ def _checked_rows(name: str, values: np.ndarray, n: int) -> np.ndarray:
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise DataError(f"{name}: expected a list of integer row numbers, got {array.dtype} {array.shape}")
-    array = array.astype(np.int64, copy=False)
     outside = array[(array < 0) | (array >= n)]
     if outside.size:
         raise DataError(
             f"{name}: {outside.size} of {array.size} row numbers are outside 0..{n - 1}, the first is {outside[0]}; "
             "row numbers are 0-based"
         )
+    array = array.astype(np.int64, copy=False)
     repeated = np.flatnonzero(np.bincount(array, minlength=n) > 1)
     if repeated.size:
         raise DataError(f"{name}: {repeated.size} row numbers occur more than once, the first is {repeated[0]}")
@@ -257,7 +257,9 @@ def _checked_text(value: np.ndarray) -> str:
 
 def _unit_rows(features: np.ndarray, key: np.ndarray | None) -> np.ndarray:
     """Float32 rows of unit norm; memory that is so already (mapped files too) is not copied."""
-    n, out, renormalised = len(features), features.astype(np.float32, copy=False), 0
+    n, renormalised = len(features), 0
+    with np.errstate(over="ignore"):  # what float32 cannot hold is scaled below
+        out = features.astype(np.float32, copy=False)
     for start in range(0, n, ROWS_AT_ONCE):
         rows = np.array(features[start : start + ROWS_AT_ONCE], dtype=np.float64)
         peak = np.abs(rows).max(axis=1)
@@ -289,10 +291,14 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise DataError(f"{path}: one bare array, not an .npz of named arrays; save them with numpy.savez")
-            return {name: archive[name] for name in archive.files}
+            # What is no array inside the archive comes as its bytes.
+            return {name: np.asarray(archive[name]) for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such feature file; expected an .npz") from None
     except ValueError as error:
-        raise DataError(f"{path}: not a feature file: {error}; save plain arrays with numpy.savez") from None
+        what = "it holds pickled objects, or is no .npz at all" if "pickle" in str(error) else str(error)
+        raise DataError(f"{path}: not a feature file: {what}; save plain arrays with numpy.savez") from None
+    except MemoryError as error:
+        raise DataError(f"{path}: too large for this machine's memory, or damaged: {error}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise DataError(f"{path}: cannot be read as .npz ({error}): damaged or not an .npz; write it again") from None

@@ -102,10 +102,12 @@ class RunDirectory:
 
     def adopt(self, checkpoint: Path) -> None:
         """Makes the previous checkpoint, or another run's, this run's last one, so that the run can be resumed and tested by itself."""
-        if checkpoint != self.previous:
-            self.previous.unlink(missing_ok=True)  # of another history; it must not stand in for what follows from here
+        if checkpoint.resolve() == self.last.resolve():
+            return
         with atomic(self.last) as temporary:
             shutil.copyfile(checkpoint, temporary)
+        if checkpoint.resolve() != self.previous.resolve():
+            self.previous.unlink(missing_ok=True)  # of another history; it must not stand in for what follows from here
 
     def checkpoint(self, choice: str) -> Path:
         """The file for `last`, `best`, or a path."""

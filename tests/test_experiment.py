@@ -132,6 +132,20 @@ def test_parts_need_images(root: Path, tmp_path: Path) -> None:
     assert job(root, tmp_path, "train.batch_size=7", "train.accumulate=4", "model.freeze_norm=true").accumulate == 4
 
 
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["model.freeze_norm=true", "machine.sync_norm=true"], "machine.sync_norm: does nothing"),
+        (["train.warmup=2", "train.schedule={name: cosine, warmup: 2}"], "train.warmup: the schedule has"),
+        (["train.eval_freq=5"], "train.eval_freq: evaluates held-out"),
+    ],
+)
+def test_settings_that_do_nothing_together(tmp_path: Path, overrides: list[str], words: str) -> None:
+    (tmp_path / "c.yaml").write_text("name: c\n")
+    with pytest.raises(ConfigError, match=words):
+        experiment.check(config.load(tmp_path / "c.yaml", overrides))
+
+
 def test_shared_norm_is_for_cuda(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"machine.sync_norm: needs CUDA devices, got cpu; leave it out"):
         job(root, tmp_path, "machine.sync_norm=true")

@@ -5,8 +5,9 @@ Shapes: T tracklets.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -27,6 +28,7 @@ from reid.errors import in_range
 from reid.features import FeatureSet
 from reid.gallery import change, store
 from reid.gallery.index import Index
+from reid.gallery.lock import alone
 from reid.gallery.shards import SHARD_FRAMES, Shards, unfinished
 from reid.gallery.store import Gallery
 from reid.gallery.tune import recall
@@ -60,6 +62,13 @@ class Target:
     resume: bool = False
     index: str | None = None
     shard_frames: int = SHARD_FRAMES
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other programs from changing the folder, which must be one that can be written as asked."""
+        with alone(self.folder, make=self.mode != "add"):
+            self.require_place()
+            yield
 
     def require_place(self) -> None:
         """Refuses a folder that cannot be written as asked, before the work."""
@@ -98,10 +107,9 @@ def run(run_path: Path, choice: str, overrides: Sequence[str], source: Path, kin
     in_range("shard", target.shard_frames, 1)
     kind = detect_kind(source) if kind == "auto" else kind
     split, query, gallery = _tracklets(source, kind)
-    if is_main_process():
-        target.require_place()
     logger.info("%s: %s with %d tracklets, %d frames", source, kind, len(split), split.num_frames)
-    with start(config.machine.device, config.machine.dtype) as runtime:
+    place = target.held() if is_main_process() else contextlib.nullcontext()
+    with place, start(config.machine.device, config.machine.dtype) as runtime:
         file = directory.checkpoint(choice)
         model, preprocess = load_model(config, file, runtime)
         about = {
@@ -252,9 +260,10 @@ def features_of(
     *,
     query: Sequence[int] | np.ndarray | None = None,
     gallery: Sequence[int] | np.ndarray | None = None,
+    damaged: DamagedImages | None = None,
 ) -> FeatureSet:
-    """Features of all tracklets of a split; `query` and `gallery` are row numbers, all rows by default."""
-    rows, damaged = np.arange(len(split)), DamagedImages(config.data.damaged)
+    """Features of all tracklets of a split; `query` and `gallery` are row numbers, all by default; `damaged` notes what is left out."""
+    rows, damaged = np.arange(len(split)), DamagedImages(config.data.damaged) if damaged is None else damaged
     features = extract(model, preprocess, split, runtime, damaged=damaged, **_options(config, model, runtime))
     left_out = damaged.of_all_processes(runtime.device)
     if runtime.is_main:

@@ -16,7 +16,7 @@ from PIL import Image
 from reid import experiment
 from reid.augment import Preprocess
 from reid.config import Config
-from reid.datasets.damaged import DamagedImages
+from reid.datasets.damaged import DamagedImages, read_list
 from reid.datasets.loader import decode, load_batches
 from reid.engine.train import TrainingSet
 from reid.errors import DataError
@@ -56,6 +56,8 @@ def write_run_report(
         f"{name.capitalize()} set": f"{ids} ids, {tracklets} tracklets, {frames} frames, {cameras} cameras"
         for name, ids, tracklets, frames, cameras in data.benchmark.summary()
     }
+    if left_out := read_list(directory.damaged):
+        facts["Images left out"] = f"{len(left_out)} that cannot be read ({directory.damaged.name})"
     facts |= {"Wrong training labels": data.noise, "Training time": f"{minutes:.1f} min on {runtime.device.type}"}
     write_report(
         directory.report,

@@ -13,6 +13,7 @@ from reid.augment import Preprocess
 from reid.commands.extract import features_of, load_model
 from reid.commands.run_report import write_run_report
 from reid.config import Config
+from reid.datasets.damaged import DamagedImages, write_list
 from reid.errors import DataError
 from reid.evaluation.evaluate import analyse, evaluate, evaluate_all
 from reid.experiment import LabelledData
@@ -107,15 +108,22 @@ def finish_run(
     preprocess: Preprocess,
     data: LabelledData,
     runtime: Runtime,
+    damaged: DamagedImages,
 ) -> None:
-    """The last act of training: tests the model and writes features.npz, eval.json and report.html into the run directory."""
+    """The last act of training: tests the model and writes features.npz, eval.json and report.html into the run directory.
+
+    Args:
+        damaged: those that training left out; damaged.csv then lists the test's too.
+    """
     share_buffers(model)
     model.eval()
     protocols = get_protocols(config.test.protocols, any_camera=config.test.any_camera)
-    features = benchmark_features(config, model.embedding, preprocess, data.benchmark, runtime)
+    features = benchmark_features(config, model.embedding, preprocess, data.benchmark, runtime, damaged)
     baselines = baseline_results(config, data.benchmark, runtime, protocols[0])
+    left_out = damaged.of_all_processes(runtime.device)
     if not runtime.is_main:
         return
+    write_list(directory.damaged, left_out)
     results = evaluate_all(features, protocols)
     _print(results, baselines)
     features.save(directory.features)
@@ -125,12 +133,16 @@ def finish_run(
 
 
 def benchmark_features(
-    config: Config, model: Embedding | ColorHistogram, preprocess: Preprocess, benchmark: Benchmark, runtime: Runtime
+    config: Config,
+    model: Embedding | ColorHistogram,
+    preprocess: Preprocess,
+    benchmark: Benchmark,
+    runtime: Runtime,
+    damaged: DamagedImages | None = None,
 ) -> FeatureSet:
     """Features of a dataset's test tracklets, with its query and gallery."""
-    return features_of(
-        config, model, preprocess, benchmark.test, runtime, query=benchmark.query, gallery=benchmark.gallery
-    )
+    rows = {"query": benchmark.query, "gallery": benchmark.gallery}
+    return features_of(config, model, preprocess, benchmark.test, runtime, damaged=damaged, **rows)
 
 
 def baseline_results(

@@ -63,10 +63,11 @@ def run(config: Config, options: Options) -> None:
             _dry_run(config, job, data, runtime)
             return
         progress = _restored(config, job, sources, data, runtime) if sources else _Progress()
+        _require_same_step(progress.step, options.output_dir, runtime)
         with contextlib.ExitStack() as stack:
             if runtime.is_main:
                 directory.prepare(config, overwrite=options.overwrite)
-                if progress.source not in (None, directory.last):
+                if progress.source is not None:
                     directory.adopt(progress.source)
                 stack.enter_context(logging_to_file(directory.log))
             log_start(config, job, data, runtime, options.command)
@@ -74,7 +75,7 @@ def run(config: Config, options: Options) -> None:
                 _train(config, directory, job, data.holdout, runtime, progress)
             else:
                 logger.info("all %d steps are done; nothing left to train", progress.step)
-            finish_run(directory, config, _tested(job), job.preprocess, data, runtime)
+            finish_run(directory, config, _tested(job), job.preprocess, data, runtime, job.damaged)
             if runtime.is_main:
                 directory.previous.unlink(missing_ok=True)  # nothing is left to go back for
 
@@ -123,6 +124,16 @@ def _restored(
     job.damaged.files.update(state.get("damaged", {}))
     logger.info("resuming from %s at step %d", source, state["step"])
     return _Progress(state["step"], state["best"], _window_of(state.get("windows"), runtime), source)
+
+
+def _require_same_step(step: int, folder: Path, runtime: Runtime) -> None:
+    """Refuses processes that would go on from different steps, such as those of nodes that do not share the run directory."""
+    steps = gather_rows(torch.tensor([step], device=runtime.device)).tolist()
+    if len(set(steps)) > 1:
+        raise CheckpointError(
+            f"{folder}: the processes found checkpoints of different steps ({', '.join(map(str, steps))} by rank); "
+            "put the run directory where all nodes see it"
+        )
 
 
 def _window_of(windows: Tensor | None, runtime: Runtime) -> Window:
@@ -189,7 +200,8 @@ class _Between:
         if self.holdout is not None and (finished or (train.eval_freq > 0 and done % train.eval_freq == 0)):
             self._evaluate(self.holdout)
         signum = self.stop.signum if self.runtime.world_size == 1 else 0
-        if self.runtime.world_size > 1 and (finished or done % 10 == 0):  # asking the others waits for the device
+        # Asking the others waits for the device, where that is a GPU.
+        if self.runtime.world_size > 1 and (finished or self.runtime.device.type == "cpu" or done % 10 == 0):
             signum = _agreed(self.stop.signum, self.runtime)
         if finished or signum or done % train.checkpoint_freq == 0:
             self._save(self.directory.last, previous=self.directory.previous)
@@ -212,7 +224,8 @@ class _Between:
     def _evaluate(self, holdout: Split) -> None:
         features_model = _tested(self.job)
         share_buffers(features_model)
-        features = features_of(self.config, features_model.embedding, self.job.preprocess, holdout, self.runtime)
+        model, preprocess, damaged = features_model.embedding, self.job.preprocess, self.job.damaged
+        features = features_of(self.config, model, preprocess, holdout, self.runtime, damaged=damaged)
         score = evaluate(features, MARKET1501).mAP
         logger.info("held-out identities at step %d: mAP %s (%s)", self.progress.step, percent(score), MARKET1501.name)
         if score is not None and (self.progress.best is None or score > self.progress.best):

@@ -143,8 +143,9 @@ class _Batches(Dataset):
         numbers = np.asarray(self._batches[i], np.int64)
         pixels = _Pixels(np.empty(0, np.uint8) if slot is None else self._memory[slot])
         kept, left_out = np.ones(len(numbers), bool), []
-        for place, name in enumerate(self._names[numbers].tolist()):
-            path = self._root + os.fsdecode(name)
+        paths = [self._root + os.fsdecode(name) for name in self._names[numbers].tolist()]
+        frames.expect(paths)
+        for place, path in enumerate(paths):
             try:
                 pixels.add(path)
             except DataError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import mmap
@@ -22,6 +23,7 @@ from reid.errors import ReidError
 _AHEAD = 2  # batches that each worker decodes ahead
 _HELD = 10  # batches that may be held besides; a slot that is never used takes no memory
 _ROOM = 2**27  # bytes of address space of a slot: 1,365 crops of 256 x 128
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal to get when the parent ends
 _FORKED = sys.platform == "linux"  # a forked worker copies neither the index of the dataset nor the slots
 
 
@@ -98,6 +100,10 @@ def _as_it_is(item: Any) -> Any:
 
 def _begin(worker: int) -> None:
     """A signal to the whole process group must not kill the workers under a loop that is about to save and stop."""
+    if (
+        sys.platform == "linux"
+    ):  # but they end with the main process, however it ends: one that waits to be read would stay
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
     gc.freeze()  # going through the main process's objects for garbage would write to their pages, and so copy them

@@ -157,7 +157,7 @@ def _embedded(
         at_once = _FRAMES_AT_ONCE if runtime.device.type == "cpu" else max(len(batch.images), 1)
         parts = [batch.images[i : i + at_once] for i in range(0, len(batch.images), at_once)]
         ahead.append((batch, [threads.submit(embed, part) for part in parts]))
-        if len(ahead) > count:
+        if len(ahead) > 1 and sum(len(parts) for _, parts in ahead) > 2 * count:
             yield take()
     while ahead:
         yield take()

@@ -65,7 +65,11 @@ def sgd(model: nn.Module, momentum: float = 0.9, weight_decay: float = 5e-4) -> 
     """SGD over all parameters alike, as in Caffe and the paper; `set_lr` gives it its rate."""
     in_range("momentum", momentum, 0, 1)
     in_range("weight_decay", weight_decay, 0)
-    return torch.optim.SGD(_trained(model), lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.SGD(_trained(model), lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=True)
+    for parameter in _trained(model) if momentum else ():
+        # torch leaves them uninitialised when the very first step is skipped, as with float16 it often is.
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def adamw(

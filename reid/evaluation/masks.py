@@ -3,13 +3,26 @@
 Shapes: N rows, Q queries, K list length, C gallery columns (junk of pid < 0 left out), P (query, match) pairs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from reid.errors import DataError
 from reid.features import FeatureSet
 from reid.protocol import EvalProtocol
+
+_OWN_CAMERA = "meet their identity only under their own camera: --any-camera (test.any_camera: true) counts those"
+# What each option would find, tried in turn.
+OPTIONS: Sequence[tuple[dict[str, Any], str]] = (
+    (
+        {"gallery": "as_given"},
+        "have their matches among the query rows only: gallery: as_given (as in market1501) searches those too",
+    ),
+    ({"camera_filter": False}, f"{_OWN_CAMERA}; where a camera is not known, camid -1 says so"),
+    ({"gallery": "as_given", "camera_filter": False}, f"{_OWN_CAMERA}, with gallery: as_given, as they are query rows"),
+)
 
 
 @dataclass(frozen=True)
@@ -117,21 +130,24 @@ def explain_without_match(features: FeatureSet, protocol: EvalProtocol, matches:
         One line.
     """
     lost = np.diff(matches.start) == 0
-    query_pid, others = features.pid[features.query], np.diff(matches.own, axis=1)[:, 0]
-    others = others - np.isin(features.query, matches.columns)  # the query itself is no other row of its identity
-    absent = f"have no other row of their identity in the gallery ({matches.num_gallery} rows)"
-    if protocol.gallery == "without_queries":
-        absent += ", from which gallery: without_queries took the query rows (gallery: as_given keeps them)"
-    causes = (
-        ("are junk themselves (pid < 0): drop them from the queries", query_pid < 0),
-        (absent, (query_pid >= 0) & (others <= 0)),
-        (
-            "meet their identity only under their own camera: --any-camera (test.any_camera: true) counts those",
-            others > 0,
-        ),
-    )
-    counts = [f"{int((lost & cause).sum())} {text}" for text, cause in causes if (lost & cause).any()]
-    return f"{protocol.name}: {int(lost.sum())} of {len(lost)} queries have no match: {'; '.join(counts)}"
+    junk = features.pid[features.query] < 0
+    counted, left = [((lost & junk).sum(), "are junk themselves (pid < 0): drop them from the queries")], lost & ~junk
+    for rules, text in OPTIONS:
+        found = left & _meets_another(features, replace(protocol, **rules))
+        counted.append((found.sum(), text))
+        left &= ~found
+    absent = f"have no other row of their identity in the gallery ({len(features.gallery)} rows)"
+    counted.append((left.sum(), absent + ": are queries and gallery numbered alike?" * bool(left.all())))
+    causes = "; ".join(f"{count} {text}" for count, text in counted if count)
+    return f"{protocol.name}: {lost.sum()} of {len(lost)} queries have no match: {causes}"
+
+
+def _meets_another(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
+    """(Q,) bool: the query has a match beside itself."""
+    matches = find_matches(features, protocol)
+    of_query = np.repeat(np.arange(len(features.query)), np.diff(matches.start))
+    another = matches.columns[matches.column] != features.query[of_query]
+    return np.bincount(of_query[another], minlength=len(features.query)) > 0
 
 
 def expand(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -55,6 +55,7 @@ ARRAYS: dict[str, tuple[Callable[[FeatureSet], dict[str, Any]], str]] = {
         lambda f: {"query": np.array([0, N])},
         "query: 1 of 2 row numbers are outside 0..59, the first is 60",
     ),
+    "query beyond 64 bits": (lambda f: {"query": np.array([2**63 + 5], np.uint64)}, "the first is 9223372036854775813"),
     "query before": (lambda f: {"query": np.array([-1])}, "the first is -1; row numbers are 0-based"),
     "float pid": (lambda f: {"pid": f.pid.astype(float)}, "pid: expected 60 integers"),
     "huge pid": (lambda f: {"pid": np.full(N, 2**63, np.uint64)}, "pid: expected 64-bit signed integers, got 92233"),
@@ -80,10 +81,18 @@ def test_arrays_that_do_not_fit(name: str, good: FeatureSet, fails) -> None:
         assert says in fails(*argv)
 
 
-def junk_members(good: FeatureSet) -> bytes:
-    with zipfile.ZipFile("junk", "w") as archive:
-        archive.writestr("features.npy", "junk")
-    return Path("junk").read_bytes()
+def zip_of(member: bytes) -> bytes:
+    with zipfile.ZipFile("zip", "w") as archive:
+        for name in ("features", "pid", "camid", "query"):
+            archive.writestr(f"{name}.npy", member)
+    return Path("zip").read_bytes()
+
+
+HUGE = (
+    b"\x93NUMPY\x01\x00\x76\x00"
+    + b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 999999)}".ljust(117)
+    + b"\n"
+)
 
 
 FILES: dict[str, Callable[[bytes], bytes]] = {
@@ -93,7 +102,8 @@ FILES: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda data: data[: len(data) // 2],
     "flipped": lambda data: data[:300] + bytes(byte ^ 255 for byte in data[300:340]) + data[340:],
     "a truncated array": lambda data: data[data.index(b"\x93NUMPY") :][:400],
-    "junk in a zip": junk_members,
+    "junk in a zip": lambda data: zip_of(b"junk"),
+    "more than memory holds": lambda data: zip_of(HUGE),
 }
 
 
@@ -104,12 +114,17 @@ def test_files_that_cannot_be_read(name: str, good: FeatureSet, fails) -> None:
     assert fails("compare", "bad.npz", "good.npz").startswith("error: bad.npz: ")
 
 
-@pytest.mark.parametrize("scale", [5.0, 1e-30])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(5, np.float16), (5, np.float32), (1e-30, np.float32), (1e-300, np.float64), (1e300, np.float64), (5, ">f4")],
+)
 def test_what_is_not_normalised_is_and_that_is_said(scale: float, dtype: Any, good: FeatureSet, capsys) -> None:
-    scale = scale if dtype != np.float16 else 5.0
     np.savez(
-        "raw.npz", features=(good.features * scale).astype(dtype), pid=good.pid, camid=good.camid, query=good.query
+        "raw.npz",
+        features=(good.features.astype(np.float64) * scale).astype(dtype),
+        pid=good.pid,
+        camid=good.camid,
+        query=good.query,
     )
     assert call("test", "--features", "raw.npz", "--protocol", "market1501") == 0
     assert "60 of 60 rows were not of unit norm and have been normalised" in capsys.readouterr().err

@@ -261,7 +261,9 @@ def test_two_processes_stop_together_and_go_on(place: Path, tmp_path: Path, data
 
 def test_images_left_out_are_listed_across_a_resume(place: Path, tmp_path: Path, data_root: Path) -> None:
     shutil.copytree(data_root, tmp_path / "data")
-    bad = sorted((tmp_path / "data/demo/bbox_train").rglob("*F001.jpg"))[::3]  # the report shows the middle ones
+    bad = sorted((tmp_path / "data/demo/bbox_train").rglob("*.jpg"))[::5]
+    of_test = sorted((tmp_path / "data/demo/bbox_test").rglob("*F002.jpg"))[-1]
+    bad.append(of_test)
     for image in bad:
         image.write_bytes(image.read_bytes()[:300])
     overrides = [*OVERRIDES, "data.damaged=skip", "data.holdout=0.0", f"data.root={tmp_path / 'data'}"]
@@ -270,9 +272,10 @@ def test_images_left_out_are_listed_across_a_resume(place: Path, tmp_path: Path,
     rows = list(csv.reader(listed.splitlines()))
     assert rows[0] == ["path", "reason"]
     assert {Path(path) for path, _ in rows[1:]} <= set(bad)
-    assert len(rows) > 2
-    log = (place / "runs/run/log.txt").read_text()
-    assert f"{len(rows) - 1} images were left out (first: {rows[1][0]}: {rows[1][1]}); list in " in log
+    assert len(rows) > 3
+    assert str(of_test) in listed
+    assert f"{len(rows) - 1} that cannot be read (damaged.csv)" in (place / "runs/run/report.html").read_text()
+    assert f"{len(rows) - 2} images were left out (first: " in (place / "runs/run/log.txt").read_text()
     for kill_at in (3, 2):
         process = begin(tmp_path / "killed", kill_at=kill_at, part="metrics.jsonl", overrides=overrides)
         assert end(process) == -signal.SIGKILL
@@ -304,3 +307,19 @@ def test_a_signal_before_training_ends_the_tool_at_once() -> None:
     finally:
         for signum, handler in zip(cli.STOPPING, before, strict=True):
             signal.signal(signum, handler)
+
+
+def test_a_checkpoint_of_its_own_is_kept_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    directory = RunDirectory(Path("run"))
+    directory.previous.parent.mkdir(parents=True)
+    directory.previous.write_text("good")
+    directory.last.write_text("bad")
+    directory.adopt(directory.last.absolute())
+    assert (directory.last.read_text(), directory.previous.read_text()) == ("bad", "good")
+    directory.adopt(directory.previous.absolute())
+    assert (directory.last.read_text(), directory.previous.read_text()) == ("good", "good")
+    other = tmp_path / "other.pt"
+    other.write_text("other")
+    directory.adopt(other)
+    assert directory.last.read_text() == "other" and not directory.previous.exists()

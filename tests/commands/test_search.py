@@ -16,6 +16,7 @@ import pytest
 from reid import config, experiment
 from reid.engine import checkpoint
 from reid.gallery import store
+from reid.gallery.lock import alone
 from reid.models.embedding import Classifier
 from tests.commands.conftest import CONFIG, ROOT, call
 
@@ -202,6 +203,16 @@ def test_two_models_never_mix(run: Path, other_run: Path, gallery: Path, data_ro
     assert call("search", gallery, "mine/new", "--run", run, "--device", "cpu") == 0
     assert (gallery / "gallery.json").read_bytes() == before
     assert "holds another gallery" in fails("extract", other_run, "mine", "--out", gallery, "--resume", "auto")
+
+
+def test_one_program_at_a_time_extracts_into_a_gallery(run: Path, gallery: Path, data_root: Path, fails) -> None:
+    [name] = tracklets(data_root, Path("mine"), slice(3, 4))
+    os.rename(Path("mine", name), "mine/new")
+    with alone(gallery):
+        for flags in (("--add",), ("--overwrite",), ("--resume", "auto")):
+            assert "another program is changing this gallery" in fails("extract", run, "mine", "--out", gallery, *flags)
+    assert call("extract", run, "mine", "--out", gallery, "--add") == 0
+    assert not (gallery / ".lock").exists()
 
 
 def test_a_run_that_has_moved(gallery: Path, data_root: Path, fails) -> None:

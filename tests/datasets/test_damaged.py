@@ -1,8 +1,10 @@
 """What damaged and missing images, dying workers and empty batches do to a run."""
 
+import ctypes
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,3 +169,23 @@ def test_processes_that_cannot_start_are_one_clear_line(split: Split) -> None:
             read_all(split, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_workers_end_with_the_main_process(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: str) -> bytes:
+        asked = ctypes.c_int()
+        ctypes.CDLL(None).prctl(2, ctypes.byref(asked))  # PR_GET_PDEATHSIG
+        raise DataError(f"{path}: signal {asked.value} when the main process ends")
+
+    monkeypatch.setattr(frames, "read", read)
+    with pytest.raises(DataError, match=f"signal {int(signal.SIGKILL)} when"):
+        list(load_batches(split, [np.array([0])], workers=1))
+
+
+def test_the_disk_is_told_of_a_whole_batch(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[str]] = []
+    monkeypatch.setattr(frames, "expect", lambda paths: told.append(list(paths)))
+    batches = list(load_batches(split, [np.array([3, 1]), np.array([2])], workers=0))
+    assert len(batches) == 2
+    assert told == [[str(split.path(3)), str(split.path(1))], [str(split.path(2))]]

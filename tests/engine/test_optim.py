@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from reid.engine.optim import OPTIMIZERS, SCHEDULES, cosine, milestones, set_lr, step_decay, warmed
+from reid.engine.optim import OPTIMIZERS, SCHEDULES, cosine, milestones, set_lr, sgd, step_decay, warmed
 from reid.errors import ConfigError
 
 
@@ -68,3 +68,17 @@ def test_optimizers_leave_frozen_parameters_alone(name: str) -> None:
     assert torch.equal(model.bias, before)
     assert not torch.equal(model.weight, torch.zeros(1, 2))
     assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_a_skipped_first_step_leaves_no_trace() -> None:
+    weight = nn.Linear(1, 1, bias=False)
+    optimizer, before = sgd(weight, weight_decay=0.0), weight.weight.item()
+    set_lr(optimizer, 0.1)
+    for skipped in (1.0, 0.0):
+        weight.weight.grad = torch.full((1, 1), 2.0)
+        optimizer.found_inf, optimizer.grad_scale = (
+            torch.tensor(skipped),
+            torch.tensor(1.0),
+        )  # as a gradient scaler does
+        optimizer.step()
+    assert weight.weight.item() == pytest.approx(before - 0.2)
