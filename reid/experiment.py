@@ -80,8 +80,6 @@ def _contradictions(config: Config) -> list[str]:
         )
     if config.train.warmup and "warmup" in config.train.schedule.options:
         problems.append("train.warmup: the schedule has a warmup of its own; leave out one of them")
-    if config.train.eval_freq > 0 and not config.data.holdout:
-        problems.append("train.eval_freq: evaluates held-out identities; set data.holdout, or leave it out")
     factory = LOSSES.get(config.loss.name)
     if config.train.accumulate > 1 and factory and "num_samples" in signature(factory).parameters:
         problems.append(

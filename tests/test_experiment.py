@@ -137,7 +137,6 @@ def test_parts_need_images(root: Path, tmp_path: Path) -> None:
     [
         (["model.freeze_norm=true", "machine.sync_norm=true"], "machine.sync_norm: does nothing"),
         (["train.warmup=2", "train.schedule={name: cosine, warmup: 2}"], "train.warmup: the schedule has"),
-        (["train.eval_freq=5"], "train.eval_freq: evaluates held-out"),
     ],
 )
 def test_settings_that_do_nothing_together(tmp_path: Path, overrides: list[str], words: str) -> None:

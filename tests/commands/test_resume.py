@@ -252,7 +252,7 @@ def test_two_processes_stop_together_and_go_on(place: Path, tmp_path: Path, data
     os.kill(processes[1].pid, signal.SIGUSR1)
     assert [end(process) for process in processes] == [128 + signal.SIGUSR1] * 2, (place / "stderr.txt").read_text()
     state = checkpoint.load(place / "runs/run/checkpoints/last.pt")
-    assert state["step"] % 10 == 0
+    assert 4 <= state["step"] < 30
     assert len(state["windows"]) == 2
     assert [end(process) for process in start(place)] == [0, 0], (place / "stderr.txt").read_text()
     assert [end(process) for process in start(tmp_path / "both")] == [0, 0]
