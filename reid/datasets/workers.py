@@ -92,6 +92,9 @@ def items(dataset: Dataset, keys: Iterator[Any], workers: int) -> Iterator[Any]:
         if not died:
             raise
         raise ReidError(f"a decoding process {_cause(died[0])}; {_lower(workers)}") from error
+    finally:
+        for child in processes:  # deaf to SIGTERM, any that were left would keep the main process from ending
+            child.kill()
 
 
 def _as_it_is(item: Any) -> Any:
