@@ -11,6 +11,7 @@ import signal
 import sys
 import weakref
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,7 @@ def items(dataset: Dataset, keys: Iterator[Any], workers: int) -> Iterator[Any]:
     try:
         iterator = iter(loader)
     except OSError as error:
+        _end(_all_but(others))
         where = " in /dev/shm" if error.errno == errno.ENOSPC else ""
         raise ReidError(
             f"cannot start decoding processes: {error.strerror or error}{where}; {_lower(workers)}"
@@ -84,7 +86,7 @@ def items(dataset: Dataset, keys: Iterator[Any], workers: int) -> Iterator[Any]:
     if signal.getsignal(signal.SIGCHLD) is not handler:
         # torch's handler raises wherever the main thread happens to be; without it, the iterator does, within seconds.
         signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
-    processes = [child for child in multiprocessing.active_children() if child not in others]
+    processes = _all_but(others)
     try:
         yield from iterator
     except (RuntimeError, OSError) as error:
@@ -93,8 +95,17 @@ def items(dataset: Dataset, keys: Iterator[Any], workers: int) -> Iterator[Any]:
             raise
         raise ReidError(f"a decoding process {_cause(died[0])}; {_lower(workers)}") from error
     finally:
-        for child in processes:  # deaf to SIGTERM, any that were left would keep the main process from ending
-            child.kill()
+        _end(processes)
+
+
+def _all_but(others: list[BaseProcess]) -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child not in others]
+
+
+def _end(processes: list[BaseProcess]) -> None:
+    """Deaf to SIGTERM, any that were left would keep the main process from ending."""
+    for child in processes:
+        child.kill()
 
 
 def _as_it_is(item: Any) -> Any:

@@ -1,6 +1,8 @@
 """What damaged and missing images, dying workers and empty batches do to a run."""
 
 import ctypes
+import errno
+import multiprocessing
 import os
 import resource
 import signal
@@ -159,6 +161,22 @@ def test_a_signal_to_all_processes_leaves_the_workers_at_work(split: Split, monk
 
     monkeypatch.setattr(frames, "read", in_a_worker(signal_all))
     assert [len(batch.frames) for batch in read_all(split, 2)] == [len(batch) for batch in BATCHES]
+
+
+def test_no_worker_is_left_when_another_cannot_start(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, before = os.fork, multiprocessing.active_children()
+
+    def second_fails() -> int:
+        if multiprocessing.active_children() != before:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", second_fails)
+    with pytest.raises(ReidError, match="cannot start"):
+        read_all(split, 2)
+    for child in multiprocessing.active_children():
+        child.join(5)
+    assert multiprocessing.active_children() == before
 
 
 def test_processes_that_cannot_start_are_one_clear_line(split: Split) -> None:
