@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gc
 import multiprocessing
 import os
 import resource
@@ -163,6 +164,7 @@ def test_a_signal_to_all_processes_leaves_the_workers_at_work(split: Split, monk
     assert [len(batch.frames) for batch in read_all(split, 2)] == [len(batch) for batch in BATCHES]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from torch's half-made iterator
 def test_no_worker_is_left_when_another_cannot_start(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     fork, before = os.fork, multiprocessing.active_children()
 
@@ -174,6 +176,7 @@ def test_no_worker_is_left_when_another_cannot_start(split: Split, monkeypatch: 
     monkeypatch.setattr(os, "fork", second_fails)
     with pytest.raises(ReidError, match="cannot start"):
         read_all(split, 2)
+    gc.collect()
     for child in multiprocessing.active_children():
         child.join(5)
     assert multiprocessing.active_children() == before

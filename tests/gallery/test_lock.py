@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -87,18 +86,17 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert not list((tmp_path / "new").iterdir())
 
 
+def rewrite(place: Path) -> None:
+    for i in range(45):
+        write(place, 2 + i % 3)
+
+
 def test_a_reader_sees_one_state_and_never_two(tmp_path: Path) -> None:
-    place, stop = tmp_path / "g", threading.Event()
+    place, seen = tmp_path / "g", set()
     write(place, 2)
-
-    def rewrite() -> None:
-        for i in range(45):
-            write(place, 2 + i % 3)
-        stop.set()
-
-    writer, seen = threading.Thread(target=rewrite), set()
+    writer = multiprocessing.get_context("spawn").Process(target=rewrite, args=(place,))
     writer.start()
-    while not stop.is_set():
+    while writer.is_alive():
         gallery = store.open_gallery(place)
         rows, persons = gallery.features, int(gallery.about["run"])
         assert {key.split("-")[0] for key in rows.key} == {str(persons)}
@@ -106,7 +104,7 @@ def test_a_reader_sees_one_state_and_never_two(tmp_path: Path) -> None:
         assert len(set(rows.pid)) == persons
         assert np.array_equal(rows.features, rows_of(persons)[0].features)
         seen.add(persons)
-    writer.join()
+    assert writer.exitcode == 0
     assert len(seen) > 1
 
 
