@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from reid.errors import ConfigError
 
 PLACES, COLORS, ERASING = 3, 3, 5  # draws per image of the crop, of `jitter` and of `erase`, in this order
+_AT_ONCE = 8  # images that a CPU's caches hold
 _GREY = (0.2989, 0.587, 0.114)  # luma of red, green, blue (ITU-R BT.601)
 
 
@@ -61,6 +62,16 @@ class Preprocess:
             draws_BR: (B, PLACES + extra_draws) uniform in [0, 1), for training: where each crop lies (top, left), whether it is flipped,
                 then those of `jitter` and `erase`. None: the centre crop as it is.
         """
+        at_once = _AT_ONCE if device.type == "cpu" and not isinstance(images, list) else max(len(images), 1)
+        if len(images) <= at_once:
+            return self._processed(images, device, draws_BR)
+        result_BChw = torch.empty(len(images), *self.crop, 3).permute(0, 3, 1, 2)
+        for i in range(0, len(images), at_once):
+            part = slice(i, i + at_once)
+            result_BChw[part] = self._processed(images[part], device, None if draws_BR is None else draws_BR[part])
+        return result_BChw
+
+    def _processed(self, images: Tensor | list[Tensor], device: torch.device, draws_BR: Tensor | None) -> Tensor:
         resized_BHWC = self._resized(images, device)
         if draws_BR is None:
             return self._normalised(self._centre(resized_BHWC)).permute(0, 3, 1, 2)
@@ -81,6 +92,8 @@ class Preprocess:
         if list(pixels.shape[1:3]) == self.resize:
             return pixels
         pixels = pixels.permute(0, 3, 1, 2).float()
+        if device.type == "cpu":  # whose antialiasing is twice as fast plane by plane
+            pixels = pixels.contiguous()
         pixels = F.interpolate(pixels, self.resize, mode="bilinear", antialias=True, align_corners=False)
         return pixels.permute(0, 2, 3, 1)
 
@@ -103,9 +116,10 @@ class Preprocess:
     def _normalised(self, pixels_BhwC: Tensor) -> Tensor:
         device = pixels_BhwC.device
         if device not in self._on_device:  # sent once: a copy from pageable memory waits for the device
-            self._on_device[device] = self.mean.to(device), self.std.to(device)
+            mean, std = (value.repeat(self.crop[1]) for value in (self.mean, self.std))  # a loop over 3 would be slow
+            self._on_device[device] = mean.to(device), std.to(device)
         mean, std = self._on_device[device]
-        return (pixels_BhwC - mean).div_(std)
+        return (pixels_BhwC.flatten(2) - mean).div_(std).view(pixels_BhwC.shape)
 
 
 def jitter(images_BhwC: Tensor, draws_B3: Tensor, strength: float) -> Tensor:

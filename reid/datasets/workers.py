@@ -79,6 +79,7 @@ def items(dataset: Dataset, keys: Iterator[Any], workers: int) -> Iterator[Any]:
         iterator = iter(loader)
     except OSError as error:
         _end(_all_but(others))
+        error.__traceback__ = None  # which would keep the half-made iterator until somebody collects it
         where = " in /dev/shm" if error.errno == errno.ENOSPC else ""
         raise ReidError(
             f"cannot start decoding processes: {error.strerror or error}{where}; {_lower(workers)}"
@@ -114,9 +115,7 @@ def _as_it_is(item: Any) -> Any:
 
 def _begin(worker: int) -> None:
     """A signal to the whole process group must not kill the workers under a loop that is about to save and stop."""
-    if (
-        sys.platform == "linux"
-    ):  # but they end with the main process, however it ends: one that waits to be read would stay
+    if sys.platform == "linux":  # but they end with the main process: one that waits to be read would stay
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
