@@ -31,6 +31,7 @@ from reid.cifar.config import CellSpec, StudyConfig, StudyData, StudyMachine, St
 from reid.cifar.folder import Files
 from reid.cifar.labels import load_data
 from reid.cifar.study import Trainer
+from reid.commands.profile import product_rate
 from reid.config import Component
 from reid.files import data_root
 from reid.runtime import Runtime, environment, start
@@ -187,17 +188,6 @@ def _alone(settings: str, steps: int, _number: int) -> float:
     if not _TURN:
         _TURN.append(one_cell(parse(settings, "benchmark", StudyConfig), Runtime(torch.device("cpu"), torch.float32)))
     return _TURN[0](steps)
-
-
-def product_rate(runtime: Runtime, size: int = 2048) -> float:
-    """Floating-point operations per second of a square matrix product in the run's number format."""
-    a = torch.randn(size, size, device=runtime.device, dtype=runtime.dtype)
-    seconds = []
-    for _ in range(6):
-        began = time.perf_counter()
-        (a @ a)[0, 0].item()
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / min(seconds)
 
 
 def table(report: dict) -> str:

@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from cifar_step import product_rate
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,6 +33,7 @@ from torchvision import transforms
 
 import reid.models  # noqa: F401  registers the nets
 from reid.augment import PLACES, Preprocess
+from reid.commands.profile import product_rate
 from reid.datasets.demo import write_demo
 from reid.datasets.loader import load_batches
 from reid.datasets.mars import load_mars

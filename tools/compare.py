@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(
             name, type=Path, metavar=name.upper(), help="run directory, .npz file or folder of tools/extract.py"
         )
-    parser.add_argument("--protocol", metavar="NAME|all", default="all", help="default: all")
+    parser.add_argument("--protocol", metavar="NAME|all|FILE.yaml", default="all", help="default: all")
     parser.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparisons there too")
     flags = parser.parse_args(argv)

@@ -68,8 +68,6 @@ class Cell:
         self.forward = torch.compile(self.model) if compiled else self.model
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr  # a tensor, which a captured graph can change
-            for parameter in group["params"]:  # the first step's buffer is its gradient: the same as starting from zero
-                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.stream: torch.cuda.Stream | None = None
         self.replay: Callable[[], None] = self._step
 

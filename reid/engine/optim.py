@@ -66,8 +66,9 @@ def sgd(model: nn.Module, momentum: float = 0.9, weight_decay: float = 5e-4) -> 
     in_range("momentum", momentum, 0, 1)
     in_range("weight_decay", weight_decay, 0)
     optimizer = torch.optim.SGD(_trained(model), lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=True)
-    for parameter in _trained(model) if momentum else ():
-        # torch leaves them uninitialised when the very first step is skipped, as with float16 it often is.
+    for parameter in _trained(model):
+        # The first step's buffer is its gradient, the same as starting from zero; but torch leaves it uninitialised when
+        # that step is skipped, as with float16 it often is, and a captured step must find it there.
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
