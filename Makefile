@@ -16,8 +16,9 @@ demo: $(READY) ## render the demo dataset, train with IMAE on 30 % wrong labels,
 	@$(PY) tools/make_demo.py --out data/demo
 	@$(PY) tools/train.py configs/demo.yaml --resume auto
 
+# One process per core with one thread each: many threads on the small tensors of tests only get in each other's way.
 test: $(READY) ## run the whole test suite
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(READY) ## check style and types
 	$(PY) -m ruff check .
