@@ -25,7 +25,13 @@ from reid.rundir import RunDirectory
 from reid.runtime import environment
 
 ROOT = Path(__file__).parents[1]
-FROZEN = ["model.freeze_norm=true", "model.neck=none", "train.optimizer={name: sgd}", "train.lr=0.001"]
+FROZEN = [
+    "model.freeze_norm=true",
+    "model.neck=none",
+    "train.optimizer={name: sgd}",
+    "train.lr=0.001",
+    "train.schedule={name: cosine}",
+]
 
 
 def main() -> None:

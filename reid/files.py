@@ -1,13 +1,16 @@
-"""Files: where datasets lie, and how files appear whole or not at all."""
+"""Files: where datasets lie, how files appear whole or not at all, and how one program keeps a folder to itself."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from reid.errors import DataError
+
+LOCK = ".lock"  # there while a program holds the folder; one that a kill left behind bars nobody
 
 
 @contextlib.contextmanager
@@ -31,6 +34,43 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def alone(folder: Path, busy: str) -> Iterator[None]:
+    """Holds a folder for this program; makes it where it is not there.
+
+    Args:
+        folder: holds `LOCK` until the block ends.
+        busy: what to say where another program holds it, and what to do then.
+
+    Raises:
+        DataError: another program holds it; or it cannot be made, written or locked.
+    """
+    file = folder / LOCK
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context(open(file, "a"))
+            taken = _taken(lock.fileno(), file)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(
+                f"{file}: cannot lock this folder: {reason}; choose a writable one on a file system with locks"
+            ) from None
+        if not taken:
+            raise DataError(f"{folder}: {busy}")
+        held.callback(file.unlink, missing_ok=True)
+        yield
+
+
+def _taken(lock: int, file: Path) -> bool:
+    """Whether the lock is ours, and still that of the file of this name: whoever held it has removed it at the end."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock), os.stat(file))
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def data_root(configured: str | None) -> Path:

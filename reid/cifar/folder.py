@@ -18,7 +18,7 @@ class Files:
     def __init__(self, path: Path) -> None:
         self.path, self.config, self.cells, self.labels = path, path / "config.yaml", path / "cells", path / "labels"
         self.table, self.csv, self.figures = path / "table.md", path / "table.csv", path / "figures"
-        self.report, self.log, self.lock = path / "report.html", path / "log.txt", path / ".lock"
+        self.report, self.log = path / "report.html", path / "log.txt"
 
     def clear(self) -> None:
         """Removes what a study writes, and nothing else."""

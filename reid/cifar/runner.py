@@ -5,8 +5,6 @@ A cell keeps a checkpoint at every evaluation and when it is told to stop, so a 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import math
 import multiprocessing
@@ -15,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from reid.cifar.folder import Files
 from reid.cifar.labels import StudyData, load_data
 from reid.cifar.study import Trainer, points
 from reid.config import parse
-from reid.errors import ConfigError, ReidError
+from reid.errors import ReidError
 from reid.runtime import Runtime, start
 
 logger = logging.getLogger(__name__)
@@ -111,24 +109,6 @@ def _orphaned() -> int:
     """SIGTERM when the process that started this one is gone, else 0."""
     parent = multiprocessing.parent_process()
     return signal.SIGTERM if parent is not None and not parent.is_alive() else 0
-
-
-@contextlib.contextmanager
-def alone(files: Files) -> Iterator[None]:
-    """Holds the study's folder for one process and its children.
-
-    Raises:
-        ConfigError: another one has it.
-    """
-    files.path.mkdir(parents=True, exist_ok=True)
-    with open(files.lock, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{files.path}: another process is training this study; wait for it, or choose another --output-dir"
-            ) from None
-        yield
 
 
 def run_grid(config: StudyConfig, files: Files, data: StudyData, runtime: Runtime, pending: Sequence[CellSpec]) -> None:

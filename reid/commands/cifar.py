@@ -17,11 +17,11 @@ from reid.cifar.config import CellSpec, StudyConfig
 from reid.cifar.download import download_cifar
 from reid.cifar.folder import Files
 from reid.cifar.labels import StudyData, load_data, write_manifests
-from reid.cifar.runner import alone, run_grid
+from reid.cifar.runner import run_grid
 from reid.cifar.study import check, completed, fingerprint
 from reid.cli import logging_to_file
 from reid.errors import ConfigError
-from reid.files import atomic, data_root
+from reid.files import LOCK, alone, atomic, data_root
 from reid.losses import CCE, IMAE, MAE
 from reid.report import charts, study_plots
 from reid.report.study_claims import claims, claims_table
@@ -63,7 +63,8 @@ def run(config: StudyConfig, options: Options) -> None:
     if options.dry_run:
         logger.info("dry run: the dataset was read and the grid checked; nothing was written")
         return
-    with start(config.machine.device, config.machine.dtype) as runtime, alone(files):
+    busy = "another process is training this study; wait for it, or choose another --output-dir"
+    with start(config.machine.device, config.machine.dtype) as runtime, alone(files.path, busy):
         if options.overwrite:
             files.clear()
         study = _Study(config, files, data, runtime)
@@ -83,7 +84,7 @@ def run(config: StudyConfig, options: Options) -> None:
 
 def _require_usable(files: Files, options: Options) -> None:
     if not files.config.exists():
-        if files.path.exists() and (not files.path.is_dir() or {*files.path.iterdir()} - {files.lock}):
+        if files.path.exists() and (not files.path.is_dir() or {*files.path.iterdir()} - {files.path / LOCK}):
             raise ConfigError(f"{files.path}: exists and is no study; choose another with --output-dir")
     elif not (options.resume or options.overwrite or options.dry_run):
         raise ConfigError(

@@ -28,7 +28,6 @@ from reid.errors import in_range
 from reid.features import FeatureSet
 from reid.gallery import change, store
 from reid.gallery.index import Index
-from reid.gallery.lock import alone
 from reid.gallery.shards import SHARD_FRAMES, Shards, unfinished
 from reid.gallery.store import Gallery
 from reid.gallery.tune import recall
@@ -66,7 +65,7 @@ class Target:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keeps other programs from changing the folder, which must be one that can be written as asked."""
-        with alone(self.folder, make=self.mode != "add"):
+        with store.changing(self.folder, make=self.mode != "add"):
             self.require_place()
             yield
 

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from reid.commands.extract import features_of, load_model
+from reid.datasets import frames
 from reid.datasets.loader import decode
 from reid.datasets.mars import IMAGE_SUFFIXES
 from reid.errors import ConfigError, DataError, in_range
@@ -88,7 +89,7 @@ def run(
 
     Args:
         folder: feature folder of tools/extract.py.
-        queries: keys of the gallery, image files, or folders of the frames of one tracklet.
+        queries: keys of the gallery, images (also of a packed folder), or folders of the frames of one tracklet.
         options: how to search.
         json_file: gets the hits.
         html_file: gets a sheet with pictures of them.
@@ -155,7 +156,7 @@ def _named(gallery: Gallery, queries: Sequence[str]) -> list[Query]:
             named.append(Query(text, row=row_of[text]))
         elif path.is_dir():
             named.append(Query(text, frames=_frames_of(path)))
-        elif path.is_file():
+        elif path.is_file() or frames.is_packed(path):
             named.append(Query(text, frames=[path]))
         else:
             raise DataError(

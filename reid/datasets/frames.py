@@ -20,6 +20,10 @@ class _Packed(NamedTuple):
     first: int
     last: int
 
+    def row(self, name: str) -> int | None:
+        """The pack's row of an image of this folder, None where there is none."""
+        return self.pack.find(self.prefix + os.fsencode(name), self.first, self.last)
+
 
 _packed: dict[str, _Packed] = {}  # by absolute folder, so that the disk is asked once for each
 
@@ -46,10 +50,21 @@ def read(path: str | Path) -> bytes:
             if place is None:
                 reason = getattr(error, "strerror", None) or error
                 raise DataError(f"{path}: cannot read this image: {reason}; is the dataset complete?") from None
-    row = place.pack.find(place.prefix + os.fsencode(name), place.first, place.last)
+    row = place.row(name)
     if row is None:
         raise DataError(f"{path}: cannot read this image: {place.pack.folder} has none of this name")
     return place.pack.read(row)
+
+
+def is_packed(path: str | Path) -> bool:
+    """Whether a pack that stands in for a folder above this image holds it.
+
+    Raises:
+        DataError: the pack cannot be used.
+    """
+    folder, name = _split(path)
+    place = _packed.get(folder) or _find(folder)
+    return place is not None and place.row(name) is not None
 
 
 def expect(paths: Iterable[str | Path]) -> None:
@@ -67,8 +82,7 @@ def expect(paths: Iterable[str | Path]) -> None:
         if place is None:
             with contextlib.suppress(DataError):  # read tells
                 place = _find(folder)
-        row = place and place.pack.find(place.prefix + os.fsencode(name), place.first, place.last)
-        if place and row is not None:
+        if place and (row := place.row(name)) is not None:
             rows.setdefault(place.pack, []).append(row)
     for held, expected in rows.items():
         held.expect(expected)

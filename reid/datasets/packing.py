@@ -6,7 +6,6 @@ Shapes: F files, n files of a shard.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import logging
@@ -15,19 +14,20 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from reid.datasets.pack import ABOUT, INDEX, Pack, Shard, digest_of
 from reid.errors import ConfigError, DataError, in_range
-from reid.files import atomic
+from reid.files import LOCK, alone, atomic
 
 logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 10**9
-_NAME, _LOCK = re.compile(r"\d{5}\.zip"), "pack.lock"
+_SHARD = re.compile(r"\d{5}\.zip")
+_UNFINISHED = re.compile(rf"{_SHARD.pattern}|{re.escape(INDEX)}|{re.escape(LOCK)}|\..*\.tmp")  # there before ABOUT
 _MOST_SHARDS = 256  # a process holds all of them open, and may hold 1024 files
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of the name and the extra field, which the data follow
 
@@ -63,10 +63,10 @@ def write(
     """
     plan = _plan(root, names, shard_bytes)
     files = [folder / f"{number:05d}.zip" for number in range(len(plan))]
-    with _alone(folder):
+    with alone(folder, "another process is writing this pack; wait for it"):
         (folder / ABOUT).unlink(missing_ok=True)  # unfinished from here on
         for left in folder.iterdir():
-            if (_NAME.fullmatch(left.name) and left not in files) or left.name.endswith(".tmp"):
+            if (_SHARD.fullmatch(left.name) and left not in files) or left.name.endswith(".tmp"):
                 left.unlink()
         index = np.zeros(len(names), _row_type(max(map(len, names))))
         shards = []
@@ -106,24 +106,12 @@ def state(folder: Path) -> str:
     """
     if (folder / ABOUT).is_file():
         return "finished"
-    if folder.exists() and not (folder / _LOCK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if not folder.exists():
+        return "none"
+    found = os.listdir(folder) if folder.is_dir() else [folder.name]
+    if not all(map(_UNFINISHED.fullmatch, found)):
         raise DataError(f"{folder}: expected a pack or nothing, got something else; move it away")
-    return "unfinished" if (folder / _LOCK).is_file() else "none"
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / _LOCK, "w")  # noqa: SIM115
-    except OSError as error:
-        raise DataError(f"{folder}: cannot write here: {error.strerror}; choose another place with --out") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{folder}: another process is writing this pack; wait for it") from None
-        yield
+    return "unfinished" if found else "none"
 
 
 def _plan(root: Path, names: list[bytes], shard_bytes: float) -> list[tuple[int, int]]:

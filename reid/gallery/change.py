@@ -14,7 +14,6 @@ from reid.errors import DataError
 from reid.features import FeatureSet
 from reid.gallery import store
 from reid.gallery.index import Index
-from reid.gallery.lock import alone
 from reid.gallery.store import Gallery
 
 
@@ -92,7 +91,7 @@ def remove(folder: Path, keys: Iterable[str]) -> int:
     Raises:
         DataError: a key is not there, nothing would be left, or another program is changing the gallery.
     """
-    with alone(folder):
+    with store.changing(folder):
         store.settle(folder)
         held = store.open_gallery(folder)
         kept = np.delete(np.arange(len(held.features.pid)), _rows(held, keys))
@@ -139,7 +138,7 @@ def reindex(folder: Path, factory: str) -> tuple[Gallery, Index]:
         ConfigError: faiss builds no such index of these rows.
         DataError: another program is changing the gallery.
     """
-    with alone(folder):
+    with store.changing(folder):
         store.settle(folder)
         held = store.open_gallery(folder)
         features = held.features.features

@@ -19,6 +19,7 @@ import os
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,8 @@ import numpy as np
 
 from reid.errors import DataError
 from reid.features import FeatureSet
-from reid.files import atomic
+from reid.files import LOCK, alone, atomic
 from reid.gallery.index import Index, read_index
-from reid.gallery.lock import LOCK, alone
 from reid.gallery.records import ABOUT, COLUMNS, ROW_LISTS, SCHEMA, current, read_about, read_meta, state
 from reid.tracklets import Split
 
@@ -92,10 +92,21 @@ def write(
     Raises:
         DataError: the folder is not empty, cannot be written, or another program is writing it.
     """
-    with alone(folder, make=True):
+    with changing(folder, make=True):
         require_free(folder, overwrite=overwrite)
         draft(folder, blocks(features.features), features.features.shape)
         commit(Gallery(folder, features, split.lengths, middle_frames(split), about))
+
+
+def changing(folder: Path, *, make: bool = False) -> AbstractContextManager[None]:
+    """Holds a gallery's folder, made where it is not there if so asked: one program at a time changes it; readers need not ask.
+
+    Raises:
+        DataError: another program holds it; it cannot be written; or there is no folder.
+    """
+    if not make and not folder.is_dir():
+        raise DataError(f"{folder}: no complete feature folder of tools/extract.py: no such folder")
+    return alone(folder, "another program is changing this gallery; wait until it is done, and try again")
 
 
 def middle_frames(split: Split) -> np.ndarray:

@@ -311,7 +311,7 @@ def test_the_tool_trains_reports_and_goes_on(root: Path, tmp_path: Path) -> None
     assert first.returncode == 0, first.stderr
     assert "IMAE (T = 8)" in first.stdout and "step 6 of 6" in first.stderr
     assert sorted(path.name for path in out.iterdir()) == [
-        ".lock", "cells", "config.yaml", "figures", "labels", "log.txt", "report.html", "table.csv", "table.md",
+        "cells", "config.yaml", "figures", "labels", "log.txt", "report.html", "table.csv", "table.md",
     ]  # fmt: skip
     assert "2 of 2 cells to train" in (out / "log.txt").read_text()
     assert config.load(out / "config.yaml", schema=StudyConfig).train.iterations == 6

@@ -1,12 +1,16 @@
-"""A small rendered dataset, a config that trains on it in seconds, and calls of the tools."""
+"""A small rendered dataset, a config that trains on it in seconds, a gallery of a network of random weights, and calls of the tools."""
 
 import importlib
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from reid import cli
+from reid import cli, config, experiment
 from reid.datasets.demo import write_demo
+from reid.engine import checkpoint
+from reid.models.embedding import Classifier
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,3 +61,50 @@ def workplace(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("REID_DATA", str(data_root))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def make_run(folder: Path, seed: int) -> Path:
+    """A run directory whose network has never been trained."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(CONFIG + f"seed: {seed}\nname: random\n")
+    settings = config.load(folder / "config.yaml")
+    embedding, _ = experiment.build_embedding(settings, initial_weights=False)
+    checkpoint.save(folder / "checkpoints/last.pt", model=Classifier(embedding, 2).state_dict(), pids=[1, 2])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run") / "run", seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("other") / "run", seed=1)
+
+
+@pytest.fixture(scope="session")
+def made(run: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery of the demo's test tracklets; tests must not change it."""
+    out = tmp_path_factory.mktemp("made") / "gallery"
+    assert call("extract", run, data_root / "demo", "--out", out) == 0
+    return out
+
+
+@pytest.fixture
+def gallery(made: Path, workplace: Path) -> Path:
+    """A copy that may be changed, in the current folder."""
+    return Path(shutil.copytree(made, "gallery"))
+
+
+def tracklets(data_root: Path, out: Path, which: slice, times: int = 1) -> list[str]:
+    """Folders of frames of some of the demo's test tracklets; returns their names."""
+    test = experiment.DATASETS["demo"](data_root / "demo").test
+    names = []
+    for i in list(range(len(test)))[which]:
+        for copy in range(times):
+            names.append(test.key(i) if times == 1 else f"{test.key(i)}_{copy:03}")
+            (out / names[-1]).mkdir(parents=True)
+            for path in test[i].paths:
+                os.link(path, out / names[-1] / path.name)
+    return names

@@ -12,7 +12,6 @@ import pytest
 
 from reid.features import FeatureSet
 from reid.gallery import change, store
-from reid.gallery.lock import alone
 from tests.commands.conftest import call
 from tests.evaluation.oracles import made_up
 from tests.gallery.conftest import features_of, split_of
@@ -231,7 +230,7 @@ def test_half_of_a_change_is_not_seen(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_gallery_that_another_program_is_changing(tmp_path: Path, fails) -> None:
     folder = make_gallery(tmp_path / "g")
-    with alone(folder):
+    with store.changing(folder):
         for argv in (("remove", folder, "t5"), ("index", folder, "Flat")):
             assert "another program is changing this gallery" in fails("gallery", *argv)
         assert call("search", folder, "t5") == call("test", "--features", folder) == 0

@@ -13,8 +13,8 @@ import pytest
 
 from reid.errors import DataError
 from reid.features import FeatureSet
+from reid.files import LOCK
 from reid.gallery import change, store
-from reid.gallery.lock import LOCK, alone
 from reid.tracklets import Split
 from tests.gallery.conftest import features_of, split_of
 
@@ -36,7 +36,7 @@ def write(folder: Path, persons: int) -> None:
 
 
 def hold(folder: Path, held: Event) -> None:
-    with alone(folder):
+    with store.changing(folder):
         held.set()
         signal.pause()
 
@@ -63,24 +63,11 @@ def test_the_second_program_is_turned_away_and_loses_nothing(folder: Path, name:
     assert not (folder / LOCK).exists()
 
 
-def test_whoever_comes_as_the_lock_is_given_back_does_not_hold_a_removed_file(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from reid.gallery import lock
-
-    def late(fileno: int, how: int) -> None:
-        (folder / LOCK).unlink()  # the one before has just ended
-
-    monkeypatch.setattr(lock.fcntl, "flock", late)
-    with pytest.raises(DataError, match="another program"), alone(folder):
-        pass
-
-
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no complete feature folder"):
         change.remove(tmp_path / "nowhere", ["a"])
     assert not (tmp_path / "nowhere").exists()
-    with alone(tmp_path / "new", make=True):
+    with store.changing(tmp_path / "new", make=True):
         assert (tmp_path / "new" / LOCK).exists()
         store.require_free(tmp_path / "new", overwrite=False)
     assert not list((tmp_path / "new").iterdir())
