@@ -30,7 +30,7 @@ FROZEN = [
     "model.neck=none",
     "train.optimizer={name: sgd}",
     "train.lr=0.001",
-    "train.schedule={name: cosine}",
+    "train.schedule.warmup=0",
 ]
 
 
