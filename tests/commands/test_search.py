@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reid.datasets import packing
 from reid.gallery import store
 from tests.commands.conftest import call, tracklets
 
@@ -53,6 +54,19 @@ def test_searching_by_frames_finds_their_own_tracklet(gallery: Path, data_root: 
     assert len(by_folder["hits"]) == 10
     assert by_image["query"] == str(image)
     assert by_image["hits"][0]["similarity"] < 1
+
+
+def test_an_image_of_a_packed_folder_is_found_as_its_file(gallery: Path, data_root: Path, fails) -> None:
+    root = Path("mine/bbox_test")
+    [name] = tracklets(data_root, root, slice(6, 7))
+    image = sorted((root / name).iterdir())[0]
+    packing.write(root, [os.fsencode(image.relative_to(root))], root.with_suffix(".pack"))
+    assert call("search", gallery, image, "--json", "file.json", "--html", "file.html") == 0
+    shutil.rmtree(root)
+    assert call("search", gallery, image, "--json", "packed.json", "--html", "packed.html") == 0
+    assert read_json("packed.json") == read_json("file.json")
+    assert Path("packed.html").read_bytes() == Path("file.html").read_bytes()
+    assert "no such image" in fails("search", gallery, image.with_name("another.jpg"))
 
 
 def test_filters_and_thresholds(gallery: Path, capsys: pytest.CaptureFixture[str]) -> None:

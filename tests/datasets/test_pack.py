@@ -27,6 +27,7 @@ def test_every_file_reads_as_it_was(root: Path) -> None:
     for name, data in held.items():
         assert frames.read(root / name) == data
         assert frames.read(str(root / name)) == data
+        assert frames.is_packed(root / name)
 
 
 def test_relative_paths_mean_the_current_folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +67,7 @@ def test_what_a_pack_does_not_hold_is_said(root: Path, name: str) -> None:
     with pytest.raises(DataError) as caught:
         frames.read(f"{root}/{name}")
     assert len(caught.value.problems) == 1 and str(root) in str(caught.value)
+    assert not frames.is_packed(f"{root}/{name}")
 
 
 def test_without_folder_and_pack_the_image_is_missing(tmp_path: Path) -> None:
@@ -193,6 +195,7 @@ def test_a_damaged_pack_is_one_clear_error(root: Path, spoil: Callable[[Path], o
     hidden(root)
     for use in (
         lambda: frames.read(root / "0001" / "0001C1T0001F001.jpg"),
+        lambda: frames.is_packed(root / "0001" / "0001C1T0001F001.jpg"),
         lambda: stand_in(root),
         lambda: packing.verify(root.with_name("bbox_train.pack")),
     ):

@@ -1,0 +1,140 @@
+"""Files appear whole or not at all; a folder is one program's until it ends, however it ends."""
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from reid.errors import DataError
+from reid.files import LOCK, alone, atomic
+
+BUSY = "somebody is here; wait"
+
+
+def hold(folder: Path, pipe: Connection) -> None:
+    with alone(folder, BUSY):
+        pipe.send("held")
+        pipe.recv()
+
+
+@contextmanager
+def holder(folder: Path) -> Iterator[tuple[multiprocessing.process.BaseProcess, Connection]]:
+    """Another process, which holds the folder until it is sent something."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hold, args=(folder, theirs))
+    process.start()
+    theirs.close()
+    try:
+        assert ours.poll(60) and ours.recv() == "held"
+        yield process, ours
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+        ours.close()
+
+
+def enter(folder: Path) -> list[str]:
+    """What is in the folder while this process holds it."""
+    with alone(folder, BUSY):
+        return os.listdir(folder)
+
+
+def test_two_processes_are_never_both_in(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "one"
+    with holder(folder) as (process, pipe):
+        for _ in range(2):  # to be turned away takes nothing from the holder
+            with pytest.raises(DataError) as caught:
+                enter(folder)
+            assert caught.value.problems == (f"{folder}: {BUSY}",)
+            assert os.listdir(folder) == [LOCK]
+        pipe.send("go")
+        process.join(60)
+        assert process.exitcode == 0
+    assert os.listdir(folder) == []
+    assert enter(folder) == [LOCK]
+    assert os.listdir(folder) == []
+
+
+def test_a_killed_holder_bars_nobody(tmp_path: Path) -> None:
+    with holder(tmp_path) as (process, _):
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == [LOCK]
+    assert enter(tmp_path) == [LOCK]
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_inside_passes_and_frees_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError, match="their own"), alone(tmp_path, BUSY):
+        raise BlockingIOError("their own")
+    assert os.listdir(tmp_path) == []
+
+
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+def next_one(file: Path) -> None:
+    file.rename(file.with_name("before"))  # keeps its inode from being given to the next
+    file.touch()
+
+
+@pytest.mark.parametrize("change", [gone, next_one])
+def test_whoever_comes_as_the_folder_is_given_back_does_not_hold_a_removed_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda lock, how: change(tmp_path / LOCK))
+    with pytest.raises(DataError, match=BUSY):
+        enter(tmp_path)
+    assert (tmp_path / LOCK).exists() == (change is next_one)  # the next one's lock stays
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(lock: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(DataError) as caught:
+        enter(tmp_path)
+    what = f"cannot lock this folder: {os.strerror(number)}; choose a writable one on a file system with locks"
+    assert caught.value.problems == (f"{tmp_path / LOCK}: {what}",)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for folder, reason in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "in", "Not a directory")):
+        with pytest.raises(DataError, match=f"cannot lock this folder: {reason}; choose a writable one"):
+            enter(folder)
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(DataError, match="cannot lock this folder: Is a directory"):
+        enter(tmp_path)
+
+    def forbidden(*_: object, **__: object) -> None:  # as chmod would not stop root
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    with pytest.raises(DataError, match="cannot lock this folder: Permission denied"):
+        enter(tmp_path / "theirs")
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "a.txt"
+    with atomic(file) as temporary:
+        temporary.write_text("first")
+        assert not file.exists()
+    with pytest.raises(ZeroDivisionError), atomic(file) as temporary:
+        temporary.write_text("sec")
+        raise ZeroDivisionError
+    assert [(held.name, held.read_text()) for held in file.parent.iterdir()] == [("a.txt", "first")]
