@@ -91,10 +91,15 @@ class Preprocess:
         pixels = images.to(device, non_blocking=True)
         if list(pixels.shape[1:3]) == self.resize:
             return pixels
+        factors = {new / old for new, old in zip(self.resize, pixels.shape[1:3], strict=True)}
+        antialias = device.type != "cpu" or not factors <= {
+            1,
+            2,
+        }  # there it changes no bit, and takes a CPU twice as long
         pixels = pixels.permute(0, 3, 1, 2).float()
-        if device.type == "cpu":  # whose antialiasing is twice as fast plane by plane
+        if device.type == "cpu" and antialias:  # which is twice as fast plane by plane
             pixels = pixels.contiguous()
-        pixels = F.interpolate(pixels, self.resize, mode="bilinear", antialias=True, align_corners=False)
+        pixels = F.interpolate(pixels, self.resize, mode="bilinear", antialias=antialias, align_corners=False)
         return pixels.permute(0, 2, 3, 1)
 
     def _centre(self, resized_BHWC: Tensor) -> Tensor:

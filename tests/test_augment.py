@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torchvision.transforms.v2 import functional as tv
 
 from reid.augment import Preprocess, erase, jitter
@@ -32,7 +33,7 @@ def reference(
     return ((window / 255 - MEAN) / STD).transpose(2, 0, 1)
 
 
-@pytest.mark.parametrize("resize", [[40, 20], [64, 64], [24, 12], [40, 31]])
+@pytest.mark.parametrize("resize", [[40, 20], [64, 64], [24, 12], [40, 31], [40, 40]])
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_pillow_within_its_rounding(resize: list[int], training: bool) -> None:
     images, crop = people(6), [resize[0] - 5, resize[1] - 2]
@@ -46,6 +47,14 @@ def test_equals_pillow_within_its_rounding(resize: list[int], training: bool) ->
     assert batch.dtype == torch.float32
     one_level = 1 / 255 / min(STD)
     np.testing.assert_allclose(batch.numpy(), np.stack(expected), atol=1.01 * one_level)
+
+
+@pytest.mark.parametrize("resize", [[80, 20], [40, 40], [80, 40], [80, 30]])
+def test_the_short_way_of_doubling_changes_no_bit(resize: list[int]) -> None:
+    images = torch.from_numpy(people(3))
+    resized = Preprocess(resize, resize, [0, 0, 0], [1 / 255] * 3)(images, CPU)
+    planes = images.permute(0, 3, 1, 2).float().contiguous()
+    assert resized.equal(nn.functional.interpolate(planes, resize, mode="bilinear", antialias=True))
 
 
 def test_sizes_may_differ() -> None:
