@@ -20,7 +20,9 @@ def _cameras(text: str) -> list[int]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("folder", type=Path, metavar="DIR", help="feature folder of tools/extract.py")
-    parser.add_argument("queries", nargs="*", metavar="QUERY", help="key of the gallery, image, or folder of frames")
+    parser.add_argument(
+        "queries", nargs="*", metavar="QUERY", help="key of the gallery, image (of a pack too), or folder of frames"
+    )
     parser.add_argument("--top-k", type=int, default=10, metavar="K", help="hits per query (default: 10)")
     parser.add_argument("--camera", type=_cameras, metavar="ID[,ID…]", help="search these cameras only")
     parser.add_argument("--not-camera", type=_cameras, metavar="ID[,ID…]", help="leave these cameras out")
