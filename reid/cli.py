@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -62,10 +63,9 @@ def run(main: Callable[[], int | None]) -> int:
 
     Any other exception is our bug; it keeps its traceback and exit code 1.
     """
-    for signum in STOPPING[1:]:  # Python makes a KeyboardInterrupt of SIGINT by itself
-        signal.signal(signum, _interrupt)
     try:
-        return main() or 0
+        with _interruptible():
+            return main() or 0
     except ReidError as error:
         from reid.runtime import is_main_process
 
@@ -75,19 +75,37 @@ def run(main: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}; expected a file or folder that can be used", file=sys.stderr)
-        return 2
     except Interrupted as interrupted:
         return interrupted.code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            usable = "expected a file or folder that can be used"
+            print(f"error: {error.filename}: {error.strerror}; {usable}", file=sys.stderr)
+            return 2
+        traceback.print_exc()  # the interpreter would keep the frames, and wait for ever for decoding processes that they hold
+        return 1
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turns signals into `Interrupted`, and ignores them afterwards: torchrun sends them to processes that are ending by themselves."""
+    for signum in STOPPING[1:]:  # Python makes a KeyboardInterrupt of SIGINT by itself
+        signal.signal(signum, _interrupt)
+    try:
+        yield
+    finally:
+        for signum in STOPPING[1:]:
+            signal.signal(signum, _ignore)  # SIG_IGN would be inherited by programs started from here
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise Interrupted(signum)
+
+
+def _ignore(signum: int, frame: FrameType | None) -> None:
+    pass
 
 
 def parser(description: str, examples: str) -> argparse.ArgumentParser:
@@ -118,11 +136,11 @@ def overrides_of(flags: argparse.Namespace) -> list[str]:
 
 
 def log_to_stderr() -> None:
-    """Log lines on stderr, from the main process only."""
+    """Log lines on stderr, from the main process only; the others say no more than why all must end."""
     from reid.runtime import is_main_process
 
     root = logging.getLogger()
-    root.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    root.setLevel(logging.INFO if is_main_process() else logging.CRITICAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     root.handlers = [handler]

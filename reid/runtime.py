@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from reid.errors import ConfigError
+from reid.errors import ConfigError, ReidError
+
+logger = logging.getLogger(__name__)
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -99,19 +102,40 @@ def start(device: str = "auto", dtype: str = "float32") -> Iterator[Runtime]:
 
     Raises:
         ConfigError: no such device, or the device has no such type.
+        ReidError: of no problems, in a process that ends because another one has; that one tells why.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
     runtime = Runtime(chosen, _dtype(dtype, chosen), rank, world_size)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if world_size > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
+    if world_size == 1:
         yield runtime
+        return
+    store, *_ = next(dist.rendezvous("env://"))
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size)
+    try:
+        with _one_voice(store, rank):
+            yield runtime
     finally:
-        if world_size > 1:
-            dist.destroy_process_group()
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _one_voice(store: dist.Store, rank: int) -> Iterator[None]:
+    """Lets the process that ends first say why. The others, which then lose its connection, end without a word."""
+    try:
+        yield
+    except BaseException as error:
+        first = True
+        with contextlib.suppress(RuntimeError):  # the store may have gone with its process
+            first = store.add("ended early", 1) == 1  # before the connections close, so ahead of all who lose one
+        if not first and isinstance(error, Exception):
+            raise ReidError() from error
+        if rank and isinstance(error, ReidError):  # the main process prints its own; this one may be all that is left
+            for problem in error.problems:
+                logger.critical("error: %s", problem)
+        raise
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, command: str) -> None:
-    """Command, config, environment, data, model: all that is known before the first step."""
+    """Command, config, environment, data, model: all that is known before the first step, and a setting in vain."""
     logger.info("command: %s", command)
     logger.info("config %s:\n%s", config.fingerprint(), config.dump().rstrip())
     logger.info("environment: %s", ", ".join(f"{name} {value}" for name, value in environment().items()))
@@ -40,6 +40,11 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
         train.num_frames,
         data.noise,
     )
+    if config.train.eval_freq > 0 and not config.data.holdout:
+        logger.warning(
+            "train.eval_freq=%d has no effect: no identities are held out to evaluate; set data.holdout=0.1, say",
+            config.train.eval_freq,
+        )
     parameters = sum(p.numel() for p in job.model.parameters())
     logger.info(
         "model %s: %.2f M parameters, %.2f GFLOPs per image",

@@ -6,7 +6,6 @@ Shapes: n frames of a batch as asked for, k of them that could be decoded, H W p
 from __future__ import annotations
 
 import io
-import logging
 import math
 import os
 from collections.abc import Iterator
@@ -25,11 +24,8 @@ from reid.datasets import frames
 from reid.datasets.damaged import DamagedImages
 from reid.datasets.sampling import Sampler
 from reid.datasets.workers import Slots, items
-from reid.errors import DataError, ReidError
-from reid.runtime import is_main_process
+from reid.errors import DataError
 from reid.tracklets import Split
-
-logger = logging.getLogger(__name__)
 
 _MOST_PIXELS = 2**27  # a JPEG header that claims more is damaged; decoding it would fill the memory before that showed
 
@@ -194,23 +190,16 @@ def load_batches(
         ReidError: the workers cannot start, or one of them died.
     """
     damaged = DamagedImages() if damaged is None else damaged
-    try:
-        slots = Slots(workers)
-        dataset = _Batches(split, batches, damaged.policy, slots.memory)
-        for item in items(dataset, slots.numbered(len(batches)), workers):
-            if isinstance(item, DataError):
-                raise item
-            for path, reason in item.left_out:
-                damaged.note(path, reason)
-            if item.left_out and not len(item.frames) and not may_be_empty:
-                raise DataError(_nothing_left(item))
-            yield FrameBatch(
-                _images(item, slots, pin_memory), torch.from_numpy(item.frames), torch.from_numpy(item.places)
-            )
-    except ReidError as error:
-        if not is_main_process():  # the main process prints its own errors, and would only see that this one is gone
-            logger.error("%s", error)
-        raise
+    slots = Slots(workers)
+    dataset = _Batches(split, batches, damaged.policy, slots.memory)
+    for item in items(dataset, slots.numbered(len(batches)), workers):
+        if isinstance(item, DataError):
+            raise item
+        for path, reason in item.left_out:
+            damaged.note(path, reason)
+        if item.left_out and not len(item.frames) and not may_be_empty:
+            raise DataError(_nothing_left(item))
+        yield FrameBatch(_images(item, slots, pin_memory), torch.from_numpy(item.frames), torch.from_numpy(item.places))
 
 
 def _images(item: _Item, slots: Slots, pin_memory: bool) -> Tensor | list[Tensor]:

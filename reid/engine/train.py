@@ -218,6 +218,18 @@ def _parts(job: Job, runtime: Runtime, step: int, batch: FrameBatch) -> list[_Pa
     return [_Part(*part) for part in zip(*(whole.tensor_split(job.accumulate) for whole in share), strict=True)]
 
 
+@contextlib.contextmanager
+def _enough_to_normalise(job: Job) -> Iterator[None]:
+    """Says so where damage leaves a part of the batch one image, of which some layers cannot take a variance."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # the latter where the model is compiled
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        left = "1 image is left of a process's part of a batch, and batch normalisation needs 2"
+        raise DataError(f"{left}; restore those left out (first: {next(iter(job.damaged.files), None)})") from None
+
+
 def crop_draws(job: Job, step: int) -> Tensor:
     """(whole batch, R) uniform numbers for `Preprocess`, for all processes together; colours and erasing have a seed of their own."""
     sizes = {"augment": PLACES, "colour": job.preprocess.extra_draws}
@@ -230,7 +242,7 @@ def crop_draws(job: Job, step: int) -> Tensor:
 def _forward_backward(job: Job, model: nn.Module, runtime: Runtime, part: _Part, scale: float) -> _Outcome:
     """Adds a part's gradients to the weights'. The loss's own gradient is taken apart: metrics want it, and float16 scales it after."""
     with record_function("forward"):
-        with runtime.autocast():
+        with runtime.autocast(), _enough_to_normalise(job):
             logits_BK = model(part.images)
         loss_B = job.loss(logits_BK, part.target, part.frames)
     with record_function("backward"):

@@ -9,10 +9,8 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -232,33 +230,6 @@ def test_a_kill_before_the_config_leaves_no_foreign_folder(tmp_path: Path) -> No
         directory.check(Config(), resume=True, overwrite=False)
 
 
-def test_two_processes_stop_together_and_go_on(place: Path, tmp_path: Path, data_root: Path) -> None:
-    """SIGUSR1 reaches one of them; both leave at one step, and the end is that of two undisturbed processes."""
-    overrides = [*OVERRIDES, "train.iterations=30"]
-
-    def start(folder: Path) -> list[BaseProcess]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "REID_DATA": str(data_root)}
-        return [begin(folder, environment={**together, "RANK": str(rank)}, overrides=overrides) for rank in (0, 1)]
-
-    processes = start(place)
-    metrics, deadline = place / "runs/run/metrics.jsonl", time.monotonic() + 120
-    while not (metrics.exists() and '"step": 4' in metrics.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    assert processes[1].pid is not None
-    os.kill(processes[1].pid, signal.SIGUSR1)
-    assert [end(process) for process in processes] == [128 + signal.SIGUSR1] * 2, (place / "stderr.txt").read_text()
-    state = checkpoint.load(place / "runs/run/checkpoints/last.pt")
-    assert 4 <= state["step"] < 30
-    assert len(state["windows"]) == 2
-    assert [end(process) for process in start(place)] == [0, 0], (place / "stderr.txt").read_text()
-    assert [end(process) for process in start(tmp_path / "both")] == [0, 0]
-    assert_same_run(place, tmp_path / "both")
-
-
 def test_images_left_out_are_listed_across_a_resume(place: Path, tmp_path: Path, data_root: Path) -> None:
     shutil.copytree(data_root, tmp_path / "data")
     bad = sorted((tmp_path / "data/demo/bbox_train").rglob("*.jpg"))[::5]
@@ -304,6 +275,18 @@ def test_a_signal_before_training_ends_the_tool_at_once() -> None:
     try:
         assert cli.run(lambda: signal.raise_signal(signal.SIGUSR1)) == 138
         assert cli.run(lambda: signal.raise_signal(signal.SIGTERM)) == 143
+    finally:
+        for signum, handler in zip(cli.STOPPING, before, strict=True):
+            signal.signal(signum, handler)
+
+
+def test_a_signal_after_all_is_done_changes_nothing() -> None:
+    """As torchrun sends it to the processes that are ending because one has failed."""
+    before = [signal.getsignal(signum) for signum in cli.STOPPING]
+    try:
+        assert cli.run(lambda: 2) == 2
+        for signum in cli.STOPPING[1:]:
+            signal.raise_signal(signum)
     finally:
         for signum, handler in zip(cli.STOPPING, before, strict=True):
             signal.signal(signum, handler)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -106,6 +107,22 @@ def test_too_few_images_for_the_parts_is_an_error(split: Split) -> None:
         DataError, match=r"train.accumulate: step \d+: \d image\(s\) of this process's share are left for"
     ):
         fit(make_job(split, accumulate=5, damaged=DamagedImages("skip"), iterations=50), CPU)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_single_image_cannot_be_normalised(split: Split, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first batch one image can be read. Normalisation over an image's pixels goes on, that over the images alone does not."""
+    frames = [int(frame) for frame in make_job(split).sampler(0)]
+    for frame in frames[1:]:
+        split.path(frame).unlink()
+    settings = {"damaged": DamagedImages("skip"), "iterations": 1}
+    fit(make_job(split, norm=True, **settings), CPU)
+    job = make_job(split, compile=compiled, **settings)
+    job.model.embedding.neck = nn.BatchNorm1d(8)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # needs no C++ compiler
+    with pytest.raises(DataError, match=r"1 image is left .* needs 2; restore .*\.png\)$") as caught:
+        fit(job, CPU)
+    assert str(split.path(frames[1])) in str(caught.value)
 
 
 def test_colours_and_erasing_leave_the_crops_as_they_were(split: Split) -> None:
