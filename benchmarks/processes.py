@@ -3,7 +3,7 @@
 Normalisation layers see their own process's half of each batch, so that the two may part like two seeds: each is run with several.
 With these layers frozen both compute the same step, and part only as far as float32 rounds; that pair is trained with SGD for a few
 steps, because AdamW divides a gradient by its own size, and so makes rounding errors of vanishing gradients as large as any other.
-Finished runs are not run again, an interrupted one goes on from its checkpoint.
+Finished runs are not trained again, an interrupted one goes on from its checkpoint.
 
     python tools/make_demo.py --out data/demo
     python benchmarks/processes.py --json benchmarks/results/processes.json
@@ -66,15 +66,14 @@ def main() -> None:
 def trained(flags: argparse.Namespace, processes: int, name: str, *overrides: str) -> RunDirectory:
     """The demo's run with this many processes, which share the cores."""
     run = RunDirectory(flags.runs.absolute() / f"{name}_{processes}")
-    if not (run.path / "eval.json").exists():
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command += ["tools/train.py", "configs/demo.yaml", "--data-root", os.path.abspath(flags.data_root)]
-        command += ["--output-dir", str(run.path), "--resume", "auto", "test.baselines=false", *overrides]
-        threads = max(1, len(os.sched_getaffinity(0)) // processes)
-        print(shlex.join(command), file=sys.stderr, flush=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        if code := subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL).returncode:
-            raise SystemExit(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["tools/train.py", "configs/demo.yaml", "--data-root", os.path.abspath(flags.data_root)]
+    command += ["--output-dir", str(run.path), "--resume", "auto", "test.baselines=false", *overrides]
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    print(shlex.join(command), file=sys.stderr, flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    if code := subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL).returncode:
+        raise SystemExit(code)
     return run
 
 

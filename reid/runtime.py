@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import platform
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from reid.errors import ConfigError, ReidError
 
 logger = logging.getLogger(__name__)
+
+_ENDED = "ended early"  # in the store: processes that an exception has ended
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -105,20 +108,36 @@ def start(device: str = "auto", dtype: str = "float32") -> Iterator[Runtime]:
         ReidError: of no problems, in a process that ends because another one has; that one tells why.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
-    runtime = Runtime(chosen, _dtype(dtype, chosen), rank, world_size)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
     if world_size == 1:
-        yield runtime
+        yield _placed(device, dtype)
         return
     store, *_ = next(dist.rendezvous("env://"))
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size)
     try:
         with _one_voice(store, rank):
+            runtime = _placed(device, dtype, rank, world_size)
+            _meet(store, world_size)
+            backend = "nccl" if runtime.device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
             yield runtime
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _placed(device: str, dtype: str, rank: int = 0, world_size: int = 1) -> Runtime:
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return Runtime(chosen, _dtype(dtype, chosen), rank, world_size)
+
+
+def _meet(store: dist.Store, world_size: int) -> None:
+    """Waits for all processes, unless one has ended for want of a device: the process group would wait for it, deaf to signals."""
+    store.add("met", 1)
+    while store.add("met", 0) < world_size:
+        if store.add(_ENDED, 0):
+            raise ReidError()
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -129,7 +148,7 @@ def _one_voice(store: dist.Store, rank: int) -> Iterator[None]:
     except BaseException as error:
         first = True
         with contextlib.suppress(RuntimeError):  # the store may have gone with its process
-            first = store.add("ended early", 1) == 1  # before the connections close, so ahead of all who lose one
+            first = store.add(_ENDED, 1) == 1  # before the connections close, so ahead of all who lose one
         if not first and isinstance(error, Exception):
             raise ReidError() from error
         if rank and isinstance(error, ReidError):  # the main process prints its own; this one may be all that is left

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 10**9
 _SHARD = re.compile(r"\d{5}\.zip")
-_UNFINISHED = re.compile(rf"{_SHARD.pattern}|{re.escape(INDEX)}|{re.escape(LOCK)}|\..*\.tmp")  # there before ABOUT
+_UNFINISHED = "pack.unfinished"  # there from the first byte to the last: what lies beside it is ours to replace
 _MOST_SHARDS = 256  # a process holds all of them open, and may hold 1024 files
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of the name and the extra field, which the data follow
 
@@ -64,7 +64,8 @@ def write(
     plan = _plan(root, names, shard_bytes)
     files = [folder / f"{number:05d}.zip" for number in range(len(plan))]
     with alone(folder, "another process is writing this pack; wait for it"):
-        (folder / ABOUT).unlink(missing_ok=True)  # unfinished from here on
+        (folder / _UNFINISHED).touch()
+        (folder / ABOUT).unlink(missing_ok=True)
         for left in folder.iterdir():
             if (_SHARD.fullmatch(left.name) and left not in files) or left.name.endswith(".tmp"):
                 left.unlink()
@@ -74,6 +75,7 @@ def write(
             index[first:last] = _shard(file, root, names[first:last], keep, tick)
             shards.append(Shard(file.name, last - first, file.stat().st_size, digest_of(file)))
         _finish(folder, shards, index)
+        (folder / _UNFINISHED).unlink()
 
 
 def verify(folder: Path, tick: Tick = _silent) -> Pack:
@@ -106,12 +108,11 @@ def state(folder: Path) -> str:
     """
     if (folder / ABOUT).is_file():
         return "finished"
-    if not folder.exists():
-        return "none"
-    found = os.listdir(folder) if folder.is_dir() else [folder.name]
-    if not all(map(_UNFINISHED.fullmatch, found)):
+    if (folder / _UNFINISHED).is_file():
+        return "unfinished"
+    if folder.exists() and (not folder.is_dir() or {*os.listdir(folder)} - {LOCK}):
         raise DataError(f"{folder}: expected a pack or nothing, got something else; move it away")
-    return "unfinished" if found else "none"
+    return "none"
 
 
 def _plan(root: Path, names: list[bytes], shard_bytes: float) -> list[tuple[int, int]]:

@@ -123,7 +123,7 @@ def test_a_pack_that_is_there_needs_a_word(dataset: Path, fails: Fails) -> None:
     for word in (["--resume", "auto"], ["--overwrite"]):
         assert call("pack", dataset, *word) == 0
         assert content(dataset) == before
-    (dataset / "bbox_train.pack" / "pack.json").unlink()
+    (dataset / "bbox_train.pack" / "pack.json").rename(dataset / "bbox_train.pack" / "pack.unfinished")
     assert "bbox_train.pack: unfinished pack" in fails("pack", dataset)
     assert call("pack", dataset, "--resume", "auto") == 0
     assert content(dataset) == before
@@ -141,7 +141,7 @@ def test_a_stopped_run_leaves_no_halves_and_resumes(dataset: Path, monkeypatch: 
         scheduler.setattr(zipfile.ZipFile, "writestr", stopping)
         assert call("pack", dataset, "--shard-size", "0.05") == 143
     left = sorted(os.listdir(dataset / "bbox_train.pack"))
-    assert left == ["00000.zip", "00001.zip"]
+    assert left == ["00000.zip", "00001.zip", "pack.unfinished"]
     assert call("pack", dataset, "--shard-size", "0.05", "--resume", "auto") == 0
     resumed = content(dataset)
     assert call("pack", dataset, "--shard-size", "0.05", "--overwrite") == 0
@@ -181,4 +181,4 @@ def test_a_file_that_cannot_grow_is_one_line(dataset: Path, fails: Fails) -> Non
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "00000.zip: cannot write this file: File too large" in line
-    assert not os.listdir(dataset / "bbox_train.pack")
+    assert os.listdir(dataset / "bbox_train.pack") == ["pack.unfinished"]

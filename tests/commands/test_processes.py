@@ -27,7 +27,9 @@ def start(data_root: Path) -> Iterator[Start]:
     """Starts one process per folder given, which meet at a store that outlives them, as with torchrun."""
     stores = []
 
-    def processes(*folders: Path, overrides: list[str], kill_at: int = 0, root: Path = data_root) -> list[BaseProcess]:
+    def processes(
+        *folders: Path, overrides: list[str], last: str = "seed=0", kill_at: int = 0, root: Path = data_root
+    ) -> list[BaseProcess]:
         stores.append(dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
         together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(stores[-1].port), "REID_DATA": str(root)}
         together |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
@@ -36,7 +38,7 @@ def start(data_root: Path) -> Iterator[Start]:
                 folder,
                 kill_at=kill_at * (rank == 0),
                 part="metrics.jsonl",
-                overrides=overrides,
+                overrides=[*overrides, last] if rank == len(folders) - 1 else overrides,
                 environment={**together, "WORLD_SIZE": str(len(folders)), "RANK": str(rank)},
             )
             for rank, folder in enumerate(folders)
@@ -116,6 +118,13 @@ def test_a_damaged_image_in_one_process_is_one_line(tmp_path: Path, start: Start
     image.write_bytes(b"")
     line = line_of(start(place, place, overrides=overrides, root=root), place)
     assert line.startswith(f"error: {image}: damaged image (an empty file)")
+
+
+def test_a_process_without_a_device_is_one_line(tmp_path: Path, start: Start) -> None:
+    """As where more processes are started than there are GPUs; the others must not wait for it."""
+    place = tmp_path / "run"
+    line = line_of(start(place, place, overrides=OVERRIDES, last="machine.device=cuda:99"), place)
+    assert line.startswith("error: ") and "cuda:99" in line
 
 
 def test_an_error_before_the_first_step_is_one_line(tmp_path: Path, start: Start, stopped: Path) -> None:  # noqa: F811

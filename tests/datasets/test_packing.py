@@ -202,14 +202,15 @@ def test_a_place_that_cannot_be_written_is_said(root: Path, tmp_path: Path) -> N
         packing.write(root, names_of(root), tmp_path / "file" / "bbox_train.pack")
 
 
-def test_a_folder_that_is_no_pack_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("theirs", ["precious.txt", "00000.zip", "index.npy", ".precious.tmp"])
+def test_a_folder_that_is_no_pack_is_left_alone(tmp_path: Path, theirs: str) -> None:
     other = tmp_path / "bbox_train.pack"
     other.mkdir()
     assert packing.state(other) == "none"
     (other / ".lock").touch()  # by one who was killed at once
-    assert packing.state(other) == "unfinished"
-    (other / "precious.txt").touch()
+    assert packing.state(other) == "none"
+    (other / theirs).touch()
     with pytest.raises(DataError, match="expected a pack or nothing, got something else"):
         packing.state(other)
     with pytest.raises(DataError, match="expected a pack or nothing, got something else"):
-        packing.state(other / "precious.txt")
+        packing.state(other / theirs)
