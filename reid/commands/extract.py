@@ -108,10 +108,8 @@ def run(run_path: Path, choice: str, overrides: Sequence[str], source: Path, kin
     split, query, gallery = _tracklets(source, kind)
     logger.info("%s: %s with %d tracklets, %d frames", source, kind, len(split), split.num_frames)
     place = target.held() if is_main_process() else contextlib.nullcontext()
-    with (
-        start(config.machine.device, config.machine.dtype) as runtime,
-        place,
-    ):  # refused, the other processes learn of it
+    # The place comes second: where it is refused, the other processes learn of it.
+    with start(config.machine.device, config.machine.dtype) as runtime, place:
         file = directory.checkpoint(choice)
         model, preprocess = load_model(config, file, runtime)
         about = {
