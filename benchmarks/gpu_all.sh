@@ -28,14 +28,14 @@ study() { # what a study has found so far is kept beside the other results
 
 [[ " $WANTED " == *" demo_losses "* || " $WANTED " == *" paper_settings "* ]] && { [ -e data/demo ] || "$PY" tools/make_demo.py --out data/demo || exit; }
 piece tests "$PY" -m pytest -m gpu
-piece demo_losses "$PY" benchmarks/demo_losses.py --seeds 0 1 2 --runs runs/demo_losses_gpu \
-  --json "$OUT/demo_losses_gpu.json" machine.workers=8
 # End to end beside the plain loop, and beside the same step on data that is in place: the paper's batch and image size.
 piece training "$PY" benchmarks/training.py --batch-size 180 --steps 10 --workers 12 --dtype auto --json "$OUT/training_gpu.json"
 # The same through the tool, on the demo's images: images per second stand in metrics.jsonl and log.txt.
 piece paper_settings "$PY" tools/train.py configs/mars_imae.yaml --resume auto --output-dir "$DONE/paper_settings" \
   data.name=demo model.pretrained=false train.iterations=300 train.log_freq=20 machine.workers=12
 piece cifar_step "$PY" benchmarks/cifar_step.py --json "$OUT/cifar_step_gpu.json"
+piece demo_losses "$PY" benchmarks/demo_losses.py --seeds 0 1 2 --runs runs/demo_losses_gpu \
+  --json "$OUT/demo_losses_gpu.json" machine.workers=8
 study table1
 study table2
 study T

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -23,12 +23,12 @@ Start = Callable[..., list[BaseProcess]]
 
 
 @pytest.fixture(scope="module")
-def start(data_root: Path) -> Iterator[Start]:
+def start(data_root: Path) -> Start:
     """Starts one process per folder given, which meet at a store that outlives them, as with torchrun."""
     stores = []
 
     def processes(
-        *folders: Path, overrides: list[str], last: str = "seed=0", kill_at: int = 0, root: Path = data_root
+        *folders: Path, overrides: list[str], last: tuple[str, ...] = (), kill_at: int = 0, root: Path = data_root
     ) -> list[BaseProcess]:
         stores.append(dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
         together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(stores[-1].port), "REID_DATA": str(root)}
@@ -38,13 +38,13 @@ def start(data_root: Path) -> Iterator[Start]:
                 folder,
                 kill_at=kill_at * (rank == 0),
                 part="metrics.jsonl",
-                overrides=[*overrides, last] if rank == len(folders) - 1 else overrides,
+                overrides=[*overrides, *last] if rank == len(folders) - 1 else overrides,
                 environment={**together, "WORLD_SIZE": str(len(folders)), "RANK": str(rank)},
             )
             for rank, folder in enumerate(folders)
         ]
 
-    yield processes
+    return processes
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_damaged_image_in_one_process_is_one_line(tmp_path: Path, start: Start
 def test_a_process_without_a_device_is_one_line(tmp_path: Path, start: Start) -> None:
     """As where more processes are started than there are GPUs; the others must not wait for it."""
     place = tmp_path / "run"
-    line = line_of(start(place, place, overrides=OVERRIDES, last="machine.device=cuda:99"), place)
+    line = line_of(start(place, place, overrides=OVERRIDES, last=("machine.device=cuda:99",)), place)
     assert line.startswith("error: ") and "cuda:99" in line
 
 
