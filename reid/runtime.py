@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import logging
 import os
@@ -20,6 +21,7 @@ from reid.errors import ConfigError, ReidError
 
 logger = logging.getLogger(__name__)
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _ENDED = "ended early"  # in the store: processes that an exception has ended
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -58,6 +60,16 @@ class Runtime:
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+
+    def keep_memory(self) -> None:
+        """On a CPU, has the C library keep what this process frees, where it can be told (glibc).
+
+        A training step frees gigabytes and asks for them again; given back in between, every page is cleared anew by the system.
+        """
+        mallopt = getattr(ctypes.pythonapi, "mallopt", None)
+        if self.device.type == "cpu" and mallopt:
+            mallopt(_M_MMAP_MAX, 0)
+            mallopt(_M_TRIM_THRESHOLD, -1)
 
     def send(self, tensor: Tensor) -> Tensor:
         """A CPU tensor on this process's device, without waiting: from pageable memory CUDA copies only when all earlier work is done."""

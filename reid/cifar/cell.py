@@ -55,6 +55,7 @@ class Cell:
         runtime: Runtime,
         compiled: bool = False,
     ) -> None:
+        runtime.keep_memory()
         device = runtime.device
         self.model, self.loss, self.data, self.runtime = runtime.place(model), loss.to(device), data, runtime
         self.plan, self.rate, self.steps = Plan(len(data.train), batch_size, seed), rate, 0

@@ -132,6 +132,7 @@ def fit(
         DataError: a frame is missing or damaged.
         ReidError: the loss is no longer finite.
     """
+    runtime.keep_memory()
     job = replace(job, data=job.data.to(runtime.device))
     model = _wrapped(job, runtime).train()
     job.loss.train()
