@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _ENDED = "ended early"  # in the store: processes that an exception has ended
+_LOST = re.compile("[Cc]onnection (closed|reset) by peer")  # by gloo, of a process that had no time to tell why
+_GONE = "another process is gone, killed or out of reach; start all of them again, with --resume auto"
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -163,9 +166,13 @@ def _one_voice(store: dist.Store, rank: int) -> Iterator[None]:
             first = store.add(_ENDED, 1) == 1  # before the connections close, so ahead of all who lose one
         if not first and isinstance(error, Exception):
             raise ReidError() from error
-        if rank and isinstance(error, ReidError):  # the main process prints its own; this one may be all that is left
-            for problem in error.problems:
+        lost = isinstance(error, RuntimeError) and _LOST.search(str(error))
+        told = ReidError(_GONE) if lost else error
+        if rank and isinstance(told, ReidError):  # the main process prints its own; this one may be all that is left
+            for problem in told.problems:
                 logger.critical("error: %s", problem)
+        if lost:
+            raise told from error
         raise
 
 
@@ -196,9 +203,9 @@ def gather_rows(rows: Tensor) -> Tensor:
     """Rows of all processes, in rank order; the input itself in a single process. Counts may differ between processes."""
     if not dist.is_initialized():
         return rows
-    counts = sum_over_processes(
-        torch.eye(dist.get_world_size(), device=rows.device)[dist.get_rank()] * len(rows)
-    ).long()
+    counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=rows.device)
+    counts[dist.get_rank()] = len(rows)
+    sum_over_processes(counts)
     padded = rows.new_zeros((int(counts.max()), *rows.shape[1:]))
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]

@@ -116,15 +116,15 @@ def test_overwriting_keeps_the_old_gallery_until_the_end(
     assert store.read(Path("g")).key.tolist() == sorted(path.name for path in Path("others").iterdir())
 
 
+def extract_by_two(*options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", str(31500 + os.getpid() % 2000), ROOT / "tools/extract.py", *options]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
 def test_two_processes_write_one_gallery(run: Path, workplace: Path, data_root: Path) -> None:
     tracklets(data_root, Path("mine"), slice(0, 11))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", str(31500 + os.getpid() % 2000)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = [run, "mine", "--out", "two", "--shard", "5", "--index", "Flat"]
-    done = subprocess.run(
-        [*command, ROOT / "tools/extract.py", *options], capture_output=True, text=True, env=environment
-    )
+    done = extract_by_two(run, "mine", "--out", "two", "--shard", "5", "--index", "Flat")
     assert done.returncode == 0, done.stderr
     assert call("extract", run, "mine", "--out", "one", "--shard", "5", "--index", "Flat") == 0
     one, two = (store.open_gallery(Path(name)) for name in ("one", "two"))
@@ -133,3 +133,15 @@ def test_two_processes_write_one_gallery(run: Path, workplace: Path, data_root: 
     for name in ("meta.csv", "gallery.json"):
         assert (Path("one") / name).read_bytes() == (Path("two") / name).read_bytes()
     assert sorted(path.name for path in Path("two").iterdir()) == sorted(path.name for path in Path("one").iterdir())
+
+
+def test_two_processes_that_are_refused_are_one_line(run: Path, gallery: Path, data_root: Path) -> None:
+    """Only the main process looks at the folder; the other does not wait for it."""
+    tracklets(data_root, Path("mine"), slice(3, 4))
+    before = {path: path.read_bytes() for path in gallery.iterdir()}
+    done = extract_by_two(run, "mine", "--out", gallery)
+    said = done.stderr.partition("ChildFailedError")[0]  # torchrun has a word of its own
+    assert said.count("error: ") == 1 and "--overwrite" in said
+    assert "Connection closed" not in said
+    assert done.returncode != 0
+    assert {path: path.read_bytes() for path in gallery.iterdir()} == before

@@ -90,7 +90,7 @@ def test_killed_anywhere_it_resumes_to_identical_bytes(root: Path, moment: tuple
     killed = subprocess.run([sys.executable, "-c", KILLER, str(root), owner, name, calls], capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     assert packing.state(folder) == "unfinished"
-    with pytest.raises(DataError, match=r"bbox_train\.pack: this pack is unfinished; .*--resume auto"):
+    with pytest.raises(DataError, match=r"bbox_train\.pack: this pack is unfinished, .*--resume auto"):
         Pack(folder)
     finished = {file: file.stat().st_ino for file in folder.glob("*.zip") if not file.name.startswith(".")}
     pack(root, keep=True)
