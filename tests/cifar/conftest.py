@@ -16,7 +16,8 @@ from reid.cifar import data
 from reid.cifar.data import Cifar, load_cifar
 from reid.errors import ReidError
 
-REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
+ROOT = Path(__file__).parents[2]
+REAL = ROOT / ".." / "shared" / "data"
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 BATCHES = [f"data_batch_{k}" for k in range(1, 6)]
 NUM, NUM_TRAIN = 400, 2_000  # images in a file of CIFAR-10, where the official one has 10,000; and in training
@@ -24,6 +25,14 @@ TOTAL = NUM_TRAIN + NUM
 LABELS_N = np.random.default_rng(1).integers(10, size=TOTAL)
 FINE_N = np.random.default_rng(2).integers(100, size=TOTAL)
 ROWS_N = np.frombuffer(np.random.default_rng(0).bytes(TOTAL * 3072), np.uint8).reshape(-1, 3072)
+TINY = [
+    "data.train_images=60",
+    "data.test_images=40",
+    "train.iterations=6",
+    "train.points=3",
+    "train.batch_size=8",
+    "train.schedule={name: milestones, at: [4]}",
+]
 
 
 @pytest.fixture
@@ -90,6 +99,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = {"fine_labels": FINE_N[part].tolist(), "coarse_labels": (FINE_N[part] * 7 % 20).tolist()}
         write(hundred / name, batch(ROWS_N[part], **labels))
     write(hundred / "meta", {"fine_label_names": [f"class {k}" for k in range(100)]})
+    return root
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with a CIFAR-10 of its official size; images of noise."""
+    root = tmp_path_factory.mktemp("official")
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in [*BATCHES, "test_batch"]:
+        labels = rng.integers(10, size=10_000).tolist()
+        write(folder / name, batch(np.frombuffer(rng.bytes(10_000 * 3072), np.uint8).reshape(-1, 3072), labels=labels))
+    write(folder / "batches.meta", META)
     return root
 
 

@@ -24,6 +24,7 @@ train: {iterations: 12, batch_size: 8, lr: 0.01, log_freq: 4, checkpoint_freq: 5
 test: {batch_size: 64}
 machine: {device: cpu, workers: 0}
 """
+HELD_OUT = ["data.holdout=0.4", "train.eval_freq=6"]
 
 
 def call(tool: str, *argv: str | Path) -> int:
@@ -71,6 +72,16 @@ def make_run(folder: Path, seed: int) -> Path:
     embedding, _ = experiment.build_embedding(settings, initial_weights=False)
     checkpoint.save(folder / "checkpoints/last.pt", model=Classifier(embedding, 2).state_dict(), pids=[1, 2])
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """A finished run with held-out identities; tests must not change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "run.yaml").write_text(CONFIG)
+    options = ["--data-root", data_root, "--output-dir", folder / "run", *HELD_OUT, "test.baselines=true"]
+    assert call("train", folder / "run.yaml", *options) == 0
+    return folder / "run"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A folder of small files, packed, and put away."""
+"""A folder of small files, packed, and put away; names of frames by the rule of MARS."""
 
 import os
 from pathlib import Path
@@ -56,3 +56,14 @@ def flip(file: Path, position: int) -> None:
 def frames_of(folder: Path) -> dict[str, bytes]:
     held = Pack(folder)
     return {os.fsdecode(name): held.read(row) for row, name in enumerate(held.names)}
+
+
+def frame_names(rows: list[tuple[int, int, int]], suffix: str = ".jpg") -> list[str]:
+    """Names by the dataset's rule: tracklets count on within a person, frames within a tracklet."""
+    names: list[str] = []
+    tracklets: dict[int, int] = {}
+    for pid, camera, frames in rows:
+        tracklets[pid] = tracklets.get(pid, 0) + 1
+        person = "00-1" if pid < 0 else f"{pid:04d}"
+        names += [f"{person}C{camera}T{tracklets[pid]:04d}F{k + 1:03d}{suffix}" for k in range(frames)]
+    return names

@@ -1,4 +1,4 @@
-"""The MARS index on a small folder in its layout, every inconsistency, and the real tables where they are."""
+"""The MARS index on a small folder in its layout, and every inconsistency."""
 
 from __future__ import annotations
 
@@ -13,22 +13,11 @@ from scipy.io import savemat
 from reid.datasets.mars import find_dataset, load_mars
 from reid.errors import DataError
 from reid.tracklets import Benchmark
+from tests.datasets.conftest import frame_names
 
 # (pid, camera, frames) of each tracklet, in the order of the tables.
 TRAIN = [(1, 1, 3), (1, 2, 2), (40, 6, 4)]
 TEST = [(-1, 1, 2), (0, 3, 3), (2, 1, 4), (2, 5, 2)]
-REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "mars-info"
-
-
-def names_of(rows: list[tuple[int, int, int]], suffix: str = ".jpg") -> list[str]:
-    """Names by the dataset's rule: tracklets count on within a person, frames within a tracklet."""
-    names: list[str] = []
-    tracklets: dict[int, int] = {}
-    for pid, camera, frames in rows:
-        tracklets[pid] = tracklets.get(pid, 0) + 1
-        person = "00-1" if pid < 0 else f"{pid:04d}"
-        names += [f"{person}C{camera}T{tracklets[pid]:04d}F{k + 1:03d}{suffix}" for k in range(frames)]
-    return names
 
 
 def table_of(rows: list[tuple[int, int, int]]) -> np.ndarray:
@@ -51,11 +40,11 @@ def mars(tmp_path: Path) -> Path:
     folder = tmp_path / "mars"
     (folder / "info").mkdir(parents=True)
     for part, rows in (("train", TRAIN), ("test", TEST)):
-        for name in names_of(rows):
+        for name in frame_names(rows):
             image = folder / f"bbox_{part}" / name[:4] / name
             image.parent.mkdir(parents=True, exist_ok=True)
             image.touch()
-        (folder / "info" / f"{part}_name.txt").write_text("\n".join(names_of(rows)) + "\n")
+        (folder / "info" / f"{part}_name.txt").write_text("\n".join(frame_names(rows)) + "\n")
         save_table(folder, part, table_of(rows))
     save(folder, "query_IDX", query_IDX=np.array([[3]], dtype=np.uint16))
     return folder
@@ -100,7 +89,7 @@ def test_line_ends_do_not_matter(mars, text):
     expected = load_mars(mars)
     for part, rows in (("train", TRAIN), ("test", TEST)):
         eol = "\r\n" if "\r" in text else "\n"
-        content = text.format(eol.join(names_of(rows)))
+        content = text.format(eol.join(frame_names(rows)))
         (mars / "info" / f"{part}_name.txt").write_bytes(content.encode())
     assert same(load_mars(mars), expected)
 
@@ -115,23 +104,9 @@ def test_missing_name_lists_are_rebuilt_from_the_folders(mars, caplog):
     assert "train_name.txt is missing; rebuilt 9 names" in caplog.text
 
 
-def test_a_rebuilt_list_must_fit_the_table_exactly(mars):
-    (mars / "info" / "train_name.txt").unlink()
-    (mars / "bbox_train" / "0040" / "0040C6T0001F005.jpg").touch()
-    with pytest.raises(DataError, match="table covers 9 frames, but the folders hold 10 images"):
-        load_mars(mars)
-
-
-def test_a_rebuilt_list_refuses_an_image_in_anothers_folder(mars):
-    (mars / "info" / "train_name.txt").unlink()
-    (mars / "bbox_train" / "0040" / "0041C6T0001F005.jpg").touch()
-    with pytest.raises(DataError, match=r"0040: expected names that begin with 0040C, got 0041C6T0001F005.jpg"):
-        load_mars(mars)
-
-
 @pytest.mark.parametrize("suffix", [".png", ".jpeg", ".JPG"])
 def test_other_extensions_and_lengths_load_alike(mars, suffix):
-    names = names_of([(1, 1, 3), (1, 2, 2)], suffix) + ["0040C6T0001F0998.jpg", "0040C6T0001F0999.jpg"]
+    names = frame_names([(1, 1, 3), (1, 2, 2)], suffix) + ["0040C6T0001F0998.jpg", "0040C6T0001F0999.jpg"]
     names += ["0040C6T0001F1000.jpg", "0040C6T0001F1001.jpg"]
     (mars / "info" / "train_name.txt").write_text("\n".join(names))
     train = load_mars(mars).train
@@ -142,7 +117,7 @@ def test_other_extensions_and_lengths_load_alike(mars, suffix):
 
 def test_the_two_parsers_agree(mars):
     fast = load_mars(mars)
-    names = names_of(TEST)
+    names = frame_names(TEST)
     (mars / "info" / "test_name.txt").write_text("\n".join([*names, "0002C5T0003F0001.jpg"]))  # one long, unused name
     slow = load_mars(mars)
     assert same(slow, fast) and len(slow.test.names) == len(fast.test.names) + 1
@@ -172,7 +147,7 @@ def edit_table(row: int, column: int, value: float) -> Callable[[Path], None]:
 
 def edit_name(line: int, value: str) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
-        names = names_of(TRAIN)
+        names = frame_names(TRAIN)
         names[line - 1] = value
         (folder / "info" / "train_name.txt").write_text("\n".join(names))
 
@@ -181,6 +156,36 @@ def edit_name(line: int, value: str) -> Callable[[Path], None]:
 
 def queries(*index: int) -> Callable[[Path], None]:
     return lambda folder: save(folder, "query_IDX", query_IDX=np.array([index]))
+
+
+def rebuilt(name: str) -> Callable[[Path], None]:
+    """The list of names is missing; the folder of person 40 holds one image more."""
+
+    def edit(folder: Path) -> None:
+        (folder / "info" / "train_name.txt").unlink()
+        (folder / "bbox_train" / "0040" / name).touch()
+
+    return edit
+
+
+def wrap(folder: Path, inner: str) -> None:
+    """Put a folder into another of the same name: x -> x/x."""
+    moved = folder.rename(folder.with_name("moved"))
+    folder.mkdir()
+    moved.rename(folder / inner)
+
+
+def flatten(folder: Path) -> None:
+    """Images without folders of persons."""
+    moved = folder.rename(folder.with_name("moved"))
+    folder.mkdir()
+    for image in sorted(moved.rglob("*.jpg")):
+        image.rename(folder / image.name)
+
+
+def empty(folder: Path) -> None:
+    (folder / "bbox_train").rename(folder / "away")
+    (folder / "bbox_train").mkdir()
 
 
 INCONSISTENT = {
@@ -220,6 +225,29 @@ INCONSISTENT = {
     "query past": (queries(5), "query_IDX.mat: row 1: .* 1 to 4, got 5"),
     "query twice": (queries(4, 3, 4), "query_IDX.mat: row 3: test row 4 is a query already"),
     "query junk": (queries(1), "test row 1 is junk"),
+    "several bad rows": (
+        lambda f: save_table(f, "train", table_of(TRAIN) + [0, 0, 0, 1]),
+        r"row 1: .*\(2 more rows like it\)",
+    ),
+    "rebuilt, too many": (rebuilt("0040C6T0001F005.jpg"), "table covers 9 frames, but the folders hold 10 images"),
+    "rebuilt, another's": (
+        rebuilt("0041C6T0001F005.jpg"),
+        "0040: expected names that begin with 0040C, got 0041C6T0001F005.jpg",
+    ),
+    "one folder too deep": (
+        lambda f: wrap(f, "mars"),
+        "expected a folder info.*found .*mars/mars/info instead: move it up one level",
+    ),
+    "doubled folder": (lambda f: wrap(f / "bbox_train", "bbox_train"), "bbox_train: .* got another bbox_train in it"),
+    "no person folders": (
+        lambda f: flatten(f / "bbox_test"),
+        r"bbox_test: .* got files such as .*\.jpg directly in it",
+    ),
+    "no image folder": (
+        lambda f: (f / "bbox_train").rename(f / "away"),
+        "expected a folder bbox_train in it, got none",
+    ),
+    "empty image folder": (empty, "bbox_train: .* got an empty folder"),
 }
 
 
@@ -229,55 +257,6 @@ def test_what_does_not_fit_is_one_clear_error(mars, spoil, message):
     with pytest.raises(DataError, match=message) as error:
         load_mars(mars)
     assert len(error.value.problems) == 1 and "\n" not in str(error.value)
-
-
-def test_several_bad_rows_are_counted(mars):
-    table = table_of(TRAIN)
-    table[:, 3] += 1
-    save_table(mars, "train", table)
-    with pytest.raises(DataError, match=r"row 1: .*\(2 more rows like it\)"):
-        load_mars(mars)
-
-
-def wrap(folder: Path, inner: str) -> None:
-    """Put a folder into another of the same name: x -> x/x."""
-    moved = folder.rename(folder.with_name("moved"))
-    folder.mkdir()
-    moved.rename(folder / inner)
-
-
-def test_one_folder_too_deep_is_said(mars):
-    wrap(mars, "mars")
-    with pytest.raises(
-        DataError, match=r"expected a folder info.*found .*mars/mars/info instead: move it up one level"
-    ):
-        load_mars(mars)
-
-
-def test_a_doubled_image_folder_is_said(mars):
-    wrap(mars / "bbox_train", "bbox_train")
-    with pytest.raises(DataError, match=r"bbox_train: .* got another bbox_train in it"):
-        load_mars(mars)
-
-
-def test_images_without_person_folders_are_said(mars):
-    wrap(mars / "bbox_test", "0002")
-    for image in (mars / "bbox_test" / "0002").rglob("*.jpg"):
-        image.rename(mars / "bbox_test" / image.name)
-    for person in (mars / "bbox_test" / "0002").iterdir():
-        person.rmdir()
-    (mars / "bbox_test" / "0002").rmdir()
-    with pytest.raises(DataError, match=r"bbox_test: .* got files such as .*\.jpg directly in it"):
-        load_mars(mars)
-
-
-def test_missing_and_empty_image_folders_are_said(mars):
-    (mars / "bbox_train").rename(mars / "away")
-    with pytest.raises(DataError, match="expected a folder bbox_train in it, got none"):
-        load_mars(mars)
-    (mars / "bbox_train").mkdir()
-    with pytest.raises(DataError, match=r"bbox_train: .* got an empty folder"):
-        load_mars(mars)
 
 
 @pytest.mark.parametrize("spelling", ["mars", "MARS", "Mars"])
@@ -290,62 +269,11 @@ def test_a_missing_dataset_says_where_it_belongs(tmp_path):
     with pytest.raises(DataError) as error:
         find_dataset(tmp_path / "none", "mars")
     (line,) = error.value.problems
-    for part in ("mars, MARS or Mars", "none, which is no folder", "mars/{bbox_train,bbox_test,info}", "--data-root"):
-        assert part in line
-    for part in ("REID_DATA", "data.root", "data/README.md"):
+    where = ("--data-root", "REID_DATA", "data.root", "data/README.md")
+    for part in ("mars, MARS or Mars", "none, which is no folder", "mars/{bbox_train,bbox_test,info}", *where):
         assert part in line
 
 
 def test_a_data_root_that_is_the_dataset_itself_is_said(mars):
     with pytest.raises(DataError, match="looks like the dataset itself"):
         find_dataset(mars, "mars")
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory) -> Benchmark:
-    if not REAL.is_dir():
-        pytest.skip(f"the real MARS tables are not at {REAL}")
-    from scipy.io import loadmat
-
-    folder = tmp_path_factory.mktemp("mars")
-    (folder / "info").symlink_to(tmp_path_factory.mktemp("info"))
-    for part in ("train", "test"):
-        (folder / f"bbox_{part}" / "0001").mkdir(parents=True)
-        table = loadmat(REAL / f"tracks_{part}_info.mat")[f"track_{part}_info"]
-        names = names_of([(pid, camera, end - start + 1) for start, end, pid, camera in table.tolist()])
-        (folder / "info" / f"{part}_name.txt").write_text("\n".join(names))
-    for table in REAL.glob("*.mat"):
-        (folder / "info" / table.name).symlink_to(table.resolve())
-    return load_mars(folder)
-
-
-def test_the_real_tables_give_the_published_counts(real):
-    assert real.name == "mars"
-    assert (len(real.train), real.train.num_frames, len(np.unique(real.train.pid))) == (8_298, 509_914, 625)
-    assert (len(real.test), real.test.num_frames, len(np.unique(real.test.pid))) == (12_180, 681_089, 636)
-    assert ((real.test.pid == -1).sum(), (real.test.pid == 0).sum()) == (870, 3_248)
-    assert (len(real.query), len(real.gallery)) == (1_980, 12_180)
-    assert (real.train.lengths.min(), real.train.lengths.max()) == (5, 900)
-    assert (real.test.lengths.min(), real.test.lengths.max()) == (2, 920)
-    assert [row[:3] for row in real.summary()] == [
-        ("train", 625, 8_298),
-        ("query", 626, 1_980),
-        ("gallery", 634, 12_180),
-    ]
-    assert real.train.labels()[0].max() == 624
-
-
-def test_the_first_real_query_is_the_known_tracklet(real):
-    row = real.query[0]
-    tracklet = real.test[row]
-    assert (row, real.test.start[row], real.test.stop[row]) == (4_129, 171_609, 171_649)
-    assert (tracklet.pid, tracklet.camid, len(tracklet.paths)) == (2, 1, 40)
-    assert tracklet.paths[0].parent.name == "0002"
-
-
-def test_every_real_query_has_a_match_by_another_camera(real):
-    pid, camid = real.test.pid, real.test.camid
-    same_pid = pid[real.query, None] == pid
-    matches = (same_pid & (camid[real.query, None] != camid)).sum(axis=1)
-    assert matches[0] == 21 and (same_pid.sum(axis=1) - matches)[0] == 12
-    assert matches.min() > 0

@@ -1,4 +1,4 @@
-"""The two Inception nets against torchvision and a reference written from the table.
+"""The two Inception nets are the published ones: against torchvision and a reference written from the table.
 
 Shapes: B batch, C channels, H height, W width, D feature, K classes.
 """
@@ -61,7 +61,8 @@ def random_norm(chs: int, rng: torch.Generator) -> dict[str, Tensor]:
     }
 
 
-def public_state_dict(classes: int = 5) -> dict[str, Tensor]:
+@pytest.fixture(scope="module")
+def public() -> dict[str, Tensor]:
     """Random weights in the public layout, as old as the public file: no batch counters."""
     rng = torch.Generator().manual_seed(1)
     state: dict[str, Tensor] = {}
@@ -71,8 +72,8 @@ def public_state_dict(classes: int = 5) -> dict[str, Tensor]:
         state[f"{name}.bias"] = 0.1 * torch.randn(out_chs, generator=rng)
         state |= {f"{name}_bn.{leaf}": value for leaf, value in random_norm(out_chs, rng).items()}
     state["conv1_7x7_s2.weight"] /= 60  # its input is in 0-255
-    state["last_linear.weight"] = 0.03 * torch.randn(classes, 1024, generator=rng)
-    state["last_linear.bias"] = torch.randn(classes, generator=rng)
+    state["last_linear.weight"] = 0.03 * torch.randn(5, 1024, generator=rng)
+    state["last_linear.bias"] = torch.randn(5, generator=rng)
     return state
 
 
@@ -105,11 +106,6 @@ def reference_features(state: dict[str, Tensor], x_BCHW: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def public() -> dict[str, Tensor]:
-    return public_state_dict()
-
-
-@pytest.fixture(scope="module")
 def public_file(public: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("public") / "bn_inception.pth"
     torch.save(public, path, _use_new_zipfile_serialization=False)  # the public file is as old as this format
@@ -130,9 +126,6 @@ def through_timm(name: str, path: Path, num_classes: int, **kwargs: object) -> n
 def normalise(model: nn.Module, x_BCHW: Tensor) -> Tensor:
     mean, std = (torch.tensor(model.pretrained_cfg[key], dtype=x_BCHW.dtype) for key in ("mean", "std"))
     return (x_BCHW - mean[:, None, None]) / std[:, None, None]
-
-
-# ---- googlenet_bn is torchvision's -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +172,6 @@ def public_net(public_file: Path) -> nn.Module:
     return through_timm("bn_inception", public_file, num_classes=5)
 
 
-# ---- bn_inception is the public net ------------------------------------------------------------------------------
-
-
 def test_the_public_table_has_the_published_number_of_parameters() -> None:
     numbers = (c * d * k * k + d + 2 * d for c, d, k in public_convolutions().values())
     assert sum(numbers) + 1024 * 1000 + 1000 == 11_295_240
@@ -211,15 +201,6 @@ def test_bn_inception_takes_other_copies_of_the_public_file(
     torch.testing.assert_close(copy.state_dict(), public_net.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_a_saved_net_comes_back_as_it_was(name: str, tmp_path: Path, rgb_BCHW: Tensor) -> None:
-    """In particular the channels of bn_inception, reversed when public weights come in, are not reversed again."""
-    net = timm.create_model(name, num_classes=5)
-    torch.save(net.state_dict(), tmp_path / "own.pth")
-    again = through_timm(name, tmp_path / "own.pth", num_classes=5)
-    torch.testing.assert_close(again(rgb_BCHW), net.double().eval()(rgb_BCHW), rtol=0, atol=0)
-
-
 def test_grey_images_get_the_sum_over_the_public_channels(
     public_file: Path, public_net: nn.Module, rgb_BCHW: Tensor
 ) -> None:
@@ -240,117 +221,20 @@ def test_halving_max_pool_covers_every_pixel_and_is_caffes_on_even_sides(side: i
         torch.testing.assert_close(HalvingMaxPool()(even), F.max_pool2d(even, 3, 2, ceil_mode=True), rtol=0, atol=0)
 
 
-# ---- both are timm's citizens ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "tag"), [("googlenet_bn", "tv_in1k"), ("bn_inception", "caffe_in1k")])
-def test_registration_and_pretrained_cfg(name: str, tag: str) -> None:
-    assert timm.list_models(name) == [name] and timm.list_pretrained(name) == [f"{name}.{tag}"]
-    net = timm.create_model(name)
-    cfg, keys = net.pretrained_cfg, net.state_dict()
-    assert cfg["input_size"] == (3, 224, 224) and cfg["num_classes"] == net.num_classes == 1000
-    assert cfg["first_conv"] + ".weight" in keys and cfg["classifier"] + ".weight" in keys
-    data = timm.data.resolve_model_data_config(net)
-    assert data["mean"] == cfg["mean"] and data["std"] == cfg["std"]
-
-
 @pytest.mark.parametrize("name", NETS)
-def test_features_at_any_size(name: str) -> None:
-    net = timm.create_model(name, num_classes=0).eval()
-    assert net.num_features == net.head_hidden_size == 1024
-    for size in [(32, 32), (64, 32), (96, 48), (128, 64), (75, 109), (224, 224)]:
-        with torch.no_grad():
-            features_BD = net(torch.randn(1, 3, *size))
-        assert features_BD.shape == (1, 1024) and features_BD.isfinite().all()
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_features_only_says_what_it_gives(name: str) -> None:
-    torch.manual_seed(4)
-    net = timm.create_model(name, features_only=True).eval()
-    x_BCHW = torch.randn(1, 3, 128, 64)
-    maps = net(x_BCHW)
-    assert net.feature_info.channels() == [m.shape[1] for m in maps]
-    assert net.feature_info.reduction() == [128 // m.shape[2] for m in maps] == [64 // m.shape[3] for m in maps]
-    assert net.feature_info.reduction() == [2, 4, 8, 16, 32]
-    whole = timm.create_model(name).eval()
-    whole.load_state_dict(net.state_dict(), strict=False)
-    torch.testing.assert_close(maps[-1], whole.forward_features(x_BCHW))
-    last, again = whole.forward_intermediates(x_BCHW)
-    torch.testing.assert_close([last, *again], [maps[-1], *maps])
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_features_only_of_some_strides_by_either_way_of_timm(name: str) -> None:
-    listed = timm.create_model(name, features_only=True, out_indices=(1, 3)).eval()
-    got = timm.create_model(name, features_only=True, out_indices=(1, -2), feature_cls="getter").eval()
-    got.model.load_state_dict(listed.state_dict())  # strict: both hold exactly the layers they need
-    x_BCHW = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(got(x_BCHW), listed(x_BCHW))
-    assert got.feature_info.channels() == listed.feature_info.channels()
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_head(name: str) -> None:
-    net = timm.create_model(name, num_classes=7, in_chans=1, drop_rate=0.5).eval()
-    x_BCHW = torch.randn(2, 1, 64, 32)
-    maps_BCHW = net.forward_features(x_BCHW)
-    pooled_BD = maps_BCHW.mean((2, 3))
-    torch.testing.assert_close(net(x_BCHW), net.get_classifier()(pooled_BD))
-    torch.testing.assert_close(net.forward_head(maps_BCHW, pre_logits=True), pooled_BD)
-    net.reset_classifier(3, "catavgmax")
-    assert net(x_BCHW).shape == (2, 3) and net.head_hidden_size == 2048 and net.num_classes == 3
-    assert not net.fc.training
-    net.reset_classifier(0, "")
-    torch.testing.assert_close(net(x_BCHW), maps_BCHW)
-    net.reset_classifier(0, "avg")
-    net.train().head_drop.eval()
-    assert net.head_drop.p == 0.5 and isinstance(net.get_classifier(), nn.Identity)
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_random_weights_keep_the_scale_before_batch_norm_has_seen_anything(name: str) -> None:
-    torch.manual_seed(5)
-    net = timm.create_model(name, num_classes=0).eval()
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        for layer in net.layer_names:
-            x = getattr(net, layer)(x)
-            assert 0.3 < x.std() < 5, layer
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_training_gives_finite_gradients_and_channels_last_the_same(name: str) -> None:
-    torch.manual_seed(6)
-    x_BCHW = torch.randn(4, 3, 64, 32)
-    net = timm.create_model(name, num_classes=3)
-    norms = []
-    for layout in (torch.contiguous_format, torch.channels_last):
-        net.to(memory_format=layout).zero_grad()
-        net(x_BCHW.to(memory_format=layout)).logsumexp(1).mean().backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-        norms.append(torch.stack([p.grad.norm() for p in net.parameters() if p.ndim > 1]))
-    assert (norms[0] > 0).all()
-    torch.testing.assert_close(norms[0], norms[1], rtol=1e-2, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_layer_groups_run_from_the_stem_to_the_head(name: str) -> None:
-    net = timm.create_model(name, num_classes=2)
-    depths = [net.group_matcher()(key) for key, _ in net.named_parameters()]
-    assert depths == sorted(depths) and depths[0] == 0 and depths[-1] == float("inf")
-    net.set_grad_checkpointing(False)
-    with pytest.raises(AssertionError, match="not supported"):
-        net.set_grad_checkpointing()
+def test_a_saved_net_comes_back_as_it_was(name: str, tmp_path: Path, rgb_BCHW: Tensor) -> None:
+    """In particular the channels of bn_inception, reversed when public weights come in, are not reversed again."""
+    net = timm.create_model(name, num_classes=5)
+    torch.save(net.state_dict(), tmp_path / "own.pth")
+    again = through_timm(name, tmp_path / "own.pth", num_classes=5)
+    torch.testing.assert_close(again(rgb_BCHW), net.double().eval()(rgb_BCHW), rtol=0, atol=0)
 
 
 def test_public_files_through_create_backbone(
     public_file: Path, public_net: nn.Module, torchvision_file: Path, torchvision_net: nn.Module
 ) -> None:
-    for name, path, net in (
-        ("bn_inception", public_file, public_net),
-        ("googlenet_bn", torchvision_file, torchvision_net),
-    ):
+    files = (("bn_inception", public_file, public_net), ("googlenet_bn", torchvision_file, torchvision_net))
+    for name, path, net in files:
         got = create_backbone(name, pretrained=False, weights=path).double().state_dict()
         full = net.state_dict()
         assert set(full) - set(got) == {key for key in full if key.startswith(("fc.", "aux"))}
