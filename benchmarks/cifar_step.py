@@ -204,11 +204,11 @@ def table(report: dict) -> str:
     """One row per contender, the plain loop as 1."""
     seconds, floor = report["seconds_per_step"], report["floor_seconds"]
     rows = [
-        f"| {name} | {1e3 * value:.0f} | {seconds['plain loop'] / value:.2f} | {value / floor:.2f} |"
+        f"| {name} | {1e3 * value:.4g} | {seconds['plain loop'] / value:.2f} | {value / floor:.2f} |"
         for name, value in seconds.items()
     ]
     head = ["| | ms per step | times faster | times the floor |", "|---|---|---|---|"]
-    return "\n".join([*head, *rows, f"| convolutions at the matrix product's rate | {1e3 * floor:.0f} | | 1.00 |"])
+    return "\n".join([*head, *rows, f"| convolutions at the matrix product's rate | {1e3 * floor:.4g} | | 1.00 |"])
 
 
 if __name__ == "__main__":

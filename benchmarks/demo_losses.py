@@ -10,6 +10,7 @@ goes on from its checkpoint. Prints the table; writes it, with command, commit, 
 import argparse
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,8 +71,10 @@ def run_cell(name: str, loss: list[str], rate: float, seed: int, flags: argparse
             *settings,
         ]
         print(shlex.join(command), flush=True)
-        if code := subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode:
-            raise SystemExit(code)
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as training:
+            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # it saves what it has; wait for it
+        if training.returncode:
+            raise SystemExit(training.returncode)
     result = next(r for r in json.loads((run / "eval.json").read_text()) if r["protocol"] == "mars-official")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     figures = {"mAP": result["mAP"], "rank1": result["cmc"]["1"], "num_queries": result["num_queries"]}

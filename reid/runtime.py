@@ -74,6 +74,11 @@ class Runtime:
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_TRIM_THRESHOLD, -1)
 
+    def wait(self) -> None:
+        """Returns when the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def send(self, tensor: Tensor) -> Tensor:
         """A CPU tensor on this process's device, without waiting: from pageable memory CUDA copies only when all earlier work is done."""
         if self.device.type == "cuda":
@@ -103,7 +108,7 @@ def _device(name: str, local_rank: int) -> torch.device:
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
-        fast_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        fast_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast_bf16 else torch.float32
     if name == "float16" and device.type != "cuda":
         raise ConfigError(f"machine.dtype: float16 needs a CUDA device, got {device.type}; use bfloat16 or float32")
@@ -127,15 +132,21 @@ def start(device: str = "auto", dtype: str = "float32") -> Iterator[Runtime]:
         yield _placed(device, dtype)
         return
     store, *_ = next(dist.rendezvous("env://"))
+    broken = False
     try:
         with _one_voice(store, rank):
             runtime = _placed(device, dtype, rank, world_size)
             _meet(store, world_size)
             backend = "nccl" if runtime.device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+            device_id = runtime.device if backend == "nccl" else None
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, device_id=device_id)
             yield runtime
+    except Exception:
+        broken = True
+        raise
     finally:
-        if dist.is_initialized():
+        # NCCL ends a group when all work in it is done, which may be waiting for this process: then it goes without a farewell.
+        if dist.is_initialized() and not (broken and dist.get_backend() == "nccl"):
             dist.destroy_process_group()
 
 

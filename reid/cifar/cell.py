@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from reid.cifar.batches import CellData, Labelled, Plan, centres, crops, normalised, planned
 from reid.engine.checkpoint import load_weights
 from reid.engine.optim import Schedule
-from reid.runtime import Runtime
+from reid.runtime import Runtime, compiler_errors_in_one_line
 
 AHEAD = 256  # steps whose batches and rates are copied to the device at a time
 _CHUNK = {"cpu": 250, "cuda": 5000}  # images per forward pass of an evaluation; a CPU's should stay in its caches
@@ -107,6 +107,7 @@ class Cell:
                 self.place.zero_()
         return self._planned.stop - self.steps
 
+    @compiler_errors_in_one_line()
     def _step(self) -> None:
         row_B, *draws = self.batches.index_select(0, self.place)[0].unbind(0)
         self.lr.copy_(self.rates.index_select(0, self.place)[0])

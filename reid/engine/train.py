@@ -145,9 +145,12 @@ def fit(
         with compiler_errors_in_one_line():
             _step(job, model, runtime, step, batch, window)
         done = step + 1
+        logs = done % job.log_freq == 0 or done == job.iterations or step == 0
+        if logs:
+            runtime.wait()  # the steps' time is the device's
         now = time.perf_counter()
         window.seconds, clock = window.seconds + now - clock, now
-        if done % job.log_freq == 0 or done == job.iterations or step == 0:
+        if logs:
             on_log(_row(job, runtime, done, window))
             window.clear()
         after_step(done)
