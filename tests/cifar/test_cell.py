@@ -17,6 +17,7 @@ from reid.cifar.batches import CellData, Labelled, Plan, centres, crops, normali
 from reid.cifar.cell import AHEAD, Cell, advance
 from reid.engine import checkpoint
 from reid.engine.optim import milestones, sgd
+from reid.errors import ConfigError
 from reid.losses import CCE, IMAE, GCETruncated
 from reid.runtime import Runtime
 
@@ -116,6 +117,19 @@ def test_a_step_is_plain_sgd_on_the_planned_batch(compiled: bool) -> None:
     advance([cell], 5)
     for mine, theirs in zip(cell.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_compiled_step_without_a_compiler_is_one_line() -> None:
+    class InvalidCxxCompiler(RuntimeError):
+        __module__ = "torch._inductor.exc"
+
+    def fails(images: torch.Tensor) -> torch.Tensor:
+        raise InvalidCxxCompiler("No working C++ compiler found")
+
+    cell = make_cell(CCE())
+    cell.forward = fails
+    with pytest.raises(ConfigError, match=r"torch.compile failed: No working C\+\+ compiler found; install"):
+        advance([cell], 1)
 
 
 LOSSES: list[Callable[[], torch.nn.Module]] = [
