@@ -166,8 +166,7 @@ def one_cell(settings: StudyConfig, runtime: Runtime) -> Callable[[int], float]:
     def turn(steps: int) -> float:
         began = time.perf_counter()
         advance([cell], steps)
-        if runtime.device.type == "cuda":
-            torch.cuda.synchronize()
+        runtime.wait()
         return (time.perf_counter() - began) / steps
 
     return turn

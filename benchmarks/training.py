@@ -3,10 +3,9 @@
     python benchmarks/training.py [--model googlenet_bn] [--batch-size 32] [--json FILE]
 
 Both train the same network from the same weights on the same batches of 128 x 256 JPEGs, rendered into a temporary folder, and embed the
-same frames. They take turns, `--repeat` times, and medians are compared: the machine may be shared. The plain training has a process of
-its own, because ours changes how a process keeps memory. `data in place` is our step on one batch that lies on the device already: what
-the data path could reach at best. The floor is the network's arithmetic at the rate of this
-machine's matrix product, measured in the same run.
+same frames. They take turns, `--repeat` times, and medians are compared: the machine may be shared. The plain training has a process of its
+own, because ours changes how a process keeps memory. `data in place` is our step on one batch that lies on the device already: what the
+data path could reach at best. The floor is the network's arithmetic at the rate of this machine's matrix product, measured in the same run.
 """
 
 import argparse
@@ -216,7 +215,7 @@ def in_place(flags: argparse.Namespace, runtime: Runtime, job: Job) -> Callable[
 
 def finished(runtime: Runtime) -> float:
     """The time when the device has done all it was given."""
-    getattr(torch, runtime.device.type).synchronize()
+    runtime.wait()
     return time.perf_counter()
 
 
