@@ -1,3 +1,5 @@
+"""Memory that training keeps, counted in page faults."""
+
 import subprocess
 import sys
 

@@ -3,6 +3,8 @@
 import importlib
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,10 @@ def tracklets(data_root: Path, out: Path, which: slice, times: int = 1) -> list[
             for path in test[i].paths:
                 os.link(path, out / names[-1] / path.name)
     return names
+
+
+def by_two(tool: str, *options: object) -> subprocess.CompletedProcess[str]:
+    """A tool as two processes of torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", str(29500 + os.getpid() % 2000), ROOT / f"tools/{tool}.py", *options]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

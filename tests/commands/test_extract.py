@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from reid.gallery import store
-from tests.commands.conftest import ROOT, call, tracklets
+from tests.commands.conftest import ROOT, by_two, call, tracklets
 
 
 def test_adding_is_extracting_all_at_once(run: Path, workplace: Path, data_root: Path, fails) -> None:
@@ -116,15 +116,9 @@ def test_overwriting_keeps_the_old_gallery_until_the_end(
     assert store.read(Path("g")).key.tolist() == sorted(path.name for path in Path("others").iterdir())
 
 
-def extract_by_two(*options: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", str(31500 + os.getpid() % 2000), ROOT / "tools/extract.py", *options]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
 def test_two_processes_write_one_gallery(run: Path, workplace: Path, data_root: Path) -> None:
     tracklets(data_root, Path("mine"), slice(0, 11))
-    done = extract_by_two(run, "mine", "--out", "two", "--shard", "5", "--index", "Flat")
+    done = by_two("extract", run, "mine", "--out", "two", "--shard", "5", "--index", "Flat")
     assert done.returncode == 0, done.stderr
     assert call("extract", run, "mine", "--out", "one", "--shard", "5", "--index", "Flat") == 0
     one, two = (store.open_gallery(Path(name)) for name in ("one", "two"))
@@ -139,7 +133,7 @@ def test_two_processes_that_are_refused_are_one_line(run: Path, gallery: Path, d
     """Only the main process looks at the folder; the other does not wait for it."""
     tracklets(data_root, Path("mine"), slice(3, 4))
     before = {path: path.read_bytes() for path in gallery.iterdir()}
-    done = extract_by_two(run, "mine", "--out", gallery)
+    done = by_two("extract", run, "mine", "--out", gallery)
     said = done.stderr.partition("ChildFailedError")[0]  # torchrun has a word of its own
     assert said.count("error: ") == 1 and "--overwrite" in said
     assert "Connection closed" not in said

@@ -19,7 +19,7 @@ from reid.datasets.demo import write_demo
 from reid.datasets.loader import decode
 from reid.engine import checkpoint
 from reid.features import FeatureSet
-from tests.commands.conftest import HELD_OUT, ROOT, call
+from tests.commands.conftest import HELD_OUT, ROOT, by_two, call
 
 
 def rows_of(run: str | Path) -> list[dict]:
@@ -218,9 +218,7 @@ def test_help_shows_examples(tool: str, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_two_processes_through_torchrun(workplace: Path) -> None:
     """Normalisation layers see half a batch each, so the comparison is of what must be equal: samples, steps, evaluation rows."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", str(29500 + os.getpid() % 2000), ROOT / "tools/train.py", "run.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = by_two("train", "run.yaml")
     assert done.returncode == 0, done.stderr
     assert call("train", "run.yaml", "--output-dir", "single") == 0
     two, one = (json.loads(Path(f"{run}/eval.json").read_text()) for run in ("runs/run", "single"))
