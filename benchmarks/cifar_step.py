@@ -11,12 +11,8 @@ the step's convolutions at the rate of this machine's matrix product, measured i
 import argparse
 import functools
 import itertools
-import json
 import multiprocessing
-import shlex
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +20,7 @@ from pathlib import Path
 
 import timm
 import torch
+from record import keep
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -36,7 +33,7 @@ from reid.cifar.study import Trainer
 from reid.commands.profile import product_rate
 from reid.config import Component, parse
 from reid.files import data_root
-from reid.runtime import Runtime, environment, start
+from reid.runtime import Runtime, start
 
 CELL = CellSpec(20, Component(name="cce"), Component(name="clean"), 0)
 CONV_FLOPS = 2 * (
@@ -59,9 +56,7 @@ def main() -> None:
     with start(flags.device, flags.dtype) as runtime:
         report = measured(flags, runtime)
     print(table(report))
-    if flags.json:
-        flags.json.parent.mkdir(parents=True, exist_ok=True)
-        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+    keep(flags.json, report)
 
 
 def measured(flags: argparse.Namespace, runtime: Runtime) -> dict:
@@ -86,12 +81,7 @@ def measured(flags: argparse.Namespace, runtime: Runtime) -> dict:
         seconds["cells side by side, per step"] = side_by_side(flags, settings)
         seconds["cells side by side, compiled"] = side_by_side(flags, compiled)
     flops = 3 * CONV_FLOPS * flags.batch_size  # backward: once for the weights, once for the inputs
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     return {
-        "schema": 1,
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": commit,
-        "environment": environment(),
         "device": str(runtime.device),
         "dtype": str(runtime.dtype),
         "seconds_per_step": {name: statistics.median(values) for name, values in seconds.items()},

@@ -19,7 +19,6 @@ import json
 import multiprocessing
 import os
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ import simplejpeg
 import torch
 from mars_index import write_layout
 from PIL import Image
+from record import keep
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms import v2
 
@@ -43,7 +43,6 @@ from reid.datasets import frames
 from reid.datasets.loader import load_batches
 from reid.datasets.mars import load_mars
 from reid.files import data_root
-from reid.runtime import environment
 from reid.tracklets import Split
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -72,16 +71,12 @@ def main() -> None:
     if flags.hold:
         print(json.dumps(held(flags.hold[0], float(flags.hold[1]), flags.hold[2])))
         return
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=PROJECT).stdout.strip()
-    report = {"schema": 1, "command": shlex.join(["python", *sys.argv]), "commit": commit, "environment": environment()}
     with tempfile.TemporaryDirectory() as folder:
-        report |= speeds(flags, written(data_root(flags.data_root) / "demo", Path(folder), flags.frames))
+        report = speeds(flags, written(data_root(flags.data_root) / "demo", Path(folder), flags.frames))
     if flags.mars_info:
         report["memory"] = memory(flags)
     print(tables(report))
-    if flags.json:
-        flags.json.parent.mkdir(parents=True, exist_ok=True)
-        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+    keep(flags.json, report)
 
 
 def written(demo: Path, folder: Path, number: int) -> Split:

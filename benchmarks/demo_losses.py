@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from reid.runtime import environment
+from record import keep
 
 ROOT = Path(__file__).parents[1]
 LOSSES = {
@@ -41,7 +41,7 @@ def main() -> int:
         for rate in flags.rates:
             for name, loss in LOSSES.items():
                 cells.append({"loss": name, "rate": rate, "seed": seed, **run_cell(name, loss, rate, seed, flags)})
-                report(flags, cells)
+                keep(flags.json, {"cells": cells})
     print(table(cells, flags.rates))
     return 0
 
@@ -84,14 +84,6 @@ def run_cell(name: str, loss: list[str], rate: float, seed: int, flags: argparse
         | {key: rows[-1][key] for key in kept if key in rows[-1]}
         | {"seconds": sum(row["seconds"] for row in rows)}
     )
-
-
-def report(flags: argparse.Namespace, cells: list[dict]) -> None:
-    if flags.json is not None:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
-        about = {"command": shlex.join(["python", *sys.argv]), "commit": commit, "environment": environment()}
-        flags.json.parent.mkdir(parents=True, exist_ok=True)
-        flags.json.write_text(json.dumps({"schema": 1, **about, "cells": cells}, indent=1) + "\n")
 
 
 def table(cells: list[dict], rates: list[float]) -> str:

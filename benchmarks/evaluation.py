@@ -11,11 +11,8 @@ Identities are made up unless --mars-info names the folder of MARS' own tables; 
 
 import argparse
 import importlib.util
-import json
 import logging
-import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from record import keep
 from scipy.io import loadmat
 
 from reid.evaluation.evaluate import evaluate, evaluate_all
@@ -33,7 +31,6 @@ from reid.evaluation.verification import verification
 from reid.features import FeatureSet
 from reid.protocol import MARS_HIT_AP
 from reid.report.tables import text_table
-from reid.runtime import environment
 
 LATENT = 64  # dimensions in which identities, cameras and tracklets differ
 PARTS: dict[str, Callable[[FeatureSet], object]] = {  # what a run may be asked for
@@ -52,8 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     logging.disable(logging.WARNING)
     features = made_up_features(arguments)
-    about = circumstances(command_line("evaluation.py", argv))
-    report = {**about, "repeat": arguments.repeat, "features_bytes": features.features.nbytes}
+    report = {"repeat": arguments.repeat, "features_bytes": features.features.nbytes}
     if arguments.parts:
         costs = Costs()
         for part in arguments.parts:
@@ -63,8 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         report |= beside_others(features, arguments)
         print(table(report))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+    keep(arguments.json, report, argv)
 
 
 def beside_others(features: FeatureSet, arguments: argparse.Namespace) -> dict[str, object]:
@@ -95,7 +90,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--mars-info", metavar="DIR", help="folder of tracks_test_info.mat and query_IDX.mat")
     parser.add_argument("--peer-path", metavar="DIR", help="a built checkout of deep-person-reid")
     parser.add_argument("--parts", nargs="+", default=[], choices=PARTS, help="instead, measure these, once each")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args(argv)
 
 
@@ -210,17 +205,6 @@ class Costs:
             memory = "?" if extra is None else f"{extra / 2**20:.0f}"
             rows.append([name, f"{one['seconds']:.1f}", f"{one['processor_seconds']:.1f}", memory])
         return text_table(["part", "seconds", "processor seconds", "MiB beside the features"], rows)
-
-
-def circumstances(command: str) -> dict[str, object]:
-    """All that a reader needs to repeat a measurement."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    return {"command": command, "commit": commit or None, "environment": environment()}
-
-
-def command_line(script: str, argv: list[str] | None) -> str:
-    """The command as it was typed."""
-    return shlex.join(["python", f"benchmarks/{script}", *(sys.argv[1:] if argv is None else argv)])
 
 
 def table(report: dict) -> str:

@@ -9,7 +9,6 @@ of its own answer. Times are of the processor, all threads together, because the
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from evaluation import circumstances, command_line
+from record import keep
 
 from reid.features import FeatureSet
 from reid.gallery import tune
@@ -35,17 +34,15 @@ def main(argv: list[str] | None = None) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         features = made_up_gallery(Path(folder) / "features.npy", arguments.rows, arguments.dim)
-        about = circumstances(command_line("gallery.py", argv))
-        about["environment"] |= {"faiss": faiss.__version__, "faiss_threads": faiss.omp_get_max_threads()}
-        report = {**about, "rows": arguments.rows, "dim": arguments.dim, "queries": tune.QUERIES}
+        report = {"rows": arguments.rows, "dim": arguments.dim, "queries": tune.QUERIES}
+        report |= {"faiss": faiss.__version__, "faiss_threads": faiss.omp_get_max_threads()}
         plan = [(features, {factory: PROBES for factory in arguments.index or indexes(arguments.dim)})]
         if arguments.hnsw_rows:
             plan.append((first_rows(features, arguments.hnsw_rows), {"HNSW32": ["efSearch=16", "efSearch=64"]}))
         report["trials"] = [trial for rows, factories in plan for trial in measured(rows, factories)]
     report["seconds"] = round(time.perf_counter() - start, 1)
     print(table(report["trials"]))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+    keep(arguments.json, report, argv)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -58,7 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--hnsw-rows", type=int, default=100_000, help="0: no HNSW")
     parser.add_argument("--scratch", metavar="DIR", help="where the features lie meanwhile (default: the system's)")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args(argv)
 
 

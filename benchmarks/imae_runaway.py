@@ -10,16 +10,13 @@ where p -> 1 (fitted), where p -> 0 (hopeless, mostly wrong labels), or at both 
 import argparse
 import functools
 import itertools
-import json
 import math
-import shlex
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from record import keep
 from torch import Tensor, nn
 
 from reid.cifar.cell import Cell, advance
@@ -33,7 +30,7 @@ from reid.files import data_root
 from reid.losses import CCE, IMAE, IMAEGuarded
 from reid.report import charts, study_plots
 from reid.report.tables import text_table
-from reid.runtime import Runtime, environment, seed_of
+from reid.runtime import Runtime, seed_of
 
 NOISE = Component(name="symmetric", rate=0.5, seed=0)
 EPSILON = 2.5e-3  # of a one-sided guard: a quarter of 1e-2, as 4p(1 - p) is 4p or 4(1 - p) at the ends
@@ -101,10 +98,7 @@ def main() -> None:
     print(text_table(*table(records)))
     if flags.figure:
         draw(flags.figure, records)
-    if flags.json:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-        about = {"command": shlex.join(["python", *sys.argv]), "commit": commit, "environment": environment()}
-        flags.json.write_text(json.dumps({"schema": 1, **about, "records": records}, indent=1) + "\n")
+    keep(flags.json, {"records": records})
 
 
 def trained(trainer: Trainer, name: str, loss: nn.Module, decay: float, flags: argparse.Namespace) -> dict:

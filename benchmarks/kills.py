@@ -12,9 +12,7 @@ says, and eval.json must be equal, bit for bit.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import keep
 
 from reid.datasets.demo import write_demo
 from reid.engine import checkpoint
 from reid.rundir import RunDirectory
-from reid.runtime import environment
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = """
@@ -212,12 +210,7 @@ def measured(flags: argparse.Namespace, folder: Path) -> dict[str, Any]:
         run = Run(folder / f"disturbed_{runs}", flags.steps)
         disturb(run, tally, seconds, draw)
         different += differences(run, whole)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True)
     return {
-        "schema": 1,
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": commit.stdout.strip(),
-        "environment": environment(),
         "kills": len(tally.at_step),
         "found": dict(tally.found.most_common()),
         "at_step": tally.at_step,
@@ -254,9 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = measured(flags, Path(folder))
     print(table(report))
-    if flags.json:
-        flags.json.parent.mkdir(parents=True, exist_ok=True)
-        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+    keep(flags.json, report)
     return 1 if report["differences"] else 0
 
 

@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -95,17 +93,6 @@ def _table(results: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def _circumstances() -> dict[str, object]:
-    git = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty"]
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown",
-        "hardware": f"{cpu[0].partition(': ')[2] if cpu else platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "scipy")}},
-    }
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mars-info", type=Path, help="folder with MARS' three .mat tables")
@@ -126,8 +113,9 @@ def main(argv: list[str] | None = None) -> None:
         for loader in list(paths) * options.repeat:  # in turn, so that the machine's moods meet both
             results[loader].append(_measure_apart(loader, Path(folder), paths[loader]))
     print(_table(results))
-    if options.json:
-        options.json.write_text(json.dumps({"schema": 1, **_circumstances(), "runs": results}, indent=1) + "\n")
+    from record import keep  # not where memory is measured: it brings torch
+
+    keep(options.json, {"runs": results}, argv)
 
 
 if __name__ == "__main__":

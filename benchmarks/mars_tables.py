@@ -10,15 +10,15 @@ noise. So counts are MARS' own, and figures say nothing of any model.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from evaluation import Costs, circumstances, command_line
+from evaluation import Costs
 from mars_index import write_layout
+from record import keep
 
 from reid.datasets.mars import load_mars
 from reid.evaluation.evaluate import AFTER_STEPS, analyse, evaluate_all
@@ -85,11 +85,9 @@ def main(argv: list[str] | None = None) -> list[EvalResult]:
     for result, analysis in zip(results, analyses, strict=False):
         print(analysis_text(result, analysis), end="\n\n")
     print(counts_table(benchmark), protocols_table(results), costs.table(), sep="\n\n")
-    if options.json:
-        records = [one.to_json() | more for one, more in zip_longest(results, analyses, fillvalue={})]
-        about = circumstances(command_line("mars_tables.py", argv).replace(str(options.info), "DIR"))
-        size = {"queries": len(features.query), "rows": len(features.pid), "dim": options.dim, "seed": options.seed}
-        options.json.write_text(json.dumps({**about, **size, "costs": costs.rows, "results": records}, indent=1) + "\n")
+    records = [one.to_json() | more for one, more in zip_longest(results, analyses, fillvalue={})]
+    size = {"queries": len(features.query), "rows": len(features.pid), "dim": options.dim, "seed": options.seed}
+    keep(options.json, {**size, "costs": costs.rows, "results": records}, argv)
     return results
 
 

@@ -9,7 +9,6 @@ match and a wrong row come nearer than that can tell are left out, and counted. 
 """
 
 import argparse
-import json
 import logging
 import warnings
 from collections import defaultdict
@@ -17,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from evaluation import circumstances, load
+from evaluation import load
+from record import keep
 from sklearn.metrics import average_precision_score, roc_curve
 
 from reid.evaluation.evaluate import evaluate
@@ -56,13 +56,10 @@ def main(argv: list[str] | None = None) -> None:
         ]:
             found[what].append(difference)
     rows = {what: {"sets": len(all_of), "largest_difference": max(all_of)} for what, all_of in found.items()}
-    command = f"python benchmarks/oracles.py --peer-path DIR --seeds {options.seeds}"
-    report = {**circumstances(command), "peer": peer.version, "lost_queries": lost, "junk_rows": junk, "figures": rows}
     lines = [f"| {what} | {one['sets']} | {one['largest_difference']:.1e} |" for what, one in rows.items()]
     print("| figure | data sets | largest difference |", "|---|---|---|", *lines, sep="\n")
     print(f"\n{lost} queries without a match under mars-torchreid, {junk} rows of junk in all")
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    keep(options.json, {"peer": peer.version, "lost_queries": lost, "junk_rows": junk, "figures": rows})
 
 
 def made_up(seed: int, n: int = 220, dim: int = 24, *, apart: bool = False) -> FeatureSet:

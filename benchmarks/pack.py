@@ -15,13 +15,9 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
-import json
 import multiprocessing
 import os
-import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,11 +25,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from record import keep
 
 from reid.datasets import frames, packing
 from reid.datasets.mars import find_dataset, image_names
 from reid.files import data_root
-from reid.runtime import environment
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 PER_PERSON, PER_TRACKLET = 480, 60
@@ -54,9 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=flags.scratch) as scratch:
         report = measured(flags, Path(scratch))
     print(table(report))
-    if flags.json:
-        flags.json.parent.mkdir(parents=True, exist_ok=True)
-        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+    keep(flags.json, report)
 
 
 def measured(flags: argparse.Namespace, scratch: Path) -> dict:
@@ -81,10 +75,6 @@ def measured(flags: argparse.Namespace, scratch: Path) -> dict:
                     read_by(paths, count, EXPECTED if place == "pack expected" else 0)
                 )
     return {
-        "schema": 1,
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "environment": environment(),
         "cold": how,
         "images": len(names),
         "reads": flags.reads,

@@ -19,10 +19,10 @@ import sys
 from pathlib import Path
 
 import torch
+from record import keep
 
 from reid.engine import checkpoint
 from reid.rundir import RunDirectory
-from reid.runtime import environment
 
 ROOT = Path(__file__).parents[1]
 FROZEN = [
@@ -46,10 +46,6 @@ def main() -> None:
     frozen = [*FROZEN, f"train.iterations={flags.frozen_steps}", "train.log_freq=1"]
     pair = [trained(flags, processes, "frozen", *frozen) for processes in (1, 2)]
     report = {
-        "schema": 1,
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "environment": environment(),
         "seeds": [
             {"processes": processes, "seed": seed, **figures(trained(flags, processes, f"seed{seed}", f"seed={seed}"))}
             for seed in flags.seeds
@@ -58,9 +54,7 @@ def main() -> None:
         "frozen": {"steps": flags.frozen_steps, "runs": [figures(run) for run in pair], **differences(*pair)},
     }
     print(table(report))
-    if flags.json:
-        flags.json.parent.mkdir(parents=True, exist_ok=True)
-        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+    keep(flags.json, report)
 
 
 def trained(flags: argparse.Namespace, processes: int, name: str, *overrides: str) -> RunDirectory:

@@ -11,12 +11,8 @@ data path could reach at best. The floor is the network's arithmetic at the rate
 import argparse
 import copy
 import itertools
-import json
 import multiprocessing
-import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +23,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from record import keep
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -46,7 +43,7 @@ from reid.engine.train import Job, TrainingSet, fit
 from reid.losses import CCE
 from reid.models.embedding import Classifier, Embedding
 from reid.models.pooling import POOLINGS
-from reid.runtime import Runtime, environment, start
+from reid.runtime import Runtime, start
 from reid.tracklets import Split
 
 MEAN = STD = [0.5] * 3
@@ -72,9 +69,7 @@ def main() -> None:
         report = measured(flags, runtime, Path(folder) / "demo")
     print(table("Training", report["training"], report["product_flops"]), end="\n\n")
     print(table("Extraction", report["extraction"], report["product_flops"]))
-    if flags.json:
-        flags.json.parent.mkdir(parents=True, exist_ok=True)
-        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+    keep(flags.json, report)
 
 
 def write_frames(root: Path, people: int) -> Split:
@@ -91,12 +86,7 @@ def measured(flags: argparse.Namespace, runtime: Runtime, root: Path) -> dict:
     """Images per second of every contender, what their results differ by, and the floor."""
     split = write_frames(root, flags.people)
     found = extraction(flags, runtime, split.select(np.arange(flags.tracklets)))  # before training changes the process
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     return {
-        "schema": 1,
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": commit,
-        "environment": environment(),
         "device": str(runtime.device),
         "dtype": str(runtime.dtype),
         "product_flops": product_rate(runtime),

@@ -159,7 +159,8 @@ def _curve(label: str, loss: nn.Module, variance: float | None) -> Curve:
 
 
 CAUTION = (
-    "Verdicts hold for the images, steps and seeds named above. They compare means over seeds and test no significance."
+    "Verdicts hold for the images, steps and seeds named above. They compare means over seeds and test no significance;\n"
+    "by how many points a rule holds or fails stands beside it."
 )
 FIGURE_1, FIGURE_5 = "CCE, MAE and IMAE", "IMAE by T"
 WEIGHTS: dict[str, list[Curve]] = {

@@ -61,13 +61,15 @@ def _claims(judged: Sequence[Claim]) -> str:
     rows = "\n".join(map(_claim, judged))
     note = (
         "A claim is seen where its rule holds under every setting that can test it. Rules compare means over seeds; "
-        "they are no tests of significance."
+        "they are no tests of significance, so each says by how many points it holds or fails."
     )
     return _section("The paper's claims", note, f'<ol class="card claims">\n{rows}\n</ol>')
 
 
 def _claim(claim: Claim) -> str:
-    numbers = "".join(f"<li>{'✓' if holds else '✗'} {escape(text)}</li>" for holds, text in claim.evidence)
+    numbers = "".join(
+        f"<li>{'✓' if lead > 0 else '✗'} by {abs(lead):.1f}: {escape(text)}</li>" for lead, text in claim.evidence
+    )
     held = f'<p class="muted">{claim.held}</p>' if claim.held else ""
     return (
         f'<li><div class="verdict {claim.verdict.replace(" ", "-")}">{claim.verdict}{held}</div>'

@@ -1,0 +1,45 @@
+"""Keeps a measurement as JSON, with all that a reader needs to repeat it."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reid.files import atomic
+from reid.runtime import environment
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+_COMMIT = _commit()  # of what is about to be measured: the tree may move on meanwhile
+
+
+def keep(file: Path | None, report: Mapping[str, Any], argv: list[str] | None = None) -> None:
+    """Writes a report with command, commit, hardware and versions, whole or not at all.
+
+    Args:
+        file: None where nothing is to be kept.
+        argv: the script's arguments; those of the process by default. Of an absolute path only the end is written.
+    """
+    if file is None:
+        return
+    words = [Path(word).name if os.path.isabs(word) else word for word in (sys.argv[1:] if argv is None else argv)]
+    about = {
+        "schema": 1,
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]),
+        "commit": _COMMIT,
+        "environment": environment(),
+    }
+    with atomic(file) as part:
+        part.write_text(json.dumps(about | dict(report), indent=1) + "\n")
