@@ -21,6 +21,7 @@ from reid.config import Component
 from reid.datasets.noise import NOISES, asymmetric, realised_rate, write_flips
 from reid.errors import in_range
 from reid.files import data_root
+from reid.report.study_records import recipe
 from reid.report.tables import text_table
 
 Labels = np.ndarray
@@ -72,7 +73,8 @@ class StudyData:
         counts = (
             f"{len(self.train_rows):,} training images, {len(self.held_rows):,} held out, {self.num_test:,} test images"
         )
-        about = f"{config.data.name}: {counts}; {train.iterations:,} steps of {train.batch_size}; seeds {seeds}"
+        how = ", ".join(recipe(train.model_dump()))
+        about = f"{config.data.name}: {counts}; {train.iterations:,} steps, {how}; seeds {seeds}"
         rows = [(cell.noise_label, f"{100 * self.rate(cell.noise):.2f}") for cell in config.cells()]
         note = f"; {self.cifar.note}" if self.cifar.note else ""
         return f"{about}{note}\n{text_table(['noise', 'wrong labels (%)'], list(dict.fromkeys(rows)))}"

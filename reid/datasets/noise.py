@@ -29,7 +29,7 @@ def symmetric(labels_N: NDArray[np.integer], num_classes: int, rate: float, seed
         (N,) int64, a new array.
     Raises:
         ConfigError: a rate outside [0, 1] or a label outside 0..K-1.
-    Source: IMAE paper, Sec. 4 (symmetric noise).
+    Source: IMAE paper, Sec. 5.1.2 (symmetric noise).
     """
     labels_N = _checked(labels_N, num_classes, rate, seed)
     rng = np.random.default_rng(seed)

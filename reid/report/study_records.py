@@ -26,6 +26,7 @@ class Setting:
         dataset: as the record names it.
         num_train: training images.
         iterations: steps of training in all.
+        recipe: how else it was trained, as `recipe` words it, and in which number format.
         depth: of the ResNet.
         noise: name of the noise rule; empty for clean labels.
         rate: nominal rate in [0, 1]; 0 where the rule has none (clean and human labels).
@@ -35,6 +36,7 @@ class Setting:
     dataset: str
     num_train: int
     iterations: int
+    recipe: tuple[str, ...]
     depth: int
     noise: str
     rate: float
@@ -140,11 +142,21 @@ def titles(settings: Iterable[Setting]) -> dict[Setting, str]:
 
 
 def training(settings: Iterable[Setting]) -> dict[Setting, str]:
-    """Dataset, images and steps of each setting as far as they differ between the settings; else empty."""
+    """Dataset, images, steps and recipe of each setting as far as they differ between the settings; else empty."""
     settings = list(settings)
-    parts = {s: (s.dataset, f"{s.num_train:,} images", f"{s.iterations:,} steps") for s in settings}
+    parts = {s: (s.dataset, f"{s.num_train:,} images", f"{s.iterations:,} steps", *s.recipe) for s in settings}
     differ = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
     return {s: ", ".join(part for part, shown in zip(parts[s], differ, strict=True) if shown) for s in settings}
+
+
+def recipe(train: Mapping[str, Any]) -> tuple[str, ...]:
+    """Batch size, learning rate, schedule and optimizer of a study's `train` section in words."""
+    parts = [f"batches of {train.get('batch_size')}", f"lr {train.get('lr')}"]
+    for kind in ("schedule", "optimizer"):
+        component = dict(train.get(kind) or {"name": ""})
+        name = component.pop("name")
+        parts.append(f"{name}({', '.join(f'{key}={value}' for key, value in component.items())})")
+    return tuple(parts)
 
 
 def _setting(record: Record) -> Setting:
@@ -155,6 +167,7 @@ def _setting(record: Record) -> Setting:
         dataset=str(record.get("dataset", "")),
         num_train=int(record.get("num_train", 0)),
         iterations=int(record.get("iterations", 0)),
+        recipe=(*recipe(record.get("train") or {}), str(record.get("dtype", ""))),
         depth=int(record["depth"]),
         noise=str(noise.get("name", "")),
         rate=rate,

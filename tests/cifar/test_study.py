@@ -21,6 +21,7 @@ from reid.cifar.runner import train_together
 from reid.cifar.study import Trainer, check, completed, points
 from reid.config import Component
 from reid.errors import ConfigError, DataError
+from reid.report.study_records import gather
 from reid.runtime import Runtime
 from tests.cifar.conftest import ROOT, TINY
 
@@ -173,6 +174,10 @@ def test_a_stopped_cell_goes_on_as_if_nothing_had_happened(
     record = record_of(straight, specs[0])
     assert record["curve"]["step"] == [2, 4, 6] and record["best"]["test"] == max(record["curve"]["test"])
     assert record["final"]["test"] == record["curve"]["test"][-1] and record["num_test"] == 40
+    assert gather([record])[0].setting.recipe == (
+        *("batches of 8", "lr 0.1", "milestones(at=[4], factor=0.1)"),
+        *("sgd(momentum=0.9, weight_decay=0.0001)", "float32"),
+    )
     assert record["realised_rate"] == data.rate(settings.noise[0])
 
 

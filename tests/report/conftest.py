@@ -37,6 +37,7 @@ def record(name="cce", rate=0.5, depth=20, seed=0, T=None, points=5, **changes):
         "realised_rate": 0.9 * rate,
         "iterations": 64000,
         "num_train": 50000,
+        "train": {"batch_size": 128, "lr": 0.1, "schedule": {"name": "constant"}, "optimizer": {"name": "sgd"}},
         "curve": {"step": [100 * i for i in range(1, points + 1)], "test": list(ramp * (share["final"] or 60) / 100)}
         | {key: list(ramp) for key in names},
         "best": {"test": (share["best"] or 70) / 100},

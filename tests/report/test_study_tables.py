@@ -147,12 +147,14 @@ def test_records_that_differ_in_more_than_seeds_stay_apart():
         record(depth=32),
         record(rate=0.2),
         record("mae"),
+        record(train=record()["train"] | {"lr": 0.02}),
     ]
-    assert len(gather(apart)) == 6
+    assert len(gather(apart)) == 7
     assert {row["training"] for row in table(accuracy_table(apart, {}))} == {
-        "50,000 images, 64,000 steps",
-        "5,000 images, 64,000 steps",
-        "50,000 images, 100 steps",
+        "50,000 images, 64,000 steps, lr 0.1",
+        "5,000 images, 64,000 steps, lr 0.1",
+        "50,000 images, 100 steps, lr 0.1",
+        "50,000 images, 64,000 steps, lr 0.02",
     }
     zero = record(rate=0) | {"noise": {"name": "symmetric", "rate": 0.0, "seed": 0}}
     assert len(gather([zero, record(rate=0)])) == 1
