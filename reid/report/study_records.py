@@ -155,7 +155,7 @@ def recipe(train: Mapping[str, Any]) -> tuple[str, ...]:
     for kind in ("schedule", "optimizer"):
         component = dict(train.get(kind) or {"name": ""})
         name = component.pop("name")
-        parts.append(f"{name}({', '.join(f'{key}={value}' for key, value in component.items())})")
+        parts.append(f"{name}({', '.join(f'{key}={value}' for key, value in sorted(component.items()))})")
     return tuple(parts)
 
 
