@@ -16,9 +16,7 @@ from reid.report.study_records import Cell, Record, Setting, as_in_paper, by_set
 
 Verdict = Literal["seen", "not seen", "not tested"]
 Measure = Callable[[Cell], "float | None"]  # in per cent or points
-Outcome = tuple[
-    float, str
-]  # the rule's lead under one setting, in points, positive where it holds, and the numbers it saw
+Outcome = tuple[float, str]  # the rule's lead under one setting in points, positive where it holds, and its numbers
 
 _HIGH = 0.35  # wrong labels; the paper's 50 % and 80 % noise are 45 % and 72 % wrong
 _AS_GOOD = 1.0  # points
