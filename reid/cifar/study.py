@@ -181,7 +181,7 @@ class Trainer:
             "seed": spec.seed,
             "realised_rate": self.data.rate(spec.noise),
             "iterations": self.config.train.iterations,
-            "train": self.config.train.model_dump(),
+            "train": self.config.train.model_dump(exclude={"iterations"}),
             "num_train": len(self.data.train_rows),
             "num_test": self.data.num_test,
             "dtype": str(self.runtime.dtype).removeprefix("torch."),
