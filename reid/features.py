@@ -28,6 +28,24 @@ UNIT_NORM_TOLERANCE = 1e-6  # float32 rows that are of unit norm already stay bi
 ROWS_AT_ONCE = 16384  # rows checked at once: bounds the float64 working copy
 
 
+def float32_error(dimensions: int) -> float:
+    """Proven bound on the rounding error of a float32 inner product of two rows of unit norm.
+
+    Holds for every order of summation, with or without fused multiply-add, so for every processor and library. Each of n
+    products takes part in at most n roundings of relative size u = 2**-24, hence |error| <= n u / (1 - n u) * sum |x_i y_i|,
+    and the sum is at most the product of the norms. Four further roundings cover norms up to 1 + 1e-6, underflow, and a
+    threshold that is itself rounded to float32. Source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
+
+    Args:
+        dimensions: terms of the inner product, below 2**20.
+
+    Returns:
+        The bound, absolute: 6.1e-5 for 1,024 dimensions.
+    """
+    relative = (dimensions + 4) * 2.0**-24
+    return (1 + 4 * UNIT_NORM_TOLERANCE) * relative / (1 - relative)
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
     """One unit-norm feature per row, who and where it is, and which rows are queries and gallery.

@@ -16,19 +16,19 @@ from threadpoolctl import threadpool_limits
 
 from reid.errors import ConfigError, DataError
 from reid.evaluation.masks import Matches, expand, gallery_rows, is_junk
-from reid.features import FeatureSet, Ranking
+from reid.features import FeatureSet, Ranking, float32_error
 from reid.protocol import EvalProtocol
 
 BLOCK_SIZE = 512  # queries multiplied at once
 CHUNK = 16384  # gallery rows multiplied at once
 EXACT_PAIRS = 1024  # pairs of rows widened to float64 at once
 PENDING_ROWS = 2**18  # undecided rows that are set aside before they are decided
-FLOAT32_ERROR = 5e-6  # bound for up to 1024 dimensions: two float32 similarities 1e-5 apart are surely in order
+PART = 96
 
 
-def float32_error(dimensions: int) -> float:
-    """Bound on the error of a float32 inner product of unit rows; rounding adds up like a random walk."""
-    return FLOAT32_ERROR * math.sqrt(max(1.0, dimensions / 1024))
+def product_error(dimensions: int) -> float:
+    """Proven bound on the error of `product_with`: the parts of an inner product are added up one after the other."""
+    return float32_error(min(dimensions, PART) + math.ceil(dimensions / PART))
 
 
 def exact_similarity(features: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -153,7 +153,7 @@ class _Chunk:
         self.similarity = product_with(pairs.features[self.row], device)
         self.column = np.arange(len(self.row))
         self.own = np.clip(pairs.matches.own - first, 0, len(self.row))
-        self.tolerance = float32_error(pairs.features.shape[1])
+        self.tolerance = product_error(pairs.features.shape[1])
 
     def count(self, block: np.ndarray) -> None:
         """Adds this chunk's share to the counts of the pairs of a block of queries."""
@@ -208,11 +208,28 @@ def full_precision() -> Iterator[None]:
 
 
 def product_with(gallery_CD: np.ndarray, device: str | torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from (B, D) queries to their (B, C) float32 similarities."""
+    """A function from (B, D) queries to their (B, C) float32 similarities, each within `product_error` of the true one."""
+    parts = [slice(first, first + PART) for first in range(0, gallery_CD.shape[1], PART)]
     if torch.device(device).type == "cpu":
-        return lambda query_BD: query_BD @ gallery_CD.T
-    there = torch.from_numpy(gallery_CD).to(device).T
-    return lambda query_BD: (torch.from_numpy(query_BD).to(device) @ there).cpu().numpy()
+
+        def product(query_BD: np.ndarray) -> np.ndarray:
+            similarity_BC = query_BD[:, parts[0]] @ gallery_CD[:, parts[0]].T
+            term_BC = np.empty_like(similarity_BC)
+            for part in parts[1:]:
+                similarity_BC += np.matmul(query_BD[:, part], gallery_CD[:, part].T, out=term_BC)
+            return similarity_BC
+
+        return product
+    there_CD = torch.from_numpy(gallery_CD).to(device)
+
+    def product_there(query_BD: np.ndarray) -> np.ndarray:
+        query = torch.from_numpy(query_BD).to(device)
+        similarity_BC = query[:, parts[0]] @ there_CD[:, parts[0]].T
+        for part in parts[1:]:
+            similarity_BC += query[:, part] @ there_CD[:, part].T
+        return similarity_BC.cpu().numpy()
+
+    return product_there
 
 
 def rank(features: FeatureSet, *, top_k: int, protocol: EvalProtocol, queries: np.ndarray | None = None) -> Ranking:

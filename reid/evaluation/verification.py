@@ -24,8 +24,8 @@ from reid.evaluation.ranking import (
     BLOCK_SIZE,
     CHUNK,
     exact_similarity,
-    float32_error,
     full_precision,
+    product_error,
     product_with,
 )
 from reid.features import FeatureSet
@@ -186,7 +186,7 @@ class _Impostors:
         A float32 similarity is off by less than `pad` coarse cells. So the rate at an edge lies between the float32 ones
         `pad` edges up and down, the threshold within 2 `pad` edges of the first that may do, and what decides it `pad` further.
         """
-        pad = math.ceil(float32_error(self.features.features.shape[1]) * COARSE + 2**-6)
+        pad = math.ceil(product_error(self.features.features.shape[1]) * COARSE + 2**-6)
         assert 3 * pad < _MARGIN, "rows of a million dimensions need a wider margin"
         edge = np.arange(_CELLS + 1)
         coarse, _ = self._count(np.zeros(_CELLS, bool), np.zeros(0, np.int64))

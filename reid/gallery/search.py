@@ -5,18 +5,16 @@ Shapes: N rows, n of them, D feature dimensions, Q queries, K list length.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from reid.errors import ConfigError, DataError
-from reid.features import FeatureSet
+from reid.features import FeatureSet, float32_error
 from reid.gallery.index import Index
 
 QUERIES_AT_ONCE, ROWS_AT_ONCE = 2**8, 2**16
 DEEPER = 4  # times the wanted rows that an index is asked for; they are then ordered by their true similarity
-FLOAT32_ERROR = 5e-6  # bound on the error of a float32 inner product of unit rows of up to 1024 dimensions
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +110,7 @@ def _exact(
     features: np.ndarray, query: np.ndarray, own: np.ndarray, top_k: int, rows: np.ndarray | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows and similarities of each query's hits: float64 decides among all rows that float32 cannot rule out."""
-    doubt = np.float32(2 * FLOAT32_ERROR * math.sqrt(max(1.0, features.shape[1] / 1024)))
+    doubt = np.float32(2 * float32_error(features.shape[1]))
     kept = [_Kept(top_k + 1, doubt) for _ in query]  # one may be the query itself
     num_rows = len(features) if rows is None else len(rows)
     for first in range(0, num_rows, ROWS_AT_ONCE):

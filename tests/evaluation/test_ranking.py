@@ -1,5 +1,9 @@
 """Counts and ranked lists against a full sort, whatever the block, the threads and the product's precision."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +12,7 @@ from reid.errors import ConfigError, DataError
 from reid.evaluation import ranking
 from reid.evaluation.masks import find_matches
 from reid.evaluation.ranking import count_nearer, exact_similarity, rank
-from reid.features import FeatureSet
+from reid.features import FeatureSet, float32_error
 from reid.protocol import MARKET1501, MARS_OFFICIAL, MARS_TORCHREID
 from tests.evaluation.oracles import made_up, ranked, similarity
 
@@ -78,14 +82,70 @@ def test_a_coarse_product_changes_no_count(data, monkeypatch):
     np.testing.assert_array_equal(count_nearer(features, matches), expected)
 
 
-def test_the_float32_bound_holds_where_rounding_adds_up():
+def adverse_rows(dimensions):
+    """Unit rows whose rounding errors add up in one direction: equal, half equal, positive."""
     rng = np.random.default_rng(0)
-    for dimensions in (1, 3, 100, 1000, 4000):
-        for rows in (rng.random((64, dimensions)), rng.random((64, dimensions)) < 0.5, np.ones((64, dimensions))):
-            rows = np.maximum(rows, 1e-3)
-            unit = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-            error = np.abs(unit @ unit.T - unit.astype(np.float64) @ unit.astype(np.float64).T).max()
-            assert error < ranking.float32_error(dimensions) / 2
+    for rows in (rng.random((64, dimensions)), rng.random((64, dimensions)) < 0.5, np.ones((64, dimensions))):
+        rows = np.maximum(rows, 1e-3)
+        yield (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dimensions", [1, 3, 100, 128, 129, 1000, 4000])
+def test_the_float32_bound_holds_where_rounding_adds_up(dimensions):
+    for unit in adverse_rows(dimensions):
+        exact = unit.astype(np.float64) @ unit.astype(np.float64).T
+        assert np.abs(unit @ unit.T - exact).max() <= float32_error(dimensions)
+        assert np.abs(ranking.product_with(unit, "cpu")(unit) - exact).max() <= ranking.product_error(dimensions)
+
+
+def test_the_float32_bound_holds_for_the_worst_order_of_summation():
+    """One term after the other, each rounded: no kernel does worse, and none may assume better."""
+    for unit in adverse_rows(4000):
+        total = np.float32(0)
+        for term in unit[0] * unit[1]:
+            total += term
+        error = abs(float(total) - float(unit[0].astype(np.float64) @ unit[1].astype(np.float64)))
+        assert error <= float32_error(4000)
+
+
+KERNELS = {"Prescott": 0, "Sandybridge": 0, "Haswell": 1, "Zen": 1, "SkylakeX": 2}
+LEVEL = {"AVX2": 1, "AVX512": 2}.get(torch.backends.cpu.get_cpu_capability(), 0)
+
+
+@pytest.mark.parametrize("kernel", [name for name, level in KERNELS.items() if level <= LEVEL])
+def test_counts_are_the_same_with_every_kernel_that_this_processor_can_run(kernel):
+    """Half-constant rows, as ReLU features are: their float32 errors differ between kernels, the counts may not."""
+    environment = os.environ | {"OPENBLAS_CORETYPE": kernel, "ATEN_CPU_CAPABILITY": "default"}
+    child = subprocess.run([sys.executable, "-c", KERNEL_SCRIPT], env=environment, capture_output=True, text=True)
+    assert not child.returncode, child.stderr
+    found, error = child.stdout.split()
+    features = half_constant()
+    matches = find_matches(features, MARS_OFFICIAL)
+    assert found == "".join(map(str, counts_by_sort(features, matches, MARS_OFFICIAL)))
+    assert float(error) <= ranking.product_error(1000)
+
+
+def half_constant():
+    """Rows of 0 and 1, many of them nearly equal."""
+    base = made_up(2)
+    rows = np.random.default_rng(2).random((len(base.pid), 1000)) < 0.5
+    rows[::3] = rows[0]
+    rows[::3, :9] = np.random.default_rng(3).random((len(rows[::3]), 9)) < 0.5
+    return FeatureSet(np.maximum(rows, 1e-3), base.pid, base.camid, base.query, base.gallery)
+
+
+KERNEL_SCRIPT = """
+import numpy as np
+from reid.evaluation import ranking
+from reid.evaluation.masks import find_matches
+from reid.protocol import MARS_OFFICIAL
+from tests.evaluation.test_ranking import half_constant
+features = half_constant()
+rows = features.features
+counts = ranking.count_nearer(features, find_matches(features, MARS_OFFICIAL))
+error = ranking.product_with(rows, "cpu")(rows) - rows.astype(np.float64) @ rows.astype(np.float64).T
+print("".join(map(str, counts)), np.abs(error).max())
+"""
 
 
 def test_reduced_precision_is_off_inside_and_left_as_it_was(monkeypatch):
