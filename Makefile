@@ -13,8 +13,7 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(READY) ## render the demo dataset, train with IMAE on 30 % wrong labels, evaluate, write the report
-	@$(PY) tools/make_demo.py --out data/demo
-	@$(PY) tools/train.py configs/demo.yaml --resume auto
+	@$(PY) -m reid demo
 
 # One process per core with one thread each: many threads on the small tensors of tests only get in each other's way.
 test: $(READY) ## run the whole test suite

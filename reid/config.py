@@ -168,6 +168,28 @@ for _side in (_Loader, _Dumper):
     )
 
 
+def find(name: Path | str) -> Path:
+    """The config file of that path, or the packaged one of that name; a file that exists wins.
+
+    Args:
+        name: a path, or a name such as `mars_imae`.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    inside = Path(__file__).parent / "configs"  # as installed; in a checkout they lie beside the package
+    folder = inside if inside.is_dir() else inside.parents[1] / "configs"
+    packaged = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    if path.name == str(path) and path.name in packaged:
+        return packaged[path.name]
+    raise ConfigError(
+        f"{path}: no such config; expected a YAML file or the name of a packaged config: {', '.join(packaged)}"
+    )
+
+
 def load(path: Path | str, overrides: Sequence[str] = (), schema: type[Schema] = Config) -> Schema:  # type: ignore[assignment]
     """Reads a config file, its `base` (one level), and overrides.
 

@@ -12,6 +12,7 @@ FLOORS = [
     {"datasets", "models", "losses", "augment", "evaluation", "gallery", "report"},
     {"engine"},
     {"binding", "experiment", "rundir", "cli", "commands", "cifar"},
+    {"verbs", "__main__"},
     {"tools"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -20,6 +21,7 @@ SAME_FLOOR = [
     ("files", "tracklets", "protocol", "config", "runtime", "features"),
     ("cli", "rundir", "binding", "experiment", "commands"),
     ("cli", "binding", "cifar", "commands"),
+    ("verbs", "__main__"),
 ]
 
 

@@ -1,36 +1,9 @@
-"""Compare two runs, or features of two models, on the same queries: is the difference real?"""
+"""The command `robust-reid compare`, run from a checkout."""
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from reid import cli
-
-EXAMPLES = """\
-  python tools/compare.py runs/mars_imae runs/mars_cce
-  python tools/compare.py a.npz b.npz --protocol mars-official --json difference.json
-  python tools/compare.py features_a features_b --any-camera      # data from a single camera"""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = cli.parser(__doc__ or "", EXAMPLES)
-    for name in ("a", "b"):
-        parser.add_argument(
-            name, type=Path, metavar=name.upper(), help="run directory, .npz file or folder of tools/extract.py"
-        )
-    parser.add_argument("--protocol", metavar="NAME|all|FILE.yaml", default="all", help="default: all")
-    parser.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparisons there too")
-    flags = parser.parse_args(argv)
-    cli.log_to_stderr()
-
-    from reid.commands import compare
-    from reid.protocol import get_protocols
-
-    protocols = get_protocols(flags.protocol, any_camera=flags.any_camera)
-    compare.run(flags.a, flags.b, protocols, json_file=flags.json)
-    return 0
-
+from reid.verbs.compare import main
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

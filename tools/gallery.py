@@ -1,38 +1,9 @@
-"""Change a gallery without a model: take tracklets out, or build its index. (tools/extract.py --add puts tracklets in.)"""
+"""The command `robust-reid gallery`, run from a checkout."""
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from reid import cli
-
-EXAMPLES = """\
-  python tools/gallery.py remove galleries/mine monday_0017 monday_0018
-  python tools/gallery.py index galleries/mine IVF1024,Flat:nprobe=16       # tools/search.py galleries/mine --tune compares"""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = cli.parser(__doc__ or "", EXAMPLES)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="remove|index")
-    remove = commands.add_parser("remove", help="take tracklets out")
-    remove.add_argument("folder", type=Path, metavar="DIR", help="feature folder of tools/extract.py")
-    remove.add_argument("keys", nargs="+", metavar="KEY", help="tracklets, as meta.csv names them")
-    index = commands.add_parser("index", help="build a faiss index")
-    index.add_argument("folder", type=Path, metavar="DIR", help="feature folder of tools/extract.py")
-    index.add_argument("factory", metavar="FACTORY", help="faiss factory string; search parameters after a colon")
-    flags = parser.parse_args(argv)
-    cli.log_to_stderr()
-
-    from reid.gallery import change
-
-    if flags.command == "remove":
-        print(f"{flags.folder}: {change.remove(flags.folder, flags.keys)} tracklets left")
-    else:
-        from reid.commands.extract import log_recall
-
-        log_recall(*change.reindex(flags.folder, flags.factory))
-    return 0
-
+from reid.verbs.gallery import main
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -1,45 +1,9 @@
-"""Pack the small image files of a dataset in MARS layout into a few large ones, which are read faster and stand in for the folders."""
+"""The command `robust-reid pack`, run from a checkout."""
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from reid import cli
-
-EXAMPLES = """\
-  python tools/pack.py data/mars                          # data/mars/bbox_train.pack, bbox_test.pack; deletes nothing
-  python tools/pack.py data/mars --resume auto            # after a kill, or after images have changed
-  python tools/pack.py /mnt/share/mars --out /scratch/mars      # a dataset by itself, info/ included
-  python tools/pack.py data/mars --verify                 # check every byte of the packs"""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = cli.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="dataset in MARS layout; a pack too, with --verify")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the packs go (default: beside the image folders)"
-    )
-    parser.add_argument(
-        "--shard-size", type=float, default=1000, metavar="MB", help="of images in one file (default: 1000, up to 4000)"
-    )
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--verify", action="store_true", help="only check the packs that are there")
-    mode.add_argument(
-        "--resume", choices=["auto"], help="keep what is done and right of the packs that are there, if any"
-    )
-    mode.add_argument("--overwrite", action="store_true", help="replace the packs that are there")
-    flags = parser.parse_args(argv)
-    cli.log_to_stderr()
-
-    from reid.commands import pack
-
-    if flags.verify:
-        pack.verify(flags.folder)
-    else:
-        chosen: pack.Mode = "resume" if flags.resume else "overwrite" if flags.overwrite else "new"
-        pack.run(flags.folder, flags.out, flags.shard_size * 1e6, chosen)
-    return 0
-
+from reid.verbs.pack import main
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

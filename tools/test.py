@@ -1,65 +1,9 @@
-"""Test a run's checkpoint, or features made by any model, and print mAP and CMC with the protocol's name beside them."""
+"""The command `robust-reid test`, run from a checkout."""
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from reid import cli
-
-EXAMPLES = """\
-  python tools/test.py runs/demo
-  python tools/test.py runs/mars_imae --protocol mars-official --data-root /data
-  python tools/test.py runs/mars_imae --checkpoint best --json best.json
-  python tools/test.py --features features.npz --protocol all
-  python tools/test.py --features features.npz --protocol ours.yaml   # {name: ours, gallery: without_queries, ap: hit}
-  python tools/test.py --features features.npz --full --json full.json
-  python tools/test.py --features features.npz --after rerank
-  python tools/test.py --features features.npz --any-camera       # data from a single camera"""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = cli.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("run", type=Path, nargs="?", help="run directory of tools/train.py")
-    cli.add_config_flags(parser)
-    parser.add_argument(
-        "--features", type=Path, metavar="FILE|DIR", help="evaluate these; an .npz file or a folder of tools/extract.py"
-    )
-    parser.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights (default: last)")
-    parser.add_argument("--protocol", metavar="NAME|all|FILE.yaml", help="default: the run's, or all")
-    parser.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
-    parser.add_argument("--markdown", action="store_true", help="print rows of a Markdown table as well")
-    parser.add_argument("--full", action="store_true", help="also intervals, camera pairs, ROC and thresholds")
-    parser.add_argument(
-        "--after",
-        choices=["rerank", "expand"],
-        help="k-reciprocal re-ranking, or average query expansion, of the ranking",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
-    flags = parser.parse_intermixed_args(argv)
-    if (flags.run is None) == (flags.features is None):
-        parser.error("give either a run directory or --features")
-    overrides = cli.overrides_of(flags)
-    if flags.features is not None and (overrides or flags.checkpoint):
-        parser.error(
-            "--features loads no model and no config: --protocol, --any-camera, --markdown, --full, --after and --json are all it takes"
-        )
-    if flags.after and flags.full:
-        parser.error("--after changes the ranking, and much of --full is about similarities: choose one")
-    cli.log_to_stderr()
-
-    from reid.commands import test
-    from reid.protocol import get_protocols
-
-    printed = {"json_file": flags.json, "markdown": flags.markdown, "full": flags.full, "after": flags.after}
-    if flags.features is not None:
-        test.run_on_features(
-            flags.features, get_protocols(flags.protocol or "all", any_camera=flags.any_camera), **printed
-        )
-    else:
-        overrides += ["test.any_camera=true"] if flags.any_camera else []
-        test.run(flags.run, flags.checkpoint or "last", overrides, flags.protocol, **printed)
-    return 0
-
+from reid.verbs.test import main
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -143,7 +143,7 @@ def run_tune(folder: Path, top_k: int, factory: str | None) -> None:
             f"below {tune.SMALL:,} rows it is best"
         )
     else:
-        print(f"to keep one: python tools/gallery.py index {folder} 'INDEX'")
+        print(f"to keep one: robust-reid gallery index {folder} 'INDEX'")
 
 
 def _named(gallery: Gallery, queries: Sequence[str]) -> list[Query]:

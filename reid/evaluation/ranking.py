@@ -23,7 +23,7 @@ BLOCK_SIZE = 512  # queries multiplied at once
 CHUNK = 16384  # gallery rows multiplied at once
 EXACT_PAIRS = 1024  # pairs of rows widened to float64 at once
 PENDING_ROWS = 2**18  # undecided rows that are set aside before they are decided
-PART = 96
+PART = 512  # dimensions multiplied at once: the proven bound on rounding grows with their number
 
 
 def product_error(dimensions: int) -> float:

@@ -141,7 +141,7 @@ def read_index(
         DataError: it is missing, damaged, or stale.
     """
     faiss, factory = import_faiss(), str(record.get("factory", "FACTORY"))
-    again = f"build it again: python tools/gallery.py index {folder} '{factory}'; or search exactly: --index Flat"
+    again = f"build it again: robust-reid gallery index {folder} '{factory}'; or search exactly: --index Flat"
     try:
         held = faiss.read_index(str(file))
     except RuntimeError as error:

@@ -11,8 +11,8 @@ import torch
 
 from reid import cli, config
 from reid.cifar.config import StudyConfig
+from reid.verbs.cifar import main
 from tests.cifar.conftest import ROOT, TINY
-from tools.cifar import main
 
 CONFIG = "configs/cifar10_quick.yaml"
 

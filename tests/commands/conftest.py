@@ -30,7 +30,7 @@ HELD_OUT = ["data.holdout=0.4", "train.eval_freq=6"]
 
 
 def call(tool: str, *argv: str | Path) -> int:
-    main = importlib.import_module(f"tools.{tool}").main
+    main = importlib.import_module(f"reid.verbs.{tool}").main
     return cli.run(lambda: main([str(arg) for arg in argv]))
 
 

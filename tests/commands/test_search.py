@@ -110,7 +110,7 @@ def test_an_index_is_built_used_and_kept_in_step(gallery: Path, capsys: pytest.C
     shutil.copy("old.faiss", gallery / "index.faiss")
     message = fails("search", gallery, key)
     assert "stale" in message
-    assert f"python tools/gallery.py index {gallery} 'IVF4,Flat:nprobe=4'" in message
+    assert f"robust-reid gallery index {gallery} 'IVF4,Flat:nprobe=4'" in message
 
 
 def test_tuning_prints_the_trade_off(gallery: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,14 +202,14 @@ def test_the_sheet_loads_nothing_and_escapes_names() -> None:
 @pytest.mark.parametrize("tool", ["search", "gallery"])
 def test_help_shows_examples(tool: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        importlib.import_module(f"tools.{tool}").main(["--help"])
+        importlib.import_module(f"reid.verbs.{tool}").main(["--help"])
     assert caught.value.code == 0
-    assert f"python tools/{tool}.py" in capsys.readouterr().out
+    assert f"robust-reid {tool}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("argv", [["g"], ["g", "a", "--tune"], ["g", "a", "--camera", "x"]])
 def test_wrong_flags(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        importlib.import_module("tools.search").main(argv)
+        importlib.import_module("reid.verbs.search").main(argv)
     assert caught.value.code == 2
     assert "error:" in capsys.readouterr().err

@@ -208,12 +208,12 @@ def test_extracting_folders_and_manifests(trained: Path, workplace: Path, data_r
     assert call("extract", trained, "mine", "--out", "a", "--overwrite") == 0
 
 
-@pytest.mark.parametrize("tool", ["train", "test", "extract", "make_demo"])
+@pytest.mark.parametrize("tool", ["train", "test", "extract", "render"])
 def test_help_shows_examples(tool: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        importlib.import_module(f"tools.{tool}").main(["--help"])
+        importlib.import_module(f"reid.verbs.{tool}").main(["--help"])
     assert caught.value.code == 0
-    assert f"python tools/{tool}.py" in capsys.readouterr().out
+    assert f"robust-reid {tool}" in capsys.readouterr().out
 
 
 def test_two_processes_through_torchrun(workplace: Path) -> None:

@@ -13,7 +13,7 @@ PROGRAM = """
 import sys
 from reid import cli
 from reid.engine import train
-from tools.train import main
+from reid.verbs.train import main
 
 def update(job, step):
     raise RuntimeError("out of memory")

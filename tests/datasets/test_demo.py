@@ -1,11 +1,9 @@
 """The demo dataset: layout, tables, truth, and that pixels depend on nothing but the seed."""
 
 import re
-import runpy
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from reid.datasets.demo import DemoSettings, load_truth, write_demo
 from reid.datasets.figures import make_person
 from reid.datasets.noise import uniform_others
 from reid.errors import ConfigError, DataError
+from reid.verbs.render import main
 
 SIZES = dict(
     train_ids=6, test_ids=4, tracklets_per_id=4, min_frames=2, max_frames=5, distractors=6, junk=3, intruders=0.15
@@ -233,7 +232,6 @@ def test_truth_of_something_else_is_refused(tmp_path):
 
 
 def test_the_tool_writes_once_then_reuses_and_refuses_other_settings(tmp_path, capsys):
-    main = runpy.run_path(str(Path(__file__).parents[2] / "tools/make_demo.py"))["main"]
     command = ["--out", str(tmp_path / "demo"), "--workers", "1"]
     command += [text for name, size in SIZES.items() for text in (f"--{name.replace('_', '-')}", str(size))]
     assert main(command) == 0

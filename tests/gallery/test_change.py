@@ -219,7 +219,7 @@ def test_a_stale_index_says_how_to_build_it_again(folder: Path, how: str) -> Non
         store.open_index(store.open_gallery(folder))
     assert len(caught.value.problems) == 1
     assert "\n" not in str(caught.value)
-    assert f"python tools/gallery.py index {folder} 'Flat'" in str(caught.value)
+    assert f"robust-reid gallery index {folder} 'Flat'" in str(caught.value)
     assert "--index Flat" in str(caught.value)
     assert ("stale: made of" in str(caught.value)) == (how in ("rows", "record", "model"))
     change.reindex(folder, "Flat")

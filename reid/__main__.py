@@ -1,0 +1,43 @@
+"""The command `robust-reid VERB …`; also `python -m reid VERB …`."""
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+from reid import cli
+
+VERBS = {  # module of reid.verbs -> what it does; each has `main(argv)` with its own --help
+    "train": "train a model from a config, then test it",
+    "test": "mAP and CMC of a run, or of features made by any model",
+    "extract": "features of tracklets, as a gallery",
+    "search": "the nearest tracklets of a gallery",
+    "gallery": "take tracklets out of a gallery, build its index",
+    "compare": "two runs on the same queries: is the difference real?",
+    "pack": "many small image files into a few large ones",
+    "demo": "rendered people: make them, train on them, test, report",
+    "render": "only make the demo dataset, with other settings if wanted",
+    "cifar": "the label-noise study on CIFAR-10 and CIFAR-100",
+    "env": "versions and devices, and packages that get in the way",
+}
+
+
+def main() -> int:
+    """Runs the verb that the command line names; returns the exit code."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: robust-reid VERB …   (robust-reid VERB --help tells more)\n")
+        print("\n".join(f"  {verb:<9}{meaning}" for verb, meaning in VERBS.items()))
+        print("\n  --version")
+        return 0
+    if name == "--version":
+        print(f"robust-reid {version('robust-reid')}")
+        return 0
+    if name not in VERBS:
+        print(f"error: unknown command {name!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    sys.argv = [f"robust-reid {name}", *rest]  # what usage lines and logs name
+    return cli.run(import_module(f"reid.verbs.{name}").main)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

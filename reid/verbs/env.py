@@ -1,0 +1,43 @@
+"""Print versions and devices, and name other installed packages that get in the way."""
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+
+from reid import cli
+
+PACKAGES = ("robust-reid", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "faiss-gpu")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    cli.parser(__doc__ or "", "  robust-reid env").parse_args(argv)
+
+    from reid.runtime import environment
+
+    for name in PACKAGES:
+        print(f"{name:<12} {_version(name)}")
+    for name in ("python", "gpu", "cpu"):
+        print(f"{name:<12} {environment()[name]}")
+    found = conflicts({module: set(names) for module, names in packages_distributions().items()})
+    print("\n".join(["", *found]) if found else "no conflicts")
+    return 0
+
+
+def conflicts(owners: dict[str, set[str]]) -> list[str]:
+    """One line for each module that two distributions install: the later one has overwritten files of the other.
+
+    Args:
+        owners: the distributions that install each module.
+    """
+    return [
+        f"conflict: {' and '.join(sorted(owners[module]))} both install the module `{module}` and overwrite each other; "
+        "uninstall all of them, then install the one you want"
+        for module in ("reid", "faiss")
+        if len(owners.get(module, set())) > 1
+    ]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,47 @@
+"""Embed tracklets with a trained model and write a feature folder: features.npy, meta.csv, gallery.json, and an index if wanted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reid import cli
+
+EXAMPLES = """\
+  robust-reid extract runs/mars_imae /data/mars --out galleries/mars
+  robust-reid extract runs/mars_imae my_tracklets/ --out galleries/mine     # one folder of images per tracklet
+  robust-reid extract runs/mars_imae frames.csv --kind manifest --out galleries/mine
+  robust-reid extract runs/mars_imae monday/ --out galleries/mine --add     # more tracklets, by the same model
+  robust-reid extract runs/mars_imae /data/mars --out galleries/mars --resume auto      # after a kill
+  robust-reid extract runs/mars_imae /data/mars --out galleries/mars --index IVF1024,Flat:nprobe=16
+  torchrun --nproc-per-node 4 -m reid extract runs/mars_imae /data/mars --out galleries/mars"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("run", type=Path, help="run directory of robust-reid train")
+    parser.add_argument(
+        "input", type=Path, help="dataset in MARS layout, folder of tracklet folders, or manifest (CSV)"
+    )
+    cli.add_config_flags(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="feature folder to write")
+    parser.add_argument("--kind", choices=["auto", "mars", "folders", "manifest"], default="auto", help="what INPUT is")
+    parser.add_argument("--checkpoint", default="last", metavar="last|best|PATH", help="which weights (default: last)")
+    parser.add_argument("--index", metavar="FACTORY", help="build a faiss index; search parameters after a colon")
+    parser.add_argument("--resume", choices=["auto"], help="go on with an extraction that was killed, if there is one")
+    parser.add_argument("--shard", type=int, metavar="FRAMES", help="frames between two saved parts (default: 16384)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--add", action="store_true", help="add to the feature folder that is there")
+    mode.add_argument("--overwrite", action="store_true", help="replace an existing feature folder")
+    flags = parser.parse_intermixed_args(argv)
+    cli.log_to_stderr()
+
+    from reid.commands import extract
+
+    target = extract.Target(
+        flags.out,
+        "add" if flags.add else "overwrite" if flags.overwrite else "new",
+        resume=flags.resume is not None,
+        index=flags.index,
+        **({} if flags.shard is None else {"shard_frames": flags.shard}),
+    )
+    extract.run(flags.run, flags.checkpoint, cli.overrides_of(flags), flags.input, flags.kind, target)
+    return 0

@@ -1,0 +1,112 @@
+"""The command `robust-reid` from outside: verbs, help, packaged configs, a wheel that works alone."""
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from reid import config
+from reid.__main__ import VERBS
+from reid.errors import ConfigError
+from reid.verbs.env import conflicts
+
+ROOT = Path(__file__).parents[1]
+
+
+def robust_reid(*argv: str, cwd: Path = ROOT, path: str = str(ROOT)) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "80"}
+    return subprocess.run(
+        [sys.executable, "-m", "reid", *argv], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_that_shows_how_to_call_it(verb):
+    done = robust_reid(verb, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: robust-reid {verb}")
+    assert f"  robust-reid {verb}" in done.stdout.split("examples:")[1]
+
+
+def test_every_verb_is_in_the_list_and_every_module_is_a_verb():
+    modules = {path.stem for path in (ROOT / "reid/verbs").glob("*.py")} - {"__init__"}
+    assert modules == set(VERBS)
+    listed = robust_reid("--help").stdout
+    assert all(f"  {verb} " in listed for verb in VERBS)
+    assert robust_reid().stdout == listed
+
+
+def test_an_unknown_verb_is_one_line():
+    done = robust_reid("trian")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown command 'trian'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_packaged_config_is_found_by_name_and_a_file_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.load(config.find("mars_cce")).loss.name == "cce"
+    Path("mars_cce").write_text("loss: {name: mae}\n")
+    assert config.load(config.find("mars_cce")).loss.name == "mae"
+    for missing in ("mars_imea", "configs/mars_imae", "mars_imae.yaml"):
+        with pytest.raises(ConfigError, match=r"no such config; expected .* mars_imae"):
+            config.find(missing)
+
+
+def test_two_distributions_of_one_module_are_named():
+    assert conflicts({"reid": {"robust-reid"}, "faiss": {"faiss-cpu"}}) == []
+    (line,) = conflicts({"reid": {"robust-reid", "reid"}, "faiss": {"faiss-cpu"}})
+    assert "reid and robust-reid both install the module `reid`" in line
+    assert len(conflicts({"faiss": {"faiss-cpu", "faiss-gpu"}})) == 1
+
+
+def test_env_names_versions():
+    done = robust_reid("env")
+    assert done.returncode == 0, done.stderr
+    assert "torch" in done.stdout
+
+
+def test_all_packages_are_listed_for_the_wheel():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(path.relative_to(ROOT).parts[:-1]) for path in (ROOT / "reid").rglob("__init__.py")}
+    assert set(listed) == found | {"reid.configs"}
+
+
+def test_a_wheel_works_alone(tmp_path):
+    """Built from the tree, unpacked elsewhere, and used with nothing of the checkout in reach."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, "."]
+    source = tmp_path / "source"
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in names.stdout.split("\n"):
+        if name.startswith(("reid/", "configs/", "pyproject", "README", "LICENSE")) and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(build, cwd=source, check=True)
+    (wheel,) = tmp_path.glob("robust_reid-*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "alone")
+        assert (
+            "robust-reid = reid.__main__:main"
+            in file.read(next(n for n in file.namelist() if "entry_points" in n)).decode()
+        )
+    assert not (tmp_path / "alone/tests").exists()
+    assert {p.name for p in (tmp_path / "alone/reid/configs").glob("*.yaml")} == {
+        p.name for p in (ROOT / "configs").glob("*.yaml")
+    }
+    place = str(tmp_path / "alone")
+    where = subprocess.run(
+        [sys.executable, "-c", "import reid; print(list(reid.__path__)[0])"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": place},
+        capture_output=True,
+        text=True,
+    )
+    assert where.stdout.strip() == str(tmp_path / "alone/reid")
+    done = robust_reid("train", "mars_imae", "--dry-run", "--data-root", "nowhere", cwd=tmp_path, path=place)
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert "no such config" not in done.stderr
