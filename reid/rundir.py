@@ -41,7 +41,7 @@ class RunDirectory:
         """
         if not self.config_file.is_file():
             raise DataError(
-                f"{self.path}: expected a run directory with config.yaml, written by tools/train.py; found none"
+                f"{self.path}: expected a run directory with config.yaml, written by robust-reid train; found none"
             )
         return configs.load(self.config_file, overrides)
 

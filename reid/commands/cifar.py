@@ -37,7 +37,7 @@ Curve = tuple[str, Callable[[np.ndarray], np.ndarray], float | None]
 
 @dataclass(frozen=True)
 class Options:
-    """How to start: fields as the flags of tools/cifar.py."""
+    """How to start: fields as the flags of robust-reid cifar."""
 
     output_dir: Path
     resume: bool = False

@@ -230,7 +230,7 @@ def _say(left_out: Mapping[str, str], where: str = "") -> None:
 def log_recall(gallery: Gallery, index: Index) -> None:
     """Says what an index is worth on its own gallery."""
     found = recall(gallery.features, index)
-    logger.info("index %s: recall@10 %.3f against exact; tools/search.py --tune tries others", index.factory, found)
+    logger.info("index %s: recall@10 %.3f against exact; robust-reid search --tune tries others", index.factory, found)
 
 
 def _tracklets(source: Path, kind: str) -> tuple[Split, np.ndarray, np.ndarray]:

@@ -88,7 +88,7 @@ def run(
     """Searches a gallery, prints the hits and writes them where asked.
 
     Args:
-        folder: feature folder of tools/extract.py.
+        folder: feature folder of robust-reid extract.
         queries: keys of the gallery, images (also of a packed folder), or folders of the frames of one tracklet.
         options: how to search.
         json_file: gets the hits.
@@ -125,7 +125,7 @@ def run_tune(folder: Path, top_k: int, factory: str | None) -> None:
     """Prints what indexes would gain and lose on this gallery; with `factory`, that one beside exact search.
 
     Args:
-        folder: feature folder of tools/extract.py.
+        folder: feature folder of robust-reid extract.
         top_k: the K of recall@K.
         factory: faiss factory string, or None for those worth a try.
     """

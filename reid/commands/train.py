@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """How to start: fields as the flags of tools/train.py."""
+    """How to start: fields as the flags of robust-reid train."""
 
     output_dir: Path
     resume: str | None = None

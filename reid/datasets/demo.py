@@ -107,7 +107,7 @@ def load_truth(root: Path) -> DemoTruth:
     """
     path = Path(root) / TRUTH_FILE
     if not path.is_file():
-        raise DataError(f"demo dataset: {path} is missing; expected a dataset written by tools/make_demo.py.")
+        raise DataError(f"demo dataset: {path} is missing; expected a dataset written by robust-reid render.")
     try:
         with np.load(path, allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files}

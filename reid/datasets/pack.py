@@ -149,7 +149,7 @@ def _read_about(folder: Path) -> tuple[str, list[Shard]]:
         schema, index_sha256 = about["schema"], str(about["index_sha256"])
         shards = [Shard(str(s["file"]), int(s["files"]), int(s["bytes"]), str(s["sha256"])) for s in about["shards"]]
     except FileNotFoundError:
-        ways = "tools/pack.py --resume auto goes on with the first, the second is to be copied again"
+        ways = "robust-reid pack --resume auto goes on with the first, the second is to be copied again"
         raise DataError(f"{folder}: this pack is unfinished, or a copy without {ABOUT}; {ways}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file}: damaged ({error!r}); copy it again, or pack the folder again") from None

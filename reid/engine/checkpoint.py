@@ -78,7 +78,7 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: missing, damaged, of another program, or of a newer schema.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; expected a file written by tools/train.py")
+        raise CheckpointError(f"{path}: no such checkpoint; expected a file written by robust-reid train")
     try:
         _require_whole(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -87,7 +87,7 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of tensors and plain types: {reason}") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{path}: expected a checkpoint of tools/train.py with schema {SCHEMA}, got {found}")
+        raise CheckpointError(f"{path}: expected a checkpoint of robust-reid train with schema {SCHEMA}, got {found}")
     return content
 
 

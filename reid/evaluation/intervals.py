@@ -77,7 +77,7 @@ class Comparison:
         return ((self.low > 0) | (self.high < 0)) & (self.p <= 1 - LEVEL)
 
     def to_json(self) -> dict[str, Any]:
-        """The public object of `tools/compare.py --json`, but for its names."""
+        """The public object of `robust-reid compare --json`, but for its names."""
         figures = {
             name: {
                 "a": float(self.a[i]),

@@ -58,7 +58,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         return about | {"fingerprint": about["fingerprint"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{folder / ABOUT}: no complete feature folder of tools/extract.py: {error}; extract the features again"
+            f"{folder / ABOUT}: no complete feature folder of robust-reid extract: {error}; extract the features again"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A folder of tracklet features: what tools/extract.py writes, and tools/test.py reads as it reads a feature file.
+"""A folder of tracklet features: what robust-reid extract writes, and robust-reid test reads as it reads a feature file.
 
 `features.npy` (N, D) float32 unit rows · `meta.csv` (row, key, pid, camid, num_frames, path of the middle frame) · `gallery.json`
 (schema, fingerprint, run, preprocessing, counts, and the query rows where the source has a test protocol) · `index.faiss` if wanted.
@@ -105,7 +105,7 @@ def changing(folder: Path, *, make: bool = False) -> AbstractContextManager[None
         DataError: another program holds it; it cannot be written; or there is no folder.
     """
     if not make and not folder.is_dir():
-        raise DataError(f"{folder}: no complete feature folder of tools/extract.py: no such folder")
+        raise DataError(f"{folder}: no complete feature folder of robust-reid extract: no such folder")
     return alone(folder, "another program is changing this gallery; wait until it is done, and try again")
 
 

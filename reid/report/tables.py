@@ -120,7 +120,7 @@ def comparison_text(a: str, b: str, comparisons: Sequence[Mapping[str, Any]]) ->
     Args:
         a: name of the first result.
         b: name of the second.
-        comparisons: the JSON objects of `tools/compare.py`.
+        comparisons: the JSON objects of `robust-reid compare`.
     """
     header = ["protocol", "figure", "A", "B", "A - B", "low", "high", "p", "real"]
     rows = [

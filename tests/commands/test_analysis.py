@@ -115,4 +115,4 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         call("compare", "--help")
     assert caught.value.code == 0
-    assert "python tools/compare.py runs/" in capsys.readouterr().out
+    assert "robust-reid compare runs/" in capsys.readouterr().out
