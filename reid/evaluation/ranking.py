@@ -66,7 +66,8 @@ def count_nearer(
     Nearer = larger similarity, or equal similarity and smaller row number. The product is float32; rows that it
     cannot tell from the match are decided by `exact_similarity`, so the counts do not depend on the options below.
     Bytes beside the features, at most about: 65,536 D for a chunk of the gallery, 64 P for the pairs, and for each
-    worker 4 block_size (16,384 + D) for its block, 16,384 D + 2**24 for what it decides exactly.
+    worker 4 block_size (16,384 + D) for its block, as much again without the D where D is above `PART`, and
+    16,384 D + 2**24 for what it decides exactly.
 
     Args:
         features: the features.

@@ -8,7 +8,7 @@ from reid import cli
 EXAMPLES = """\
   robust-reid demo                                     # data/demo and runs/demo, in the folder you are in
   robust-reid demo /tmp/try                            # /tmp/try/data/demo and /tmp/try/runs/demo
-  robust-reid demo /tmp/quick train.iterations=10      # any setting of the config may follow
+  robust-reid demo /tmp/quick train.iterations=50      # any setting of the config may follow
 What is there already is used again; a training that was stopped goes on."""
 
 
