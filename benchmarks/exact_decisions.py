@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         bound = ranking.product_error(arguments.dim)
         rows.append({"part": part, "bound": bound, "decisions": sum(decisions), "seconds": seconds})
         print(f"part {part}: bound {bound:.1e}, {sum(decisions)} exact decisions, {seconds:.2f} s", flush=True)
-    keep(arguments.json, {"pairs": len(matches.column), "rows": rows}, argv)
+    keep(arguments.json, {"pairs": len(matches.column), "rows": rows})
 
 
 if __name__ == "__main__":
