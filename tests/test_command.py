@@ -1,6 +1,7 @@
 """The command `robust-reid` from outside: verbs, help, packaged configs, a wheel that works alone."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -80,11 +81,10 @@ def test_a_wheel_works_alone(tmp_path):
     """Built from the tree, unpacked elsewhere, and used with nothing of the checkout in reach."""
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, "."]
     source = tmp_path / "source"
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    for name in names.stdout.split("\n"):
-        if name.startswith(("reid/", "configs/", "pyproject", "README", "LICENSE")) and (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+    for folder in ("reid", "configs"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     subprocess.run(build, cwd=source, check=True)
     (wheel,) = tmp_path.glob("robust_reid-*.whl")
     with zipfile.ZipFile(wheel) as file:
