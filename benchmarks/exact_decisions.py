@@ -7,6 +7,7 @@
 decisions, fewer mean more passes over memory. Data as in benchmarks/evaluation.py.
 """
 
+import argparse
 import sys
 import time
 
@@ -20,18 +21,16 @@ from reid.protocol import MARS_HIT_AP
 
 def main(argv: list[str]) -> None:
     """Prints a line for each size of a part."""
-    parts = [ranking.PART]
-    if "--parts" in argv:
-        at = argv.index("--parts")
-        end = next((i for i in range(at + 1, len(argv)) if argv[i].startswith("-")), len(argv))
-        parts, argv = [int(part) for part in argv[at + 1 : end]], argv[:at] + argv[end:]
-    arguments = evaluation.parse(argv)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--parts", type=int, nargs="+", default=[ranking.PART])
+    own, rest = parser.parse_known_args(argv)
+    arguments = evaluation.parse(rest)
     features = evaluation.made_up_features(arguments)
     matches = find_matches(features, MARS_HIT_AP)
     rows, decisions = [], []
     add = ranking._Pending.add
     ranking._Pending.add = lambda self, pair, rows: (decisions.append(len(rows)), add(self, pair, rows))[1]
-    for part in parts:
+    for part in own.parts:
         ranking.PART = part
         decisions.clear()
         start = time.perf_counter()

@@ -178,7 +178,7 @@ def find(name: Path | str) -> Path:
         ConfigError: neither is there.
     """
     path = Path(name)
-    if path.is_file():
+    if path.exists() and not path.is_dir():  # a pipe will do
         return path
     inside = Path(__file__).parent / "configs"  # as installed; in a checkout they lie beside the package
     folder = inside if inside.is_dir() else inside.parents[1] / "configs"

@@ -53,6 +53,10 @@ def test_a_packaged_config_is_found_by_name_and_a_file_wins(tmp_path, monkeypatc
     assert config.load(config.find("mars_cce")).loss.name == "cce"
     Path("mars_cce").write_text("loss: {name: mae}\n")
     assert config.load(config.find("mars_cce")).loss.name == "mae"
+    os.mkfifo("pipe")
+    assert config.find("pipe") == Path("pipe")
+    Path("demo").mkdir()  # a folder is no config, and hides none
+    assert config.load(config.find("demo")).data.name == "demo"
     for missing in ("mars_imea", "configs/mars_imae", "mars_imae.yaml"):
         with pytest.raises(ConfigError, match=r"no such config; expected .* mars_imae"):
             config.find(missing)
