@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +60,8 @@ def check(config: Config) -> None:
     problems += problems_of(lambda: _preprocess(config, {"mean": [0], "std": [1]}))
     problems += problems_of(lambda: _schedule(config, constant()))
     problems += _contradictions(config)
+    if config.train.accumulate > 1 and not any(problem.startswith("loss.") for problem in problems):
+        problems += _in_parts(config)
     if problems:
         raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
 
@@ -80,13 +81,15 @@ def _contradictions(config: Config) -> list[str]:
         )
     if config.train.warmup and "warmup" in config.train.schedule.options:
         problems.append("train.warmup: the schedule has a warmup of its own; leave out one of them")
-    factory = LOSSES.get(config.loss.name)
-    if config.train.accumulate > 1 and factory and "num_samples" in signature(factory).parameters:
-        problems.append(
-            f"train.accumulate: {config.loss.name} remembers samples from step to step and needs the whole batch at once; "
-            "expected 1"
-        )
     return problems
+
+
+def _in_parts(config: Config) -> list[str]:
+    """What keeps the configured loss from being computed in parts of a batch."""
+    if not getattr(build_loss(config), "needs_whole_batch", False):
+        return []
+    reason = f"{config.loss.name} compares or remembers the samples of a step and needs all of them at once"
+    return [f"train.accumulate: {reason}; expected 1, got {config.train.accumulate}"]
 
 
 def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str, Any]]]:

@@ -5,6 +5,8 @@ the loss's gradient with respect to the logits, as a function of p, the softmax 
 weight that the loss gives to the sample (Wang et al., "Improving MAE against CCE under Label Noise", Sec. 3). A loss whose
 gradient's norm depends on the other probabilities too has no method `weight`.
 
+Losses with a true `needs_whole_batch` look at all samples of a step at once, and cannot be computed in parts.
+
 All of them compute in float32 whatever the autocast state (float64 stays float64), and in log space before any power.
 Shapes: B batch, K classes (K >= 2), N training samples.
 """
@@ -13,13 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reid.errors import in_range
-from reid.runtime import gather_rows
+from reid.errors import ConfigError, in_range
+from reid.runtime import gather_rows, sum_over_processes
 
 
 def _log_probs(logits_BK: Tensor) -> Tensor:
@@ -38,6 +41,12 @@ def _of_target(values_BK: Tensor, target_B: Tensor) -> Tensor:
 def _log_prob(logits_BK: Tensor, target_B: Tensor) -> Tensor:
     """log p of the annotated class, (B,), in at least float32."""
     return _of_target(_log_probs(logits_BK), target_B)
+
+
+def _margin(logits_BK: Tensor, target_B: Tensor) -> Tensor:
+    """logsumexp of the other logits minus that of the annotated class, (B,): log((1 - p) / p)."""
+    others_BK = logits_BK.scatter(1, target_B[:, None], -math.inf)
+    return others_BK.logsumexp(dim=1) - _of_target(logits_BK, target_B)
 
 
 def _reverse_cross_entropy(log_p_B: Tensor, A: float) -> Tensor:
@@ -112,6 +121,8 @@ class GCETruncated(GCE):
         every: share of training between prunings; the source takes 10 epochs of 120.
     """
 
+    needs_whole_batch = True
+
     def __init__(
         self,
         num_samples: int,
@@ -169,10 +180,7 @@ class IMAE(nn.Module):
     def forward(self, logits_BK: Tensor, target_B: Tensor, index_B: Tensor | None = None) -> Tensor:
         log_p_B = _log_prob(logits_BK, target_B).detach()
         p_B, mae_B = log_p_B.exp(), 2 * -torch.expm1(log_p_B)
-        logits_BK = logits_BK.to(p_B.dtype)
-        others_BK = logits_BK.scatter(1, target_B[:, None], -math.inf)
-        margin_B = others_BK.logsumexp(dim=1) - _of_target(logits_BK, target_B)
-        pull_B = self.weight(p_B) / 2 * margin_B
+        pull_B = self.weight(p_B) / 2 * _margin(logits_BK.to(p_B.dtype), target_B)
         return mae_B + (pull_B - pull_B.detach())
 
     def weight(self, p: Tensor) -> Tensor:
@@ -198,6 +206,85 @@ class IMAEGuarded(IMAE):
     def weight(self, p: Tensor) -> Tensor:
         mae = 4 * p * (1 - p)
         return super().weight(p) * mae / (mae + self.epsilon)
+
+
+class DM(nn.Module):
+    """Derivative manipulation: MAE's value 2(1 - p), and a gradient whose weight is chosen freely, here exp(T p^lam (1 - p)).
+
+    For the annotated class y, and i running over the batch of all processes,
+
+        dL/dz_j = (p_j - [j = y]) / (2(1 - p) + epsilon) * w_i / mean(w),    w = exp(T p^lam (1 - p)),
+
+    so that the gradient of the batch's mean has the L1 norm 1, whatever T is, as long as no sample is fitted. With
+    ``normalise="size"`` the weights are not divided by their mean, as in `IMAE`. The direction is that of `IMAE`. A sample is
+    let go of where 1 - p falls below epsilon / 2; a hopeless one, at p -> 0, keeps w = 1. 1 - p is the sigmoid of the margin
+    log((1 - p) / p), which resolves it down to 1e-38 in float32. Arguments of `forward` as in `CCE`.
+
+    Args:
+        T: >= 0, and at most 75 over the largest p^lam (1 - p), where exp still fits float32: 300 for lam = 1.
+        lam: >= 0, > 1 moves the largest weight to p above 1/2, < 1 below; 1 is IMAE.
+        epsilon: >= 0; 0 never lets go of a sample.
+        normalise: ``weights`` divides by the mean weight of the batch, ``size`` by nothing.
+
+    Source: Wang et al., "Derivative Manipulation for General Example Weighting", arXiv 1905.11233, and the code that the
+    authors of IMAE released, which has epsilon = 1e-6 and ``weights``.
+    """
+
+    def __init__(
+        self,
+        T: float = 8.0,
+        lam: float = 0.5,
+        epsilon: float = 1e-6,
+        normalise: Literal["weights", "size"] = "weights",
+    ) -> None:
+        super().__init__()
+        self.lam = in_range("lam", lam, 0)
+        peak = self.lam / (1 + self.lam)
+        self.T = in_range("T", T, 0, 75 / (peak**self.lam * (1 - peak)))
+        self.epsilon = in_range("epsilon", epsilon, 0)
+        if normalise not in ("weights", "size"):
+            raise ConfigError(f"normalise: expected weights or size, got {normalise!r}")
+        self.needs_whole_batch = normalise == "weights"
+
+    def forward(self, logits_BK: Tensor, target_B: Tensor, index_B: Tensor | None = None) -> Tensor:
+        mae_B = 2 * -torch.expm1(_log_prob(logits_BK, target_B).detach())
+        margin_B = _margin(logits_BK.to(mae_B.dtype), target_B)
+        weight_B = self._emphasis(margin_B.detach())
+        if self.needs_whole_batch:
+            total, count = sum_over_processes(torch.stack([weight_B.sum(), torch.ones_like(weight_B).sum()]))
+            weight_B = weight_B * (count / total)
+        pull_B = weight_B * self._kept(margin_B.detach()) / 2 * margin_B
+        return mae_B + (pull_B - pull_B.detach())
+
+    def _emphasis(self, margin: Tensor) -> Tensor:
+        """exp(T p^lam (1 - p))."""
+        log_p = F.logsigmoid(-margin).nan_to_num()  # -inf times a lam of 0 would be no number
+        return torch.exp(self.T * torch.exp(self.lam * log_p) * torch.sigmoid(margin))
+
+    def _kept(self, margin: Tensor) -> Tensor:
+        """2(1 - p) / (2(1 - p) + epsilon), by logarithms: 1 - p may be too small for float32."""
+        if not self.epsilon:
+            return torch.ones_like(margin)
+        return torch.sigmoid(F.logsigmoid(margin) - math.log(self.epsilon / 2))
+
+    def weight(self, p: Tensor) -> Tensor:
+        """w(p) for p in [0, 1], any shape, before the division by the batch's mean weight."""
+        margin = torch.log1p(-p) - torch.log(p)
+        return self._emphasis(margin) * self._kept(margin)
+
+
+class IMAEReleased(DM):
+    """IMAE as its authors released it: `DM` with lam = 1. Eq. 22 (`IMAE`) with a guard at p -> 1 and the batch's weights adding up to 1.
+
+    Args:
+        T, epsilon, normalise: as in `DM`. Against `IMAE` at the same rate, a step is shorter by the batch's mean weight:
+            with T = 8 that is 1.01 at the start with 625 classes, 2.05 with 10.
+    """
+
+    def __init__(
+        self, T: float = 8.0, epsilon: float = 1e-6, normalise: Literal["weights", "size"] = "weights"
+    ) -> None:
+        super().__init__(T, 1.0, epsilon, normalise)
 
 
 class SCE(nn.Module):
@@ -278,6 +365,8 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "gce_truncated": GCETruncated,
     "imae": IMAE,
     "imae_guarded": IMAEGuarded,
+    "imae_released": IMAEReleased,
+    "dm": DM,
     "sce": SCE,
     "nce_rce": NCERCE,
     "label_smoothing": LabelSmoothing,

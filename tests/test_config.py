@@ -173,7 +173,8 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
     assert problems == [
         "train.warmup: expected 0 <= warmup < 10 iterations, got 10",
         "model.neck: bn does nothing when model.freeze_norm keeps it as it starts; leave out one of them",
-        "train.accumulate: gce_truncated remembers samples from step to step and needs the whole batch at once; expected 1",
+        "train.accumulate: gce_truncated compares or remembers the samples of a step and needs all of them at once; "
+        "expected 1, got 2",
     ]
 
 

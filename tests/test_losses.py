@@ -10,12 +10,34 @@ from scipy.special import erf
 from torch.nn import functional as F
 
 from reid.errors import ConfigError
-from reid.losses import CCE, GCE, IMAE, LOSSES, MAE, NCERCE, SCE, GCETruncated, IMAEGuarded, LabelSmoothing
+from reid.losses import (
+    CCE,
+    DM,
+    GCE,
+    IMAE,
+    LOSSES,
+    MAE,
+    NCERCE,
+    SCE,
+    GCETruncated,
+    IMAEGuarded,
+    IMAEReleased,
+    LabelSmoothing,
+)
 
 # Their gradients are not those of their values.
 RESCALED = [IMAE(T=0.0), IMAE(T=0.5), IMAE(T=8.0), IMAEGuarded(), IMAEGuarded(T=0.5, epsilon=1e-4)]
+RESCALED += [IMAEReleased(normalise="size"), DM(T=4.0, lam=2.0, epsilon=0.0, normalise="size")]
+OF_THE_BATCH = [IMAEReleased(), IMAEReleased(T=16.0, epsilon=0.0), DM(), DM(lam=0.0), DM(T=2.0, lam=3.0, epsilon=1e-2)]
 WEIGHTED = [CCE(), MAE(), GCE(q=0.7), GCE(q=0.2), SCE(), SCE(alpha=6.0, beta=0.1, A=math.log(1e-4)), *RESCALED]
-PLAIN = [*WEIGHTED, NCERCE(), NCERCE(alpha=10.0, beta=0.1, A=-4.0), LabelSmoothing(), LabelSmoothing(epsilon=0.7)]
+PLAIN = [
+    *WEIGHTED,
+    *OF_THE_BATCH,
+    NCERCE(),
+    NCERCE(alpha=10.0, beta=0.1, A=-4.0),
+    LabelSmoothing(),
+    LabelSmoothing(epsilon=0.7),
+]
 
 
 def sample(classes: int, batch: int = 64, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,6 +85,68 @@ def test_gradient_is_the_papers(name: str, options: dict[str, float], classes: i
     torch.testing.assert_close(gradient(LOSSES[name](**options), logits, target), expected, rtol=1e-9, atol=1e-12)
 
 
+def released_gradient(logits: torch.Tensor, target: torch.Tensor, T: float, lam: float, epsilon: float) -> torch.Tensor:
+    """Of the batch's mean, as the authors' layer has it, sample by sample in NumPy; 1 - p is the sum of the other probabilities."""
+    e = np.exp(logits.detach().double().numpy())
+    p, y, rows = e / e.sum(1, keepdims=True), target.numpy(), np.arange(len(e))
+    other = np.where(np.arange(p.shape[1]) == y[:, None], 0, p).sum(1)
+    w = np.exp(T * p[rows, y] ** lam * other)
+    grad = p.copy()
+    grad[rows, y] = -other
+    return torch.from_numpy(grad / (2 * other + epsilon)[:, None] * (w / w.sum())[:, None])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 101])
+@pytest.mark.parametrize("loss", OF_THE_BATCH, ids=repr)
+def test_released_gradient_is_the_authors(loss: DM, classes: int) -> None:
+    logits, target = sample(classes, scale=5.0)
+    (grad,) = torch.autograd.grad(loss(logits, target).mean(), logits)
+    expected = released_gradient(logits, target, loss.T, loss.lam, loss.epsilon)
+    torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-14)
+    low = logits.detach().float().requires_grad_()
+    (grad32,) = torch.autograd.grad(loss(low, target).mean(), low)
+    torch.testing.assert_close(grad32.double(), grad, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("T", [0.0, 0.5, 8.0, 32.0])
+def test_a_released_batch_pulls_with_length_1(T: float) -> None:
+    logits, target = sample(625)
+    (grad,) = torch.autograd.grad(IMAEReleased(T=T, epsilon=0.0)(logits, target).mean(), logits)
+    assert float(grad.abs().sum()) == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-12, 1e-6, 1e-3])
+def test_released_guard_in_float32(epsilon: float) -> None:
+    """It lets go of a sample where 1 - p is near epsilon / 2, also where 1 - p in float32 is 0."""
+    margins = torch.linspace(-80, 80, 321, dtype=torch.float64)
+    logits = torch.stack([torch.zeros_like(margins), margins], 1).float().requires_grad_()
+    loss = IMAEReleased(epsilon=epsilon, normalise="size")
+    found = gradient(loss, logits, torch.zeros(321, dtype=torch.int64)).abs().sum(1).double()
+    q = 1 / (1 + torch.exp(-margins))
+    expected = torch.exp(8 * q * (1 - q)) * (2 * q / (2 * q + epsilon))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-37)
+
+
+def test_imae_released_without_guard_and_normaliser_is_imae() -> None:
+    logits, target = sample(10)
+    expected = gradient(IMAE(T=8.0), logits, target)
+    torch.testing.assert_close(
+        gradient(IMAEReleased(8.0, 0.0, "size"), logits, target), expected, rtol=1e-9, atol=1e-12
+    )
+    (grad,) = torch.autograd.grad(IMAEReleased(8.0, 0.0)(logits, target).mean(), logits)
+    torch.testing.assert_close(grad, expected / expected.abs().sum(), rtol=1e-9, atol=1e-12)
+
+
+def test_derivative_manipulation_moves_the_peak() -> None:
+    p = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    peaks = [float(p[DM(lam=lam).weight(p).argmax()]) for lam in (0.5, 1.0, 2.0)]
+    assert peaks == pytest.approx([1 / 3, 1 / 2, 2 / 3], abs=1e-3)
+    ends = torch.tensor([0.0, 1.0])
+    assert IMAEReleased().weight(ends).tolist() == pytest.approx([1, 0], abs=1e-6)
+    assert IMAEReleased(epsilon=0.0).weight(ends).tolist() == [1, 1]
+    assert DM(T=1.0, lam=0.0).weight(ends).tolist() == pytest.approx([math.e, 0])
+
+
 def definition(name: str, logits: torch.Tensor, target: torch.Tensor, **options: float) -> torch.Tensor:
     """The losses as their papers' sums over classes, on probabilities."""
     p, classes = torch.softmax(logits, dim=1), logits.shape[1]
@@ -94,7 +178,7 @@ def test_value_and_gradient_are_the_definitions(name: str, options: dict[str, fl
     torch.testing.assert_close(gradient(loss, logits, target), grad, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("loss", [loss for loss in PLAIN if not isinstance(loss, IMAE)], ids=repr)
+@pytest.mark.parametrize("loss", [loss for loss in PLAIN if not isinstance(loss, IMAE | DM)], ids=repr)
 def test_gradient_by_finite_differences(loss: torch.nn.Module) -> None:
     logits, target = sample(4, batch=8)
     assert torch.autograd.gradcheck(lambda z: loss(z, target), logits)
@@ -110,7 +194,7 @@ def test_values_are_the_papers() -> None:
     )  # Eq. 3, first line
     smooth = F.cross_entropy(logits, target, reduction="none", label_smoothing=0.1)
     torch.testing.assert_close(LabelSmoothing(epsilon=0.1)(logits, target), smooth)
-    for loss in RESCALED:  # Sec. 4: the forward pass is MAE's
+    for loss in [*RESCALED, *OF_THE_BATCH]:  # Sec. 4: the forward pass is MAE's
         torch.testing.assert_close(loss(logits, target), MAE()(logits, target))
     torch.testing.assert_close(GCE(q=0.7)(logits, target), (1 - p**0.7) / 0.7)
 
@@ -182,9 +266,10 @@ def test_finite_at_extreme_logits(loss: torch.nn.Module, dtype: torch.dtype, cla
     assert torch.isfinite(logits.grad).all()
 
 
-def test_finite_at_the_largest_T() -> None:
+@pytest.mark.parametrize("loss", [IMAE(T=300.0), IMAEReleased(T=300.0), DM(T=75.0, lam=0.0)], ids=repr)
+def test_finite_at_the_largest_T(loss: torch.nn.Module) -> None:
     logits = torch.tensor([[0.0, 0.0], [1e4, 0.0], [0.0, 1e4]], requires_grad=True)
-    IMAE(T=300.0)(logits, torch.zeros(3, dtype=torch.int64)).sum().backward()
+    loss(logits, torch.zeros(3, dtype=torch.int64)).sum().backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
@@ -277,6 +362,11 @@ def test_truncated_gce_resumes_from_its_state() -> None:
         (lambda: GCE(q=0.0), "q: expected > 0 and <= 1, got 0"),
         (lambda: GCE(q=1.5), "q: expected"),
         (lambda: IMAEGuarded(T=301.0), "T: expected"),
+        (lambda: IMAEReleased(T=301.0), "T: expected >= 0 and <= 300, got 301"),
+        (lambda: IMAEReleased(epsilon=-1e-9), "epsilon: expected >= 0, got -1e-09"),
+        (lambda: IMAEReleased(normalise="mean"), "normalise: expected weights or size, got 'mean'"),  # type: ignore[arg-type]
+        (lambda: DM(T=76.0, lam=0.0), "T: expected >= 0 and <= 75, got 76"),
+        (lambda: DM(lam=-1.0), "lam: expected >= 0, got -1"),
         (lambda: IMAEGuarded(epsilon=0.0), "epsilon: expected >= 1e-05 and <= 1, got 0"),
         (lambda: SCE(alpha=-0.1), "alpha: expected >= 0, got -0.1"),
         (lambda: SCE(A=4.0), "A: expected"),

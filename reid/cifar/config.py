@@ -23,6 +23,8 @@ _NAMES = {
     "gce_truncated": "GCE truncated",
     "imae": "IMAE",
     "imae_guarded": "IMAE guarded",
+    "imae_released": "IMAE released",
+    "dm": "DM",
     "sce": "SCE",
     "nce_rce": "NCE+RCE",
     "label_smoothing": "label smoothing",
