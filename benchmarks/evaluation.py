@@ -24,9 +24,9 @@ import torch
 from record import keep
 from scipy.io import loadmat
 
+from reid.evaluation.camera_pairs import camera_pairs
 from reid.evaluation.evaluate import evaluate, evaluate_all
 from reid.evaluation.intervals import bootstrap
-from reid.evaluation.pairs import camera_pairs
 from reid.evaluation.verification import verification
 from reid.features import FeatureSet
 from reid.protocol import MARS_HIT_AP

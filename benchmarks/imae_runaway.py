@@ -23,7 +23,7 @@ from reid.cifar.cell import Cell, advance
 from reid.cifar.config import StudyConfig, StudyData
 from reid.cifar.folder import Files
 from reid.cifar.labels import load_data
-from reid.cifar.study import Trainer, points
+from reid.cifar.study import Trainer, evaluation_steps
 from reid.config import Component
 from reid.engine.optim import milestones, sgd
 from reid.files import data_root
@@ -110,7 +110,7 @@ def trained(trainer: Trainer, name: str, loss: nn.Module, decay: float, flags: a
     cell = Cell(Perceptron(10), loss, optimizer, data, rate, 64, flags.seed, trainer.runtime)
     curve: dict[str, list] = {}
     began = time.perf_counter()
-    for step in points(flags.iterations, 16):
+    for step in evaluation_steps(flags.iterations, 16):
         count = step - cell.steps
         advance([cell], count)
         figures = cell.evaluate()

@@ -228,7 +228,7 @@ def build_loss(config: Config, num_samples: int = 1) -> nn.Module:
 
 
 @torch.no_grad()
-def _try_out(config: Config, model: Classifier, runtime: Runtime) -> None:
+def check_input_size(config: Config, model: Classifier, runtime: Runtime) -> None:
     """Some networks take one image size only; that shows here, not in the middle of a log."""
     size = config.augment.crop
     try:
@@ -249,7 +249,7 @@ def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_we
     """Everything that `reid.engine.train.fit` needs; arguments as in `build_embedding`."""
     embedding, preprocess = build_embedding(config, initial_weights=initial_weights)
     model = runtime.place(_with_shared_norm(config, Classifier(embedding, len(data.pids)), runtime))
-    _try_out(config, model, runtime)
+    check_input_size(config, model, runtime)
     _require_enough_images(config, runtime)
     train = config.train
     return Job(

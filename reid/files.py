@@ -37,7 +37,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path, busy: str) -> Iterator[None]:
+def exclusive_lock(folder: Path, busy: str) -> Iterator[None]:
     """Holds a folder for this program; makes it where it is not there.
 
     Args:

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from reid.errors import DataError
-from reid.files import LOCK, alone, atomic
+from reid.files import LOCK, atomic, exclusive_lock
 
 BUSY = "somebody is here; wait"
 
 
 def hold(folder: Path, pipe: Connection) -> None:
-    with alone(folder, BUSY):
+    with exclusive_lock(folder, BUSY):
         pipe.send("held")
         pipe.recv()
 
@@ -44,7 +44,7 @@ def holder(folder: Path) -> Iterator[tuple[multiprocessing.process.BaseProcess, 
 
 def enter(folder: Path) -> list[str]:
     """What is in the folder while this process holds it."""
-    with alone(folder, BUSY):
+    with exclusive_lock(folder, BUSY):
         return os.listdir(folder)
 
 
@@ -76,7 +76,7 @@ def test_a_killed_holder_bars_nobody(tmp_path: Path) -> None:
 
 
 def test_an_error_inside_passes_and_frees_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError, match="their own"), alone(tmp_path, BUSY):
+    with pytest.raises(BlockingIOError, match="their own"), exclusive_lock(tmp_path, BUSY):
         raise BlockingIOError("their own")
     assert os.listdir(tmp_path) == []
 

@@ -25,7 +25,7 @@ from reid.cifar.cell import advance
 from reid.cifar.config import CellSpec, StudyConfig
 from reid.cifar.folder import Files
 from reid.cifar.labels import StudyData, load_data
-from reid.cifar.study import Trainer, points
+from reid.cifar.study import Trainer, evaluation_steps
 from reid.config import parse
 from reid.errors import ReidError
 from reid.runtime import Runtime, start
@@ -36,7 +36,7 @@ _BREATH = 20  # steps between looks at the stop flag
 GRAPHS = 9  # cells side by side on a GPU, unless the config says otherwise
 
 
-class Lane:
+class CellRun:
     """One cell on its way from its checkpoint, or from its start, to its record."""
 
     def __init__(self, trainer: Trainer, spec: CellSpec) -> None:
@@ -87,20 +87,20 @@ def train_together(trainer: Trainer, specs: Sequence[CellSpec]) -> None:
     Raises:
         Interrupted: after a signal, with every cell's checkpoint written.
     """
-    lanes = [Lane(trainer, spec) for spec in specs]
+    runs = [CellRun(trainer, spec) for spec in specs]
     with cli.StopFlag() as stop:
-        for due in points(trainer.config.train.iterations, trainer.config.train.points):
-            while behind := [lane for lane in lanes if lane.cell.steps < due and not lane.finished]:
+        for due in evaluation_steps(trainer.config.train.iterations, trainer.config.train.points):
+            while behind := [run for run in runs if run.cell.steps < due and not run.finished]:
                 if signum := stop.signum or _orphaned():
-                    for lane in lanes:
-                        lane.save()
+                    for run in runs:
+                        run.save()
                     raise cli.Interrupted(signum)
-                step = min(lane.cell.steps for lane in behind)  # those furthest behind catch up first
-                running = [lane for lane in behind if lane.cell.steps == step]
-                until = min([due, step + _BREATH, *(lane.cell.steps for lane in behind if lane.cell.steps > step)])
-                advance([lane.cell for lane in running], until - step)
-                for lane in running if until == due else ():
-                    lane.evaluate()
+                step = min(run.cell.steps for run in behind)  # those furthest behind catch up first
+                running = [run for run in behind if run.cell.steps == step]
+                until = min([due, step + _BREATH, *(run.cell.steps for run in behind if run.cell.steps > step)])
+                advance([run.cell for run in running], until - step)
+                for run in running if until == due else ():
+                    run.evaluate()
     if stop.signum:
         raise cli.Interrupted(stop.signum)
 

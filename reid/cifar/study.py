@@ -194,6 +194,6 @@ class Trainer:
         }
 
 
-def points(iterations: int, count: int) -> list[int]:
+def evaluation_steps(iterations: int, count: int) -> list[int]:
     """The steps after which a cell is evaluated: `count` of them, evenly spaced, the last at the end."""
     return [round(iterations * number / count) for number in range(1, count + 1)]

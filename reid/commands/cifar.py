@@ -21,7 +21,7 @@ from reid.cifar.runner import run_grid
 from reid.cifar.study import check, completed, fingerprint
 from reid.cli import logging_to_file
 from reid.errors import ConfigError
-from reid.files import LOCK, alone, atomic, data_root
+from reid.files import LOCK, atomic, data_root, exclusive_lock
 from reid.losses import CCE, IMAE, MAE
 from reid.report import charts, study_plots
 from reid.report.study_claims import claims, claims_table
@@ -64,7 +64,7 @@ def run(config: StudyConfig, options: Options) -> None:
         logger.info("dry run: the dataset was read and the grid checked; nothing was written")
         return
     busy = "another process is training this study; wait for it, or choose another --output-dir"
-    with start(config.machine.device, config.machine.dtype) as runtime, alone(files.path, busy):
+    with start(config.machine.device, config.machine.dtype) as runtime, exclusive_lock(files.path, busy):
         if options.overwrite:
             files.clear()
         study = _Study(config, files, data, runtime)

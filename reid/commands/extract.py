@@ -184,7 +184,7 @@ def _write(source: _Source, shards: Shards, target: Target, left_out: Mapping[st
     """
     split, size, held = source.split, len(source.split), None
     if target.mode == "add":
-        store.settle(target.folder)
+        store.finish_pending_change(target.folder)
         held = store.open_gallery(target.folder)
         change.require_addable(held, source.keys, source.fingerprint)
     before = np.zeros((0, source.dim), np.float32) if held is None else held.features.features

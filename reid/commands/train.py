@@ -19,7 +19,7 @@ from reid.commands.training_log import TrainingLog, log_start
 from reid.config import Config, parse
 from reid.datasets.damaged import write_list
 from reid.engine import checkpoint
-from reid.engine.train import Job, Window, fit
+from reid.engine.train import Job, LogWindow, fit
 from reid.errors import CheckpointError, ConfigError, DataError, ReidError
 from reid.evaluation.evaluate import evaluate
 from reid.models.embedding import Classifier
@@ -86,7 +86,7 @@ class _Progress:
 
     step: int = 0
     best: float | None = None
-    window: Window | None = None
+    window: LogWindow | None = None
     source: Path | None = None
 
 
@@ -136,9 +136,9 @@ def _require_same_step(step: int, folder: Path, runtime: Runtime) -> None:
         )
 
 
-def _window_of(windows: Tensor | None, runtime: Runtime) -> Window:
+def _window_of(windows: Tensor | None, runtime: Runtime) -> LogWindow:
     """This process's part of what `_all_windows` gave; another number of processes than before puts the sum into the first one."""
-    window = Window.empty(runtime.device)
+    window = LogWindow.empty(runtime.device)
     if windows is None:  # of an earlier version: its next row is of fewer steps
         return window
     if len(windows) == runtime.world_size:
@@ -152,7 +152,7 @@ def _window_of(windows: Tensor | None, runtime: Runtime) -> Window:
     return window
 
 
-def _all_windows(window: Window, runtime: Runtime) -> Tensor:
+def _all_windows(window: LogWindow, runtime: Runtime) -> Tensor:
     """(processes, numbers) float64, which holds every one exactly: what each process has summed since the last log line."""
     numbers = [torch.as_tensor(value, dtype=torch.float64).cpu().view(-1) for value in vars(window).values()]
     return gather_rows(torch.cat(numbers)[None].to(runtime.device)).cpu()
@@ -172,17 +172,17 @@ def _dry_run(config: Config, job: Job, data: experiment.LabelledData, runtime: R
 def _train(
     config: Config, directory: RunDirectory, job: Job, holdout: Split | None, runtime: Runtime, progress: _Progress
 ) -> None:
-    first, window = progress.step, progress.window or Window.empty(runtime.device)
+    first, window = progress.step, progress.window or LogWindow.empty(runtime.device)
     with StopFlag() as stop, TrainingLog(directory, job, runtime, first) as log:
-        between = _Between(config, directory, job, holdout, runtime, progress, window, stop, log)
-        fit(job, runtime, first_step=first, window=window, after_step=between.after_step, on_log=log.write)
+        hooks = StepHooks(config, directory, job, holdout, runtime, progress, window, stop, log)
+        fit(job, runtime, first_step=first, window=window, after_step=hooks.after_step, on_log=log.write)
         if signum := _agreed(stop.signum, runtime):  # it came in while the last checkpoint was written
-            between.end(signum)
-        between.say_left_out()
+            hooks.end(signum)
+        hooks.say_left_out()
 
 
 @dataclass
-class _Between:
+class StepHooks:
     """What a run does between two steps: evaluates, saves, stops. All processes do it together; the main one writes."""
 
     config: Config
@@ -191,7 +191,7 @@ class _Between:
     holdout: Split | None
     runtime: Runtime
     progress: _Progress
-    window: Window
+    window: LogWindow
     stop: StopFlag
     log: TrainingLog
 

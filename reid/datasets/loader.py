@@ -127,7 +127,7 @@ class _Item(NamedTuple):
     left_out: list[tuple[str, str]]  # path, reason
 
 
-class _Batches(Dataset):
+class _Batches(Dataset[Any]):
     """Batch i, decoded to a slot. An error travels as a value: raised in a worker it would arrive wrapped in a traceback."""
 
     def __init__(self, split: Split, batches: Batches, policy: str, memory: list[np.ndarray]) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from reid.datasets.pack import ABOUT, INDEX, Pack, Shard, digest_of
 from reid.errors import ConfigError, DataError, in_range
-from reid.files import LOCK, alone, atomic
+from reid.files import LOCK, atomic, exclusive_lock
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def write(
     """
     plan = _plan(root, names, shard_bytes)
     files = [folder / f"{number:05d}.zip" for number in range(len(plan))]
-    with alone(folder, "another process is writing this pack; wait for it"):
+    with exclusive_lock(folder, "another process is writing this pack; wait for it"):
         (folder / _UNFINISHED).touch()
         (folder / ABOUT).unlink(missing_ok=True)
         for left in folder.iterdir():

@@ -58,7 +58,7 @@ class Slots:
         return torch.from_numpy(held)
 
 
-def items(dataset: Dataset, keys: Iterator[Any], workers: int) -> Iterator[Any]:
+def items(dataset: Dataset[Any], keys: Iterator[Any], workers: int) -> Iterator[Any]:
     """`dataset[key]` for each key in turn, computed ahead by some processes, or by this one without any.
 
     Raises:
@@ -68,7 +68,7 @@ def items(dataset: Dataset, keys: Iterator[Any], workers: int) -> Iterator[Any]:
         dataset,
         batch_size=None,
         sampler=keys,  # any iterable will do
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         num_workers=workers,
         prefetch_factor=_AHEAD if workers else None,
         worker_init_fn=_begin,
@@ -109,7 +109,7 @@ def _end(processes: list[BaseProcess]) -> None:
         child.kill()
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item
 
 

@@ -38,7 +38,7 @@ def save(path: Path, *, previous: Path | None = None, **content: Any) -> None:
     with atomic(path) as temporary:
         try:
             torch.save({"schema": SCHEMA, **content}, temporary)
-            _require_whole(temporary)
+            verify_checksums(temporary)
         except (
             RuntimeError,
             zipfile.BadZipFile,
@@ -55,7 +55,7 @@ def save(path: Path, *, previous: Path | None = None, **content: Any) -> None:
         _sync(path.parent)
 
 
-def _require_whole(path: Path) -> None:
+def verify_checksums(path: Path) -> None:
     """Compares a checkpoint with the checksums that torch.save wrote into it, and that torch.load does not look at."""
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
@@ -80,7 +80,7 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; expected a file written by robust-reid train")
     try:
-        _require_whole(path)
+        verify_checksums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -89,7 +89,7 @@ class Job:
 
 
 @dataclass
-class Window:
+class LogWindow:
     """Sums since the last log line, kept on the device so that no step waits for it."""
 
     loss: Tensor
@@ -100,13 +100,13 @@ class Window:
     seconds: float = 0.0
 
     @classmethod
-    def empty(cls, device: torch.device) -> Window:
+    def empty(cls, device: torch.device) -> LogWindow:
         loss, grad_l1, hits, seen = (torch.zeros(size, device=device) for size in ((), (), 2, 2))
         return cls(loss, grad_l1, hits, seen)
 
     def clear(self) -> None:
         """Empties it in place: who holds it sees it too."""
-        vars(self).update(vars(Window.empty(self.loss.device)))
+        vars(self).update(vars(LogWindow.empty(self.loss.device)))
 
 
 def fit(
@@ -114,7 +114,7 @@ def fit(
     runtime: Runtime,
     *,
     first_step: int = 0,
-    window: Window | None = None,
+    window: LogWindow | None = None,
     after_step: Callable[[int], None] = lambda step: None,
     on_log: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> None:
@@ -137,7 +137,7 @@ def fit(
     model = _wrapped(job, runtime).train()
     job.loss.train()
     batches = StepBatches(job.sampler, first_step, job.iterations, runtime.rank, runtime.world_size)
-    window, clock = window or Window.empty(runtime.device), time.perf_counter()
+    window, clock = window or LogWindow.empty(runtime.device), time.perf_counter()
     pinned = runtime.device.type == "cuda"
     stream = load_batches(job.data.split, batches, workers=job.workers, pin_memory=pinned, damaged=job.damaged)
     for step, batch in enumerate(_in_scope("data", stream), start=first_step):
@@ -193,7 +193,7 @@ class _Outcome(NamedTuple):
     hit_B: Tensor
 
 
-def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameBatch, window: Window) -> None:
+def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameBatch, window: LogWindow) -> None:
     set_lr(job.optimizer, job.lr * job.schedule(step))
     runtime.seed(seed_of(job.seed, "step", step, runtime.rank))  # dropout and the like, the same after a resume
     with record_function("transfer"):
@@ -269,7 +269,7 @@ def _update(job: Job, step: int) -> None:
         job.ema.update(job.model, step)
 
 
-def _count(job: Job, window: Window, outcome: _Outcome, scale: float) -> None:
+def _count(job: Job, window: LogWindow, outcome: _Outcome, scale: float) -> None:
     window.loss += outcome.loss_B.sum()
     window.grad_l1 += outcome.grad_BK.abs().sum() / scale
     hit_B, intact_F = outcome.hit_B.float(), job.data.intact_F
@@ -278,7 +278,7 @@ def _count(job: Job, window: Window, outcome: _Outcome, scale: float) -> None:
     window.seen.index_add_(0, kind_B, torch.ones_like(hit_B))
 
 
-def _row(job: Job, runtime: Runtime, done: int, window: Window) -> dict[str, float]:
+def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, float]:
     sums = torch.cat([window.loss[None], window.grad_l1[None], window.hits, window.seen])
     loss, grad_l1, hits_c, hits_i, seen_c, seen_i = sum_over_processes(sums).tolist()
     seen = seen_c + seen_i

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from reid.errors import DataError
+from reid.evaluation.camera_pairs import camera_pairs
 from reid.evaluation.intervals import bootstrap
 from reid.evaluation.masks import Matches, explain_without_match, find_matches, searched_rows
 from reid.evaluation.metrics import average_precision, cmc_curve, hit_ranks, inverse_negative_penalty
-from reid.evaluation.pairs import camera_pairs
 from reid.evaluation.ranking import BLOCK_SIZE, count_nearer
 from reid.evaluation.reranking import count_nearer_expanded, count_nearer_reranked
 from reid.evaluation.verification import verification

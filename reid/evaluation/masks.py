@@ -111,7 +111,7 @@ def find_matches(features: FeatureSet, protocol: EvalProtocol, *, keep_junk: boo
     columns = columns[np.argsort(features.pid[columns], kind="stable")]
     column_pid, query_pid = features.pid[columns], features.pid[features.query]
     own = np.stack([np.searchsorted(column_pid, query_pid, side) for side in ("left", "right")], axis=1)
-    of_query, column = expand(own)
+    of_query, column = span_indices(own)
     match = ~is_junk(features, protocol, features.query[of_query], columns[column])
     count = np.bincount(of_query[match], minlength=len(query_pid))
     start = np.concatenate([[0], np.cumsum(count)])
@@ -150,7 +150,7 @@ def _meets_another(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
     return np.bincount(of_query[another], minlength=len(features.query)) > 0
 
 
-def expand(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def span_indices(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The number of the span, and the place, for every place in the half-open spans (Q, 2)."""
     length = spans[:, 1] - spans[:, 0]
     of_span = np.repeat(np.arange(len(spans)), length)

@@ -15,7 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from reid.errors import ConfigError, DataError
-from reid.evaluation.masks import Matches, expand, gallery_rows, is_junk
+from reid.evaluation.masks import Matches, gallery_rows, is_junk, span_indices
 from reid.features import FeatureSet, Ranking, float32_error
 from reid.protocol import EvalProtocol
 
@@ -112,7 +112,7 @@ class _Pairs:
 
     def of_block(self, block: np.ndarray) -> np.ndarray:
         """The numbers of the pairs of these queries."""
-        return expand(np.stack([self.matches.start[block], self.matches.start[block + 1]], axis=1))[1]
+        return span_indices(np.stack([self.matches.start[block], self.matches.start[block + 1]], axis=1))[1]
 
 
 class _Pending:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from reid.errors import ConfigError, DataError, in_range
-from reid.evaluation.masks import Matches, expand, gallery_rows
+from reid.evaluation.masks import Matches, gallery_rows, span_indices
 from reid.evaluation.ranking import CHUNK, exact_similarity, rank
 from reid.features import FeatureSet
 from reid.protocol import EvalProtocol
@@ -231,7 +231,7 @@ class _Distances:
         """(C,) sum of the minima over the sum of the maxima, by way of the columns that share an entry."""
         entries, start = slice(*self.V.indptr[place : place + 2]), self.holders.indptr
         j, value = self.V.indices[entries], self.V.data[entries]
-        of_entry, shared = expand(np.stack([start[j], start[j + 1]], axis=1))
+        of_entry, shared = span_indices(np.stack([start[j], start[j + 1]], axis=1))
         least = np.minimum(self.holders.data[shared], value[of_entry])
         smaller = np.bincount(self.holders.indices[shared], least, len(self.columns))
         return smaller / (value.sum() + self.mass_C - smaller)

@@ -92,7 +92,7 @@ def remove(folder: Path, keys: Iterable[str]) -> int:
         DataError: a key is not there, nothing would be left, or another program is changing the gallery.
     """
     with store.changing(folder):
-        store.settle(folder)
+        store.finish_pending_change(folder)
         held = store.open_gallery(folder)
         kept = np.delete(np.arange(len(held.features.pid)), _rows(held, keys))
         if not len(kept):
@@ -139,7 +139,7 @@ def reindex(folder: Path, factory: str) -> tuple[Gallery, Index]:
         DataError: another program is changing the gallery.
     """
     with store.changing(folder):
-        store.settle(folder)
+        store.finish_pending_change(folder)
         held = store.open_gallery(folder)
         features = held.features.features
         index = Index(factory, features.shape[1]).build(features)

@@ -28,7 +28,7 @@ import numpy as np
 
 from reid.errors import DataError
 from reid.features import FeatureSet
-from reid.files import LOCK, alone, atomic
+from reid.files import LOCK, atomic, exclusive_lock
 from reid.gallery.index import Index, read_index
 from reid.gallery.records import ABOUT, COLUMNS, ROW_LISTS, SCHEMA, current, read_about, read_meta, state
 from reid.tracklets import Split
@@ -106,7 +106,7 @@ def changing(folder: Path, *, make: bool = False) -> AbstractContextManager[None
     """
     if not make and not folder.is_dir():
         raise DataError(f"{folder}: no complete feature folder of robust-reid extract: no such folder")
-    return alone(folder, "another program is changing this gallery; wait until it is done, and try again")
+    return exclusive_lock(folder, "another program is changing this gallery; wait until it is done, and try again")
 
 
 def middle_frames(split: Split) -> np.ndarray:
@@ -151,7 +151,7 @@ def draft(folder: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...]) -> 
     Returns:
         (N, D) float32, memory-mapped.
     """
-    settle(folder)
+    finish_pending_change(folder)
     with atomic(folder / f"{FEATURES}.new") as temporary:
         out, end = np.lib.format.open_memmap(temporary, "w+", np.float32, shape=shape), 0
         for part in parts:
@@ -163,7 +163,7 @@ def draft(folder: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...]) -> 
 
 
 def commit(gallery: Gallery, index: Index | None = None) -> None:
-    """Makes the folder hold this gallery; its features are the `draft`'s, or those that the folder has, then after `settle`.
+    """Makes the folder hold this gallery; its features are the `draft`'s, or those that the folder has, then after `finish_pending_change`.
 
     Args:
         gallery: one row per row of features.
@@ -185,7 +185,7 @@ def commit(gallery: Gallery, index: Index | None = None) -> None:
             index.save(temporary)
     with atomic(folder / f"{ABOUT}.new") as temporary:
         temporary.write_text(json.dumps(_record(gallery, index), indent=1) + "\n", encoding="utf-8")
-    settle(folder)
+    finish_pending_change(folder)
 
 
 def _record(gallery: Gallery, index: Index | None) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _record(gallery: Gallery, index: Index | None) -> dict[str, Any]:
     return record
 
 
-def settle(folder: Path) -> None:
+def finish_pending_change(folder: Path) -> None:
     """Moves the files of a change that has been made into place, and removes those of one that has not: every change's first step."""
     new = {name: folder / f"{name}.new" for name in (FEATURES, META, INDEX, ABOUT)}
     made = new[ABOUT].exists()

@@ -18,7 +18,7 @@ from reid.cifar.config import CellSpec, StudyConfig
 from reid.cifar.folder import Files
 from reid.cifar.labels import StudyData, load_data, write_manifests
 from reid.cifar.runner import train_together
-from reid.cifar.study import Trainer, check, completed, points
+from reid.cifar.study import Trainer, check, completed, evaluation_steps
 from reid.config import Component
 from reid.errors import ConfigError, DataError
 from reid.report.study_records import gather
@@ -97,9 +97,9 @@ def test_names_and_labels_of_cells() -> None:
 
 
 def test_points_are_even_and_end_at_the_end() -> None:
-    assert points(64000, 4) == [16000, 32000, 48000, 64000]
-    assert points(7, 3) == [2, 5, 7]
-    assert points(5, 5) == [1, 2, 3, 4, 5]
+    assert evaluation_steps(64000, 4) == [16000, 32000, 48000, 64000]
+    assert evaluation_steps(7, 3) == [2, 5, 7]
+    assert evaluation_steps(5, 5) == [1, 2, 3, 4, 5]
 
 
 def test_labels_manifest_and_rate_agree(official: Path, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_checkpoint_or_record_of_other_settings_data_or_format_is_refused(
     settings, files = study(official, "loss={name: cce}"), Files(tmp_path)
     (spec,) = settings.cells()
     trainer = Trainer(settings, data, files, CPU)
-    runner.Lane(trainer, spec).save()
+    runner.CellRun(trainer, spec).save()
     other_labels = dict.fromkeys(data.given, np.roll(next(iter(data.given.values())), 1))
     others = [
         Trainer(study(official, "loss={name: cce}", "train.lr=0.2"), data, files, CPU),
@@ -196,7 +196,7 @@ def test_a_checkpoint_or_record_of_other_settings_data_or_format_is_refused(
     ]
     for other in others:
         with pytest.raises(ConfigError, match="trained with other settings"):
-            runner.Lane(other, spec)
+            runner.CellRun(other, spec)
     train_together(trainer, [spec])
     assert files.read_record(spec, trainer.fingerprint(spec)) is not None
     for other in others:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reid import runtime
 from reid.engine import checkpoint
-from reid.engine.train import Job, Window, crop_draws, fit
+from reid.engine.train import Job, LogWindow, crop_draws, fit
 from reid.errors import DataError, ReidError
 from reid.losses import LOSSES
 from reid.tracklets import Split
@@ -188,7 +188,7 @@ def test_sums_of_an_interrupted_window_go_on(split: Split) -> None:
     """Stopped between two log lines, and gone on from the sums at that point: the next line is that of all its steps."""
     whole, stopped, rows, resumed = make_job(split), make_job(split), [], []
     fit(whole, CPU, on_log=rows.append)
-    window = Window.empty(CPU.device)
+    window = LogWindow.empty(CPU.device)
 
     def stop(done: int) -> None:
         if done == 6:

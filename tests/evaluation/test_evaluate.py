@@ -9,11 +9,11 @@ import pytest
 from scipy.io import loadmat
 
 from reid.errors import DataError
+from reid.evaluation.camera_pairs import camera_pairs
 from reid.evaluation.evaluate import AFTER_STEPS, analyse, evaluate, evaluate_all
 from reid.evaluation.intervals import bootstrap
 from reid.evaluation.masks import find_matches
 from reid.evaluation.metrics import average_precision, hit_ranks
-from reid.evaluation.pairs import camera_pairs
 from reid.evaluation.verification import verification
 from reid.features import FeatureSet
 from reid.protocol import MARKET1501, MARS_HIT_AP, MARS_OFFICIAL, MARS_TORCHREID, PROTOCOLS, EvalProtocol

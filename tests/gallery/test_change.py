@@ -32,7 +32,7 @@ def content(folder: Path) -> tuple[object, ...]:
 
 def add(folder: Path) -> None:
     """What tools/extract.py --add does once it has the features."""
-    store.settle(folder)
+    store.finish_pending_change(folder)
     held = store.open_gallery(folder)
     split = split_of(["new0", "new1"], np.array([5, 0]), np.array([1, 2]))
     new = features_of(split, seed=9, query=(1,))
@@ -128,7 +128,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(
         if not seen[-1]:
             CHANGES[name](place)  # goes through in spite of what the killed one left
             assert content(place) == new, f"again after step {step}"
-        store.settle(place)
+        store.finish_pending_change(place)
         assert content(place) == new
         names = {"features.npy", "meta.csv", "gallery.json"} | ({"index.faiss"} if new[-1] is not None else set())
         assert {path.name for path in place.iterdir()} - {".lock"} == names

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from reid.evaluation.camera_pairs import camera_pairs
 from reid.evaluation.evaluate import evaluate
-from reid.evaluation.pairs import camera_pairs
 from reid.features import FeatureSet
 from reid.protocol import MARKET1501, MARS_OFFICIAL, MARS_TORCHREID
 from tests.evaluation.oracles import hit_ap, made_up, similarity, trapezoid_ap
