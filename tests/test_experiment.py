@@ -12,6 +12,7 @@ from reid import config, experiment
 from reid.datasets.demo import load_truth, write_demo
 from reid.engine.train import Job
 from reid.errors import ConfigError
+from reid.experiment.model import with_shared_norm
 from reid.files import data_root
 from reid.models.embedding import Classifier, Embedding
 from reid.runtime import Runtime
@@ -158,9 +159,7 @@ def test_shared_norm_keeps_names_and_activations(tmp_path: Path) -> None:
     model = Classifier(Embedding(backbone), 3).eval()
     images = torch.randn(2, 3, 64, 32)
     before, keys = model(images), model.state_dict().keys()
-    shared = experiment._with_shared_norm(
-        config.load(tmp_path / "c.yaml"), model, Runtime(torch.device("cuda"), torch.float32)
-    )
+    shared = with_shared_norm(config.load(tmp_path / "c.yaml"), model, Runtime(torch.device("cuda"), torch.float32))
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in shared.modules()) > 10
     assert not any(isinstance(module, nn.BatchNorm2d) for module in shared.modules())
     assert shared.state_dict().keys() == keys

@@ -1,0 +1,20 @@
+"""From the config to built objects: the only package that sees the whole Config and knows every builder and dataset.
+
+data.py: the dataset and its labels · model.py: the network · training.py: a training run · checking.py: mistakes, before any of it.
+"""
+
+from reid.experiment.checking import check
+from reid.experiment.data import DATASETS, LabelledData, load_benchmark, load_data
+from reid.experiment.model import build_embedding
+from reid.experiment.training import build_job, build_loss
+
+__all__ = [
+    "DATASETS",
+    "LabelledData",
+    "build_embedding",
+    "build_job",
+    "build_loss",
+    "check",
+    "load_benchmark",
+    "load_data",
+]

@@ -1,0 +1,86 @@
+"""Every name and setting of a config checked before the first batch, with every mistake reported at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from reid.binding import Registry, problems_of, problems_of_component
+from reid.config import Component, Config, nearest
+from reid.datasets.noise import NOISES
+from reid.datasets.sampling import SAMPLERS
+from reid.engine.optim import OPTIMIZERS, SCHEDULES, constant
+from reid.errors import ConfigError
+from reid.experiment.data import DATASETS
+from reid.experiment.model import build_preprocess
+from reid.experiment.training import build_loss, with_warmup
+from reid.losses import LOSSES
+from reid.models.backbone import check_name
+from reid.protocol import get_protocols
+from reid.tracklets import Split
+
+
+def check(config: Config) -> None:
+    """Checks every name, and every component's settings against the signature and the ranges of what they are for.
+
+    Raises:
+        ConfigError: one line per mistake.
+    """
+    problems = []
+    if config.data.name not in DATASETS:
+        problems.append(f"data.name: unknown dataset {config.data.name!r}; {nearest(config.data.name, list(DATASETS))}")
+    for component in _components(config):
+        problems += problems_of_component(*component)
+    problems += problems_of(lambda: check_name(config.model.name))
+    problems += problems_of(lambda: get_protocols(config.test.protocols))
+    problems += problems_of(lambda: build_preprocess(config, {"mean": [0], "std": [1]}))
+    problems += problems_of(lambda: with_warmup(config, constant()))
+    problems += _contradictions(config)
+    if config.train.accumulate > 1 and not any(problem.startswith("loss.") for problem in problems):
+        problems += _in_parts(config)
+    if problems:
+        raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
+
+
+def _contradictions(config: Config) -> list[str]:
+    """Settings that are right one by one, but not together."""
+    problems = []
+    if config.data.labels == "truth" and config.data.name != "demo":
+        problems.append(f"data.labels: truth needs a dataset that knows it (demo), got {config.data.name!r}")
+    if config.model.freeze_norm and config.model.neck == "bn":
+        problems.append(
+            "model.neck: bn does nothing when model.freeze_norm keeps it as it starts; leave out one of them"
+        )
+    if config.model.freeze_norm and config.machine.sync_norm:
+        problems.append(
+            "machine.sync_norm: does nothing when model.freeze_norm keeps the statistics; leave out one of them"
+        )
+    if config.train.warmup and "warmup" in config.train.schedule.options:
+        problems.append("train.warmup: the schedule has a warmup of its own; leave out one of them")
+    return problems
+
+
+def _in_parts(config: Config) -> list[str]:
+    """What keeps the configured loss from being computed in parts of a batch."""
+    if not getattr(build_loss(config), "needs_whole_batch", False):
+        return []
+    reason = f"{config.loss.name} compares or remembers the samples of a step and needs all of them at once"
+    return [f"train.accumulate: {reason}; expected 1, got {config.train.accumulate}"]
+
+
+def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str, Any]]]:
+    """Section, registry, settings, and stand-ins for what the wiring will pass; everything else in a signature is the user's."""
+    iterations, frame = config.train.iterations, np.zeros(1, dtype=np.int64)
+    anybody = Split(Path(), np.array([b"x"]), frame, frame + 1, frame, frame)
+    components: list[tuple[str, Registry, Component, dict[str, Any]]] = [
+        ("loss", LOSSES, config.loss, {"num_samples": 1, "iterations": iterations}),
+        ("sampler", SAMPLERS, config.sampler, {"split": anybody, "batch_size": 1, "seed": 0}),
+        ("train.optimizer", OPTIMIZERS, config.train.optimizer, {"model": nn.Linear(1, 1)}),
+        ("train.schedule", SCHEDULES, config.train.schedule, {"iterations": iterations}),
+    ]
+    if config.data.noise is not None:
+        components.append(("data.noise", NOISES, config.data.noise, {"labels_N": frame, "num_classes": 2}))
+    return components

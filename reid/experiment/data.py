@@ -1,0 +1,120 @@
+"""The dataset that a config names, with the labels that training is to see.
+
+Shapes: T tracklets, F frame names, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reid.binding import build
+from reid.config import Component, Config
+from reid.datasets.demo import load_truth
+from reid.datasets.holdout import hold_out
+from reid.datasets.mars import find_dataset, load_mars
+from reid.datasets.noise import NOISES, realised_rate
+from reid.engine.train import TrainingSet
+from reid.errors import DataError
+from reid.files import data_root
+from reid.tracklets import Benchmark, Split
+
+DATASETS: dict[str, Callable[[Path], Benchmark]] = {
+    "mars": lambda folder: load_mars(folder, "mars"),
+    "demo": lambda folder: load_mars(folder, "demo"),
+}
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """A dataset as training sees it.
+
+    Args:
+        benchmark: as on disk.
+        train: the training set, held-out identities removed.
+        holdout: held-out tracklets, or None.
+        noise: what is known about wrong labels, in words.
+    """
+
+    benchmark: Benchmark
+    train: TrainingSet
+    holdout: Split | None
+    noise: str
+
+
+def load_benchmark(config: Config) -> Benchmark:
+    """The dataset that the config names.
+
+    Raises:
+        DataError: it is not there, or inconsistent.
+    """
+    return DATASETS[config.data.name](find_dataset(data_root(config.data.root), config.data.name))
+
+
+def load_data(config: Config) -> LabelledData:
+    """The dataset with the labels that training is to see."""
+    benchmark = load_benchmark(config)
+    split, intact_T, noise = _labelled(config, benchmark.train)
+    rows, held_rows = np.arange(len(split)), None
+    if config.data.holdout:
+        rows, held_rows = hold_out(split, config.data.holdout, config.seed)
+    train = split.select(rows)
+    labels, pids = train.labels()
+    if len(pids) < 2:
+        raise DataError(
+            f"{benchmark.name}: expected at least 2 training identities, got {len(pids)}; there is nothing to tell apart"
+        )
+    label_F = _per_frame(train, labels, fill=-1)
+    intact_F = None if intact_T is None else _per_frame(train, intact_T[rows], fill=False)
+    held = None if held_rows is None else split.select(held_rows)
+    return LabelledData(benchmark, TrainingSet(train, label_F, intact_F, pids), held, noise)
+
+
+def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, str]:
+    """The split with the labels to train on, (T,) which of them are true where known, and that in words."""
+    true_pid, order = None, np.arange(len(split))
+    if config.data.name == "demo":
+        truth = load_truth(find_dataset(data_root(config.data.root), "demo"))
+        if len(truth.true_pid) != len(split):
+            raise DataError(
+                f"demo dataset: {len(split)} training tracklets, but the truth of {len(truth.true_pid)}; make it anew"
+            )
+        true_pid, order = truth.true_pid, np.argsort(truth.true_row)
+    if config.data.labels == "truth":
+        assert true_pid is not None  # `check` has seen to it
+        split = split.with_pid(true_pid)
+    if config.data.noise is not None:
+        clean = split.pid if true_pid is None else true_pid
+        split = split.with_pid(_with_noise(config.data.noise, split, order))
+        if true_pid is None:
+            return (
+                split,
+                None,
+                f"{_rate(split.pid, clean)} tracklet labels changed on purpose; wrong labels on disk: unknown",
+            )
+    if true_pid is None:
+        return split, None, "unknown (no true labels)"
+    return split, split.pid == true_pid, f"{_rate(split.pid, true_pid)} tracklet labels wrong"
+
+
+def _with_noise(noise: Component, split: Split, order: np.ndarray) -> np.ndarray:
+    # Drawn in the order of the true table where there is one, so that the demo's generator and this draw the same flips.
+    labels, pids = split.labels()
+    noisy = np.empty_like(labels)
+    noisy[order] = build("data.noise", NOISES, noise, labels_N=labels[order], num_classes=len(pids))
+    return pids[noisy]
+
+
+def _rate(given: np.ndarray, clean: np.ndarray) -> str:
+    return f"{int((given != clean).sum())} of {len(clean)} ({100 * realised_rate(given, clean):.2f} %)"
+
+
+def _per_frame(split: Split, value_T: np.ndarray, fill: Any) -> torch.Tensor:
+    value_F = np.full(len(split.names), fill, dtype=value_T.dtype)
+    value_F[split.frames()] = np.repeat(value_T, split.lengths)
+    return torch.from_numpy(value_F)
