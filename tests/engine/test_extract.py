@@ -181,7 +181,7 @@ class Awkward(nn.Module):
         x = torch.cat([self.norm_1(taken)[:, :2], taken[:, 2:]], 1)
         for _ in range(2):
             x = self.norm_2(self.run_twice(x))
-        x = self.exclusive_lock(self.norm_3(self.scaled(x)))
+        x = self.alone(self.norm_3(self.scaled(x)))
         viewed = self.viewed(x)
         assert viewed.shape[1] == viewed.size(1) == 4
         x = self.norm_4(viewed.flip(1))

@@ -106,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exclusive_lock(folder: Path) -> dict[str, Any]:
+def alone(folder: Path) -> dict[str, Any]:
     return everything(folder, CPU)
 
 
