@@ -23,12 +23,16 @@ _NAMES = {
     "gce_truncated": "GCE truncated",
     "imae": "IMAE",
     "imae_guarded": "IMAE guarded",
-    "imae_released": "IMAE released",
+    "imae_released": "IMAE as released",
     "dm": "DM",
     "sce": "SCE",
     "nce_rce": "NCE+RCE",
     "label_smoothing": "label smoothing",
 }
+
+# Settings that a label does not repeat, as the loss's name says them.
+_RELEASED = {"epsilon": 1e-6, "normalise": "weights"}
+_UNSAID: dict[str, dict[str, Any]] = {"imae_released": _RELEASED, "dm": _RELEASED}
 
 
 class StudyData(Section):
@@ -96,7 +100,9 @@ class CellSpec:
     @property
     def loss_label(self) -> str:
         """For tables: IMAE (T = 8)."""
-        settings = ", ".join(f"{key} = {_short(value)}" for key, value in self.loss.options.items())
+        unsaid = _UNSAID.get(self.loss.name, {}).items()
+        said = {key: value for key, value in self.loss.options.items() if (key, value) not in unsaid}
+        settings = ", ".join(f"{key} = {_short(value)}" for key, value in said.items())
         return _NAMES.get(self.loss.name, self.loss.name) + (f" ({settings})" if settings else "")
 
     @property

@@ -22,9 +22,9 @@ from reid.cifar.study import check, completed, fingerprint
 from reid.cli import logging_to_file
 from reid.errors import ConfigError
 from reid.files import LOCK, atomic, data_root, exclusive_lock
-from reid.losses import CCE, IMAE, MAE
+from reid.losses import CCE, IMAE, MAE, IMAEReleased
 from reid.report import charts, study_plots
-from reid.report.study_claims import claims, claims_table
+from reid.report.study_claims import claims_by_form, claims_table
 from reid.report.study_page import write_study_page
 from reid.report.study_tables import accuracy_table, choice_table, to_csv, to_markdown
 from reid.report.tables import text_table
@@ -117,9 +117,9 @@ class _Study:
             "",
             to_markdown(header, rows),
             CAUTION,
-            "",
-            to_markdown(*claims_table(claims(records))),
         ]
+        for form, judged in claims_by_form(records).items():
+            parts += ["", f"{form}:", "", to_markdown(*claims_table(judged))]
         if (choice := choice_table(records))[1]:
             parts.append(to_markdown(*choice))
         for path, text in ((self.files.table, "\n".join(parts)), (self.files.csv, to_csv(header, rows))):
@@ -168,6 +168,7 @@ WEIGHTS: dict[str, list[Curve]] = {
         _curve("CCE", CCE(), None),
         _curve("MAE", MAE(), paper.MAE_VARIANCE),
         _curve("IMAE (T = 8)", IMAE(8.0), paper.VARIANCES[8.0]),
+        _curve("IMAE as released (T = 8), before ÷ mean", IMAEReleased(8.0), None),
     ],
     FIGURE_5: [_curve(f"IMAE (T = {T:g})", IMAE(T), variance) for T, variance in paper.VARIANCES.items()],
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from reid.report.study_records import Cell, Record, Setting, as_in_paper, by_setting, gather, titles
+from reid.report.study_records import FORMS, Cell, Record, Setting, by_setting, gather, in_form, paper_name, titles
 
 Verdict = Literal["seen", "not seen", "not tested"]
 Measure = Callable[[Cell], "float | None"]  # in per cent or points
@@ -45,14 +45,26 @@ class Claim:
         return f"{sum(lead > 0 for lead, _ in self.evidence)} of {count} setting{'s' * (count > 1)}" if count else ""
 
 
-def claims(records: Iterable[Record]) -> list[Claim]:
+def claims(records: Iterable[Record], form: str = "imae") -> list[Claim]:
     """Each claim of the paper's Sec. 5.1 and supplement Sec. 2-3 with its verdict, in the paper's order.
 
     CCE, MAE and IMAE are compared as in the paper, IMAE with T = 8 on noisy labels and 0.5 on clean ones; other losses and
     other T count only where the claim is about T.
+
+    Args:
+        records: of cells.
+        form: which of `study_records.FORMS` stands for the paper's IMAE.
     """
-    cells = gather(records)
+    cells = in_form(gather(records), form)
     return [_judge(text, rule, check(cells)) for text, rule, check in _CLAIMS]
+
+
+def claims_by_form(records: Iterable[Record]) -> dict[str, list[Claim]]:
+    """`claims` for each form of IMAE that the records hold, by what the form is called; Eq. 22's where they hold none."""
+    records = list(records)
+    found = {str(record["loss"]["name"]) for record in records}
+    forms = [form for form in FORMS if form in found] or ["imae"]
+    return {FORMS[form]: claims(records, form) for form in forms}
 
 
 def claims_table(judged: Sequence[Claim]) -> tuple[list[str], list[list[str]]]:
@@ -107,7 +119,7 @@ def _three_losses(
 
     def check(cells: Sequence[Cell]) -> list[Outcome]:
         named = titles(cell.setting for cell in cells)
-        groups = by_setting(cell for cell in cells if as_in_paper(cell) and where(cell))
+        groups = by_setting(cell for cell in cells if paper_name(cell) and where(cell))
         return [
             outcome
             for setting, three in groups.items()
@@ -137,7 +149,7 @@ def _grows_with_noise(
 
     def check(cells: Sequence[Cell]) -> list[Outcome]:
         series: dict[Setting, list[tuple[float, float]]] = {}
-        wanted = [cell for cell in cells if _noisy(cell) and as_in_paper(cell) and cell.name in names]
+        wanted = [cell for cell in cells if _noisy(cell) and paper_name(cell) in names]
         for s, group in by_setting(wanted).items():
             value = measure(group) if len(group) == len(names) else None
             if value is not None and s.rate:

@@ -11,7 +11,7 @@ from reid.files import atomic
 from reid.report import study_plots
 from reid.report.charts import Chart, draw, legend_keys
 from reid.report.html import document, facts_list, figure, legend, plain_table
-from reid.report.study_claims import Claim, claims
+from reid.report.study_claims import Claim, claims_by_form
 from reid.report.study_records import Record
 from reid.report.study_tables import Paper, Weighting, accuracy_table, choice_table, variance_table
 
@@ -53,17 +53,18 @@ def study_html(
     records = list(records)
     notes = {str(record["note"]): None for record in records if record.get("note")}
     head = f"<header><h1>{escape(title)}</h1>{facts_list(facts)}{_paragraphs(notes)}</header>"
-    body = [_claims(claims(records)), _accuracies(records, paper), _choice(records), *_figures(records)]
+    judged = [_claims(form, found) for form, found in claims_by_form(records).items()]
+    body = [*judged, _accuracies(records, paper), _choice(records), *_figures(records)]
     return document(title, [head, *(body if records else []), _weights(weights)])
 
 
-def _claims(judged: Sequence[Claim]) -> str:
+def _claims(form: str, judged: Sequence[Claim]) -> str:
     rows = "\n".join(map(_claim, judged))
     note = (
         "A claim is seen where its rule holds under every setting that can test it. Rules compare means over seeds; "
         "they are no tests of significance, so each says by how many points it holds or fails."
     )
-    return _section("The paper's claims", note, f'<ol class="card claims">\n{rows}\n</ol>')
+    return _section(f"The paper's claims: {form}", note, f'<ol class="card claims">\n{rows}\n</ol>')
 
 
 def _claim(claim: Claim) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from reid.report.charts import Chart, Line, Panel
 from reid.report.drawing import Key, series_key, weight_scale
-from reid.report.study_records import Cell, Record, as_in_paper, by_setting, gather, titles, varied
+from reid.report.study_records import FORMS, Cell, Record, by_setting, gather, paper_name, titles, varied
 from reid.report.study_tables import Weighting
 
 # key of the curve, what it is, factor, whether on a logarithmic axis
@@ -97,8 +97,8 @@ def weight_charts(weights: Mapping[str, Sequence[Weighting]]) -> list[Chart]:
 
 def _compared(cells: Sequence[Cell]) -> list[Cell]:
     """All cells but IMAE with another T than the paper's, in settings that have it with the paper's."""
-    settings = {cell.setting for cell in cells if cell.name == "imae" and as_in_paper(cell)}
-    return [cell for cell in cells if cell.name != "imae" or as_in_paper(cell) or cell.setting not in settings]
+    there = {(cell.setting, cell.name) for cell in cells if cell.name in FORMS and paper_name(cell)}
+    return [cell for cell in cells if paper_name(cell) or (cell.setting, cell.name) not in there]
 
 
 def _curves(groups: Sequence[Sequence[Cell]], key: str, ylabel: str, name_loss: bool) -> list[Chart]:

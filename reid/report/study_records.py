@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 Record = Mapping[str, Any]
 
-_ORDER = ("cce", "mae", "imae", "gce")  # the paper's order; other losses follow by name
+_ORDER = ("cce", "mae", "imae_released", "imae", "gce")  # the paper's order; other losses follow by name
+FORMS = {"imae_released": "IMAE as its authors released it", "imae": "IMAE as printed, Eq. 22"}
+_RELEASED = {"epsilon": 1e-6, "normalise": "weights"}
 
 
 @dataclass(frozen=True, order=True)
@@ -129,10 +131,26 @@ def varied(cells: Iterable[Cell]) -> list[list[Cell]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def as_in_paper(cell: Cell) -> bool:
-    """Whether the paper has this loss with these options: CCE, MAE, and IMAE with T = 0.5 on clean labels, 8 on noisy."""
-    wanted = {"cce": {}, "mae": {}, "imae": {"T": 8.0 if cell.setting.noise else 0.5}}
-    return cell.name in wanted and cell.options == wanted[cell.name]
+def paper_name(cell: Cell) -> str:
+    """``cce``, ``mae`` or ``imae`` where the paper has this loss with these options, else an empty string.
+
+    It has IMAE with T = 0.5 on clean labels and 8 on noisy ones, and does not say in which of its two `FORMS`.
+    """
+    T = {"T": 8.0 if cell.setting.noise else 0.5}
+    wanted = {"cce": {}, "mae": {}, "imae": T, "imae_released": T | _RELEASED}
+    return cell.name.removesuffix("_released") if cell.options == wanted.get(cell.name) else ""
+
+
+def in_form(cells: Iterable[Cell], form: str) -> list[Cell]:
+    """The cells, those of one of the `FORMS` of IMAE as ``imae`` with its T as the one option, and without those of the other form."""
+    found = []
+    for cell in cells:
+        if cell.name == form and _RELEASED.items() <= (_RELEASED | cell.options).items():
+            options = {key: value for key, value in cell.options.items() if key not in _RELEASED}
+            found.append(replace(cell, loss={"name": "imae", **options}))
+        elif cell.name not in FORMS:
+            found.append(cell)
+    return found
 
 
 def titles(settings: Iterable[Setting]) -> dict[Setting, str]:

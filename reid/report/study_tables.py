@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from reid.report.study_records import Cell, Record, as_in_paper, gather, training, varied
+from reid.report.study_records import Cell, Record, gather, paper_name, training, varied
 
 Table = tuple[list[str], list[list[str]]]
 Paper = Mapping[tuple[int, float, str], Mapping[str, float]]
@@ -82,9 +82,9 @@ def _beside_paper(title: str, path: tuple[str, str], key: str, paper: Paper) -> 
 
 def _paper_value(cell: Cell, key: str, paper: Paper) -> float | None:
     s = cell.setting
-    if s.dataset != "cifar10" or s.noise not in ("", "symmetric") or not as_in_paper(cell):
+    if s.dataset != "cifar10" or s.noise not in ("", "symmetric"):
         return None
-    return paper.get((s.depth, s.rate, cell.name), {}).get(key)
+    return paper.get((s.depth, s.rate, paper_name(cell)), {}).get(key)
 
 
 def variance_table(weightings: Sequence[Weighting]) -> Table:

@@ -21,7 +21,8 @@ PAPER |= {
 
 def record(name="cce", rate=0.5, depth=20, seed=0, T=None, points=5, **changes):
     """One cell's record; ``changes`` are per cent of best, final, train_corrupted, train_intact, holdout_*, or replace keys."""
-    loss = {"name": name} | ({"T": T if T is not None else (8.0 if rate else 0.5)} if name == "imae" else {})
+    loss = {"name": name} | ({"T": T if T is not None else (8.0 if rate else 0.5)} if name.startswith("imae") else {})
+    loss |= {"epsilon": 1e-6, "normalise": "weights"} if name == "imae_released" else {}
     share = {key: changes.pop(key, None) for key in (*KEYS, "holdout_noisy", "holdout_clean")}
     final = {key: v / 100 for key, v in share.items() if v is not None and key not in ("best", "final")}
     ramp = np.linspace(0.1, 1, points)

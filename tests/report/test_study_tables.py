@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy.special import erf
 
-from reid.report.study_claims import claims, claims_table
+from reid.report.study_claims import claims, claims_by_form, claims_table
 from reid.report.study_records import gather
 from reid.report.study_tables import (
     accuracy_table,
@@ -104,6 +104,30 @@ def test_what_stays_the_same_does_not_grow():
     same = [record("cce", rate, best=70, final=60) for rate in (0.2, 0.5)]
     assert verdicts(same)[2] == "not seen"
     assert verdicts([same[0], record("cce", best=70.1, final=60)])[2] == "seen"
+
+
+def test_each_form_of_imae_is_judged_by_itself():
+    """The paper's tables with its IMAE under the released form's name, and a useless Eq. 22 beside it."""
+
+    def renamed(one):
+        return one | {"loss": record("imae_released", rate=0.5 if one["noise"] else 0)["loss"]}
+
+    released = [renamed(one) if one["loss"]["name"] == "imae" else one for one in of_paper()]
+    useless = [record("imae", rate, best=10, final=10, train_corrupted=10, train_intact=10) for rate in (0.2, 0.5, 0.8)]
+    assert claims(released, "imae_released") == claims(of_paper())
+    assert claims(released + useless, "imae_released") == claims(of_paper())
+    assert [claim.verdict for claim in claims(released, "imae")[:2]] == ["not tested"] * 2
+    forms = claims_by_form(released + useless)
+    assert list(forms) == ["IMAE as its authors released it", "IMAE as printed, Eq. 22"]
+    assert [found[5].verdict for found in forms.values()] == ["seen", "not seen"]
+    assert list(claims_by_form(of_paper())) == ["IMAE as printed, Eq. 22"]
+    rows = table(accuracy_table(released, PAPER))
+    deltas = [row[key] for row in rows for key in row if key.endswith("Δ")]
+    assert deltas.count("+0.0") == 18 * 4 + 9
+    guard = record("imae_released") | {
+        "loss": {"name": "imae_released", "T": 8.0, "epsilon": 0.1, "normalise": "weights"}
+    }
+    assert "paper" not in " ".join(accuracy_table([guard], PAPER)[0])  # another guard than theirs
 
 
 def test_claims_about_T():
