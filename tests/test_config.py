@@ -99,7 +99,13 @@ def test_shipped_configs_load_dump_and_bind(path: Path, tmp_path: Path) -> None:
 def test_mars_configs_hold_the_papers_settings_and_differ_in_the_loss_only() -> None:
     paths = sorted(CONFIGS.glob("mars_*.yaml"))
     loaded = {path.stem: config.load(path) for path in paths}
-    assert set(loaded) == {"mars_cce", "mars_gce", "mars_imae", "mars_mae"}
+    forms = {"mars_imae", "mars_imae_eq22", "mars_imae_frames"}
+    assert set(loaded) == {"mars_base", "mars_cce", "mars_gce", "mars_mae"} | forms
+    frames = loaded.pop("mars_imae_frames")
+    assert frames.sampler.model_dump() == {"name": "frames"}
+    assert (
+        frames.model_copy(update={"sampler": loaded["mars_imae"].sampler, "name": "mars_imae"}) == loaded["mars_imae"]
+    )
     rest = {name: {**c.training_settings(), "loss": None} for name, c in loaded.items()}
     assert all(settings == rest["mars_imae"] for settings in rest.values())
     train, augment = loaded["mars_imae"].train, loaded["mars_imae"].augment
@@ -108,7 +114,12 @@ def test_mars_configs_hold_the_papers_settings_and_differ_in_the_loss_only() -> 
     assert train.schedule.model_dump() == {"name": "step", "every": 10000, "factor": 0.5}
     assert (augment.resize, augment.crop, augment.flip) == ([256, 256], [224, 224], 0.5)
     assert loaded["mars_imae"].data.holdout == 0
-    assert loaded["mars_imae"].loss.model_dump() == {"name": "imae", "T": 8.0}
+    losses = {name: c.loss.model_dump() for name, c in loaded.items()}
+    assert losses["mars_imae"] == {"name": "imae_released", "T": 8.0}
+    assert losses["mars_imae_eq22"] == {"name": "imae", "T": 8.0}
+    assert losses["mars_gce"] == {"name": "gce", "q": 0.7}
+    assert (loaded["mars_imae"].model.name, loaded["mars_imae"].model.pretrained) == ("bn_inception", True)
+    assert loaded["mars_imae"].sampler.model_dump() == {"name": "identities", "K": 18, "tracklets": 2}
 
 
 def test_fingerprint_tells_training_settings_apart(tmp_path: Path) -> None:

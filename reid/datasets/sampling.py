@@ -58,27 +58,38 @@ class TrackletSampler:
 
 
 class IdentitySampler:
-    """P identities x K frames, from as many different tracklets of the identity as there are.
+    """P identities x K frames, from as many different tracklets of the identity as there are, or from a given number of them.
 
     Args:
         K: frames per identity; the batch size must be a multiple of it.
+        tracklets: per identity, K / tracklets frames of each; a divisor of K. By default every frame is of another tracklet.
+            An identity with fewer tracklets gives some of them twice, and a tracklet with fewer frames some of its frames.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, K: int = 4) -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int, K: int = 4, tracklets: int | None = None) -> None:
         num_ids = len(np.unique(split.pid))
         if K < 1 or batch_size % K or batch_size // K > num_ids:
             raise ConfigError(
                 f"K: expected a divisor of the batch size {batch_size} with batch size / K <= {num_ids} identities, got {K}"
             )
+        if tracklets is not None and (tracklets < 1 or K % tracklets):
+            raise ConfigError(f"tracklets: expected a divisor of K = {K}, got {tracklets}")
         self._split, self._K, self._P, self._seed = split, K, batch_size // K, seed
+        self._tracklets = tracklets or K
         labels, _ = split.labels()
         self._rows = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
 
     def __call__(self, step: int) -> np.ndarray:
         draw = np.random.default_rng(seed_of(self._seed, "identities", step))
         identities = draw.choice(len(self._rows), self._P, replace=False)
-        rows = np.concatenate([np.resize(draw.permutation(self._rows[i]), self._K) for i in identities])
-        return draw.integers(self._split.start[rows], self._split.stop[rows])
+        rows = np.concatenate([np.resize(draw.permutation(self._rows[i]), self._tracklets) for i in identities])
+        start, stop = self._split.start[rows], self._split.stop[rows]
+        if self._tracklets == self._K:
+            return draw.integers(start, stop)
+        each = self._K // self._tracklets
+        return np.concatenate(
+            [first + np.resize(draw.permutation(end - first), each) for first, end in zip(start, stop, strict=True)]
+        )
 
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {

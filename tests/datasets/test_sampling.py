@@ -60,6 +60,31 @@ def test_identities_p_by_k_from_different_tracklets(split: Split) -> None:
             assert len(set(group)) == min(3, (split.pid == pid).sum())
 
 
+def test_identities_p_by_tracklets_by_frames(split: Split) -> None:
+    """Pid 5 has tracklets of 1 and 7 frames, 9 of 3, 50 and 2, 2 of 9, 4 and 4."""
+    sampler, seen = IdentitySampler(split, 12, seed=0, K=6, tracklets=2), set()
+    for t in range(200):
+        batch = sampler(t).reshape(2, 2, 3)
+        rows = tracklet_of(split, batch)
+        assert (rows == rows[:, :, :1]).all()  # three frames of one tracklet
+        assert (rows[:, 0, 0] != rows[:, 1, 0]).all()  # of two different ones
+        pids = split.pid[rows[:, :, 0]]
+        assert (pids[:, 0] == pids[:, 1]).all()
+        assert pids[0, 0] != pids[1, 0]
+        for frames, row in zip(batch.reshape(4, 3), rows[:, :, 0].ravel(), strict=True):
+            assert len(set(frames)) == min(3, split.stop[row] - split.start[row])
+        seen |= set(batch.ravel())
+    assert seen == set(range(80))
+    alone = IdentitySampler(split.select(np.arange(3)), 4, seed=0, K=4, tracklets=2)  # an identity with one tracklet
+    assert any((tracklet_of(split, alone(t)) == 2).all() for t in range(20))
+
+
+@pytest.mark.parametrize("tracklets", [0, 4, 7])
+def test_identities_refuse_tracklets_that_do_not_divide(split: Split, tracklets: int) -> None:
+    with pytest.raises(ConfigError, match="tracklets: expected a divisor of K = 6, got"):
+        IdentitySampler(split, 12, seed=0, K=6, tracklets=tracklets)
+
+
 @pytest.mark.parametrize("K", [0, 4, 1])
 def test_identities_refuse_what_cannot_be_filled(split: Split, K: int) -> None:
     with pytest.raises(ConfigError, match="expected a divisor of the batch size 6 with batch size / K <= 3 identities"):
