@@ -1,10 +1,12 @@
 """When IMAE's logits run away, why, and what stops it: a small network on few images, so that it happens in minutes.
 
-    python benchmarks/imae_runaway.py --data-root DIR [--json FILE] [--figure FILE.png]
+    python benchmarks/imae_runaway.py --data-root DIR [--group ends|guard] [--rate R] [--seed S] [--json FILE] [--figure FILE.png]
 
-A perceptron with batch normalisation on 4x4-pooled CIFAR-10 images, symmetric noise of 50 %, the study's own batches, steps and telemetry.
-Eq. 22 gives every sample a weight of at least 1, fitted or hopeless, so no logit is ever large enough. Variants let the weight die
-where p -> 1 (fitted), where p -> 0 (hopeless, mostly wrong labels), or at both ends, which is `imae_guarded`; or they hold the head back.
+A perceptron with batch normalisation on 4x4-pooled CIFAR-10 images, symmetric noise, the study's own batches, steps and telemetry.
+Eq. 22 gives every sample a weight of at least 1, fitted or hopeless, so no logit is ever large enough. The group `ends` lets the weight die
+where p -> 1 (fitted), where p -> 0 (hopeless, mostly wrong labels), or at both ends, which is `imae_guarded`; or it holds the head back.
+The group `guard` is the form that IMAE's authors released with guards of different size at p -> 1, with its weights divided by their sum or by
+their number, in float32 and float64: is the guard the cure, or the normaliser, or the number format?
 """
 
 import argparse
@@ -14,6 +16,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from record import keep
@@ -27,12 +30,11 @@ from reid.cifar.study import Trainer, evaluation_steps
 from reid.config import Component
 from reid.engine.optim import milestones, sgd
 from reid.files import data_root
-from reid.losses import CCE, IMAE, IMAEGuarded
+from reid.losses import CCE, GCE, IMAE, IMAEGuarded, IMAEReleased
 from reid.report import charts, study_plots
 from reid.report.tables import text_table
 from reid.runtime import Runtime, seed_of
 
-NOISE = Component(name="symmetric", rate=0.5, seed=0)
 EPSILON = 2.5e-3  # of a one-sided guard: a quarter of 1e-2, as 4p(1 - p) is 4p or 4(1 - p) at the ends
 
 
@@ -48,15 +50,36 @@ class OneSided(IMAE):
         return super().weight(p) * end / (end + EPSILON)
 
 
-VARIANTS: dict[str, tuple[nn.Module, float]] = {  # loss, weight decay
-    "CCE": (CCE(), 1e-4),
-    "IMAE, exact": (IMAE(8.0), 1e-4),
-    "IMAE, exact, weight decay 1e-3": (IMAE(8.0), 1e-3),
-    "IMAE, dies at p → 1 only": (OneSided(fitted=True), 1e-4),
-    "IMAE, dies at p → 0 only": (OneSided(fitted=False), 1e-4),
-    "IMAE guarded (ε = 0.1)": (IMAEGuarded(8.0, 1e-1), 1e-4),
-    "IMAE guarded (ε = 0.01)": (IMAEGuarded(8.0, 1e-2), 1e-4),
-    "IMAE guarded (ε = 0.001)": (IMAEGuarded(8.0, 1e-3), 1e-4),
+class Variant(NamedTuple):
+    """What is trained."""
+
+    loss: nn.Module
+    decay: float = 1e-4
+    dtype: torch.dtype = torch.float32
+
+
+ENDS = {
+    "CCE": Variant(CCE()),
+    "IMAE, exact": Variant(IMAE(8.0)),
+    "IMAE, exact, weight decay 1e-3": Variant(IMAE(8.0), 1e-3),
+    "IMAE, dies at p → 1 only": Variant(OneSided(fitted=True)),
+    "IMAE, dies at p → 0 only": Variant(OneSided(fitted=False)),
+    "IMAE guarded (ε = 0.1)": Variant(IMAEGuarded(8.0, 1e-1)),
+    "IMAE guarded (ε = 0.01)": Variant(IMAEGuarded(8.0, 1e-2)),
+    "IMAE guarded (ε = 0.001)": Variant(IMAEGuarded(8.0, 1e-3)),
+}
+GUARD = {
+    "CCE": Variant(CCE()),
+    "GCE (q = 0.7)": Variant(GCE(0.7)),
+    "IMAE, exact": Variant(IMAE(8.0)),
+    **{
+        f"IMAE released (ε = {epsilon:g}, ÷ {'Σw' if normalise == 'weights' else 'N'}), float{bits}": Variant(
+            IMAEReleased(8.0, epsilon, normalise), dtype=torch.float64 if bits == 64 else torch.float32
+        )
+        for bits in (32, 64)
+        for normalise in ("weights", "size")
+        for epsilon in (0.0, 1e-12, 1e-6, 1e-3)
+    },
 }
 
 
@@ -75,7 +98,7 @@ class Perceptron(nn.Module):
         self.fc = nn.Linear(widths[-1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.body(images))
+        return self.fc(self.body(images.to(self.fc.weight.dtype)))
 
 
 def main() -> None:
@@ -84,16 +107,19 @@ def main() -> None:
     parser.add_argument("--data-root", help="folder that holds cifar-10-batches-py; else REID_DATA, else ./data")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--iterations", type=int, default=4000)
+    parser.add_argument("--group", choices=["ends", "guard"], default="ends")
+    parser.add_argument("--rate", type=float, default=0.5, help="of symmetric noise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path, help="where to draw the telemetry")
     flags = parser.parse_args()
+    noise = Component(name="symmetric", rate=flags.rate, seed=0)
     root = str(data_root(flags.data_root))
-    settings = StudyConfig(data=StudyData(root=root, train_images=flags.images, test_images=2000), noise=[NOISE])
+    settings = StudyConfig(data=StudyData(root=root, train_images=flags.images, test_images=2000), noise=[noise])
     trainer = Trainer(settings, load_data(settings), Files(Path()), Runtime(torch.device("cpu"), torch.float32))
     records = []
-    for name, (loss, decay) in VARIANTS.items():
-        records.append(trained(trainer, name, loss, decay, flags))
+    for name, variant in (ENDS if flags.group == "ends" else GUARD).items():
+        records.append(trained(trainer, name, variant, noise, flags))
         print(text_table(*table(records[-1:])).splitlines()[-1], flush=True)
     print(text_table(*table(records)))
     if flags.figure:
@@ -101,13 +127,14 @@ def main() -> None:
     keep(flags.json, {"records": records})
 
 
-def trained(trainer: Trainer, name: str, loss: nn.Module, decay: float, flags: argparse.Namespace) -> dict:
+def trained(trainer: Trainer, name: str, variant: Variant, noise: Component, flags: argparse.Namespace) -> dict:
     """A record as the study writes them."""
     torch.manual_seed(seed_of(flags.seed, "init"))
     schedule = milestones([flags.iterations // 2, 3 * flags.iterations // 4], flags.iterations)
-    optimizer, rate = functools.partial(sgd, weight_decay=decay), lambda step: 0.1 * schedule(step)
-    data = trainer.data_of(NOISE)
-    cell = Cell(Perceptron(10), loss, optimizer, data, rate, 64, flags.seed, trainer.runtime)
+    optimizer, rate = functools.partial(sgd, weight_decay=variant.decay), lambda step: 0.1 * schedule(step)
+    data = trainer.data_of(noise)
+    model = Perceptron(10).to(variant.dtype)
+    cell = Cell(model, variant.loss, optimizer, data, rate, 64, flags.seed, trainer.runtime)
     curve: dict[str, list] = {}
     began = time.perf_counter()
     for step in evaluation_steps(flags.iterations, 16):
@@ -123,10 +150,10 @@ def trained(trainer: Trainer, name: str, loss: nn.Module, decay: float, flags: a
         "depth": 5,
         "loss": {"name": name},
         "loss_label": name,
-        "noise": NOISE.model_dump(),
-        "noise_label": "50 % symmetric",
+        "noise": noise.model_dump(),
+        "noise_label": f"{100 * flags.rate:g} % symmetric",
         "seed": flags.seed,
-        "realised_rate": trainer.data.rate(NOISE),
+        "realised_rate": trainer.data.rate(noise),
         "iterations": flags.iterations,
         "num_train": flags.images,
         "num_test": trainer.data.num_test,
@@ -141,23 +168,22 @@ def draw(path: Path, records: list[dict]) -> None:
     """The telemetry of every variant that stayed finite."""
     finite = [record for record in records if record["final"]["max_logit"] is not None]
     (chart,) = study_plots.telemetry(finite)
-    charts.save(path, [replace(chart, title="perceptron, 50 % symmetric noise")])
+    charts.save(path, [replace(chart, title=f"perceptron, {records[0]['noise_label']} noise")])
 
 
 def table(records: list[dict]) -> tuple[list[str], list[list[str]]]:
     """Where each variant ends."""
-    header = ["loss", "test best", "test final", "train as given", "largest logit", "head norm", "saturated"]
+    header = ["loss", "test best", "test final", "train as given", "largest logit", "ever", "head norm", "saturated"]
 
     def row(record: dict) -> list[str]:
         end = record["final"]
         shares = [record["best"]["test"], end["test"], end["train_corrupted"]]
-        large = ["diverged" if end[key] is None else f"{end[key]:.0f}" for key in ("max_logit", "head_norm")]
-        return [
-            record["loss_label"],
-            *(f"{100 * share:.1f}" for share in shares),
-            *large,
-            f"{100 * end['saturated']:.1f}",
+        ever = max((value for value in record["curve"]["max_logit"] if value is not None), default=None)
+        large = [
+            "diverged" if value is None else f"{value:.0f}" for value in (end["max_logit"], ever, end["head_norm"])
         ]
+        percent = [f"{100 * share:.1f}" for share in (*shares, end["saturated"])]
+        return [record["loss_label"], *percent[:3], *large, percent[3]]
 
     return header, [row(record) for record in records]
 
