@@ -5,7 +5,7 @@
 A perceptron with batch normalisation on 4x4-pooled CIFAR-10 images, symmetric noise, the study's own batches, steps and telemetry.
 Eq. 22 gives every sample a weight of at least 1, fitted or hopeless, so no logit is ever large enough. The group `ends` lets the weight die
 where p -> 1 (fitted), where p -> 0 (hopeless, mostly wrong labels), or at both ends, which is `imae_guarded`; or it holds the head back.
-The group `guard` is the form that IMAE's authors released with guards of different size at p -> 1, with its weights divided by their sum or by
+The group `guard` is the form that IMAE's authors released with guards of different size at p -> 1, its weights divided by their sum or
 their number, in float32 and float64: is the guard the cure, or the normaliser, or the number format?
 """
 
