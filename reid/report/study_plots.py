@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from reid.report.charts import Chart, Line, Panel
-from reid.report.drawing import Key, series_key, weight_scale
-from reid.report.study_records import FORMS, Cell, Record, by_setting, gather, paper_name, titles, varied
+from reid.report.drawing import DASHES, Key, series_key, weight_scale
+from reid.report.study_records import FORMS, Cell, Record, Setting, by_setting, gather, paper_name, titles, varied
 from reid.report.study_tables import Weighting
 
 # key of the curve, what it is, factor, whether on a logarithmic axis
@@ -25,16 +26,38 @@ _TELEMETRY = (
 )
 
 
-def loss_curves(records: Iterable[Record], key: str, ylabel: str) -> list[Chart]:
+@dataclass(frozen=True)
+class Printed:
+    """A published curve of CIFAR-10 with symmetric noise, to be drawn under ours.
+
+    Args:
+        label: for the legend.
+        curves: {(depth, noise rate): {share of training done: accuracy as a fraction, None for a gap}}.
+    """
+
+    label: str
+    curves: Mapping[tuple[int, float], Mapping[float, float | None]]
+
+    def line(self, setting: Setting) -> tuple[Line, ...]:
+        """The curve stretched to the setting's steps; none where the setting is not all of CIFAR-10 with that network and noise."""
+        curve = self.curves.get((setting.depth, setting.rate), {})
+        if not curve or (setting.dataset, setting.noise, setting.num_train) != ("cifar10", "symmetric", 50000):
+            return ()
+        values = [np.nan if value is None else 100 * value for value in curve.values()]
+        return (Line(Key(self.label, "ink", DASHES[2]), setting.iterations * np.array(list(curve)), np.array(values)),)
+
+
+def loss_curves(records: Iterable[Record], key: str, ylabel: str, printed: Printed | None = None) -> list[Chart]:
     """Figures 3 and 4: a chart per setting, a curve per loss; of IMAE only the paper's T where it is there.
 
     Args:
         records: of cells; several seeds are drawn thin, and thick their mean over the iterations they share.
         key: of the records' ``curve``, holding fractions: ``train_corrupted`` (Figure 3), ``test`` (Figure 4).
         ylabel: what it is, with its unit, which is per cent.
+        printed: the paper's curves of the same.
     """
     groups = by_setting(_compared(gather(records)))
-    return _curves(list(groups.values()), key, ylabel, name_loss=False)
+    return _curves(list(groups.values()), key, ylabel, name_loss=False, printed=printed)
 
 
 def option_curves(records: Iterable[Record], key: str, ylabel: str, noisy_only: bool = False) -> list[Chart]:
@@ -101,7 +124,9 @@ def _compared(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if paper_name(cell) or (cell.setting, cell.name) not in there]
 
 
-def _curves(groups: Sequence[Sequence[Cell]], key: str, ylabel: str, name_loss: bool) -> list[Chart]:
+def _curves(
+    groups: Sequence[Sequence[Cell]], key: str, ylabel: str, name_loss: bool, printed: Printed | None = None
+) -> list[Chart]:
     """One chart per group of cells."""
     keys, named = _keys(groups), titles(group[0].setting for group in groups)
     charts = []
@@ -111,6 +136,7 @@ def _curves(groups: Sequence[Sequence[Cell]], key: str, ylabel: str, name_loss: 
             continue
         title = named[group[0].setting]
         title = f"{group[0].label.partition(' (')[0]}, {title}" if name_loss else title
+        lines += printed.line(group[0].setting) if printed else ()
         alt = f"{title}: {ylabel} over iterations, at the end {_ends(lines)}."
         charts.append(Chart(title, alt, (Panel(ylabel, lines, _limits(lines)),)))
     return charts

@@ -140,3 +140,12 @@ def test_a_study_without_records_is_a_title_and_an_unwritable_page_is_one_line(t
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write this file"):
         write_study_page(tmp_path / "file" / "x.html", "x", {}, [], {}, {})
+
+
+def test_the_papers_curve_lies_under_ours_where_the_setting_is_its():
+    printed = study_plots.Printed("the paper", {(20, 0.5): {0.25: 0.4, 0.5: None, 1.0: 0.8}})
+    records = [record(rate=r, depth=d) for r, d in ((0.5, 20), (0.5, 32), (0.2, 20))]
+    charts = study_plots.loss_curves([*records, record(num_train=2500)], "test", "y", printed)
+    drawn = [line for chart in charts for line in chart.panels[0].lines if line.key.label == "the paper"]
+    assert [list(line.x) for line in drawn] == [[16000, 32000, 64000]]
+    np.testing.assert_allclose(drawn[0].y, [40, np.nan, 80])
