@@ -23,6 +23,7 @@ LOSSES = {
     "CCE": ["loss.name=cce"],
     "MAE": ["loss.name=mae"],
     "GCE (q = 0.7)": ["loss.name=gce", "loss.q=0.7"],
+    "IMAE as released (T = 8)": ["loss.name=imae_released", "loss.T=8.0"],
     "IMAE (T = 8)": ["loss.name=imae", "loss.T=8.0"],
     "IMAE (T = 0.5)": ["loss.name=imae", "loss.T=0.5"],
 }
