@@ -5,6 +5,7 @@ Shapes: N tracklets.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from reid import experiment
 from reid.augment import Preprocess
 from reid.commands.extract import features_of, load_model
 from reid.commands.run_report import write_run_report
+from reid.commands.training_log import without_test
 from reid.config import Config
 from reid.datasets.damaged import DamagedImages, write_list
 from reid.errors import DataError
@@ -26,6 +28,8 @@ from reid.report.tables import analysis_text, markdown_row, percent, protocols_t
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, share_buffers, start
 from reid.tracklets import Benchmark
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -57,11 +61,20 @@ def run(
     protocols = get_protocols(protocol or config.test.protocols, any_camera=config.test.any_camera)
     with start(config.machine.device, config.machine.dtype) as runtime:
         model, preprocess = load_model(config, directory.checkpoint(choice), runtime)
-        benchmark = experiment.load_benchmark(config)
+        benchmark = experiment.load_benchmark(config, _drawn(directory, config))
+        for note in benchmark.notes:
+            logger.info("%s: %s", benchmark.name, note)
+        if not len(benchmark.query):
+            raise DataError(without_test(benchmark))
         features = benchmark_features(config, model.embedding, preprocess, benchmark, runtime)
         baselines = baseline_results(config, benchmark, runtime, protocols[0])
         if runtime.is_main:
             _show(features, protocols, baselines, json_file=json_file, markdown=markdown, full=full, after=after)
+
+
+def _drawn(directory: RunDirectory, config: Config) -> dict[str, str] | None:
+    """Who was drawn to be tested; of a table that is not the run's own, all are, unless it says."""
+    return directory.drawn() if config.data.path == directory.config().data.path else {}
 
 
 def run_on_features(
@@ -117,8 +130,13 @@ def finish_run(
     """
     share_buffers(model)
     model.eval()
+    if not len(data.benchmark.query):
+        _finish_without_test(directory, config, model, preprocess, data, runtime, damaged)
+        return
     protocols = get_protocols(config.test.protocols, any_camera=config.test.any_camera)
     features = benchmark_features(config, model.embedding, preprocess, data.benchmark, runtime, damaged)
+    if runtime.is_main:
+        features.save(directory.features)  # before they are judged: what took long is kept
     baselines = baseline_results(config, data.benchmark, runtime, protocols[0])
     left_out = damaged.of_all_processes(runtime.device)
     if not runtime.is_main:
@@ -126,9 +144,28 @@ def finish_run(
     write_list(directory.damaged, left_out)
     results = evaluate_all(features, protocols)
     _print(results, baselines)
-    features.save(directory.features)
     save_results(directory.results, results)
     write_run_report(directory, config, model, preprocess, data, features, results, baselines, runtime)
+    print(f"report: {directory.report}")
+
+
+def _finish_without_test(
+    directory: RunDirectory,
+    config: Config,
+    model: Classifier,
+    preprocess: Preprocess,
+    data: LabelledData,
+    runtime: Runtime,
+    damaged: DamagedImages,
+) -> None:
+    """Ends a run that has nothing to be tested on: an empty eval.json, and a report of the training."""
+    left_out = damaged.of_all_processes(runtime.device)
+    if not runtime.is_main:
+        return
+    write_list(directory.damaged, left_out)
+    save_results(directory.results, [])
+    write_run_report(directory, config, model, preprocess, data, None, [], [], runtime)
+    print(without_test(data.benchmark))
     print(f"report: {directory.report}")
 
 
