@@ -107,7 +107,7 @@ def run(run_path: Path, choice: str, overrides: Sequence[str], source: Path, kin
     config = directory.config(overrides)
     in_range("shard", target.shard_frames, 1)
     kind = detect_kind(source) if kind == "auto" else kind
-    split, query, gallery, names = _tracklets(source, kind, any_camera=config.test.any_camera)
+    split, query, gallery, names = _tracklets(source, kind, config)
     logger.info("%s: %s with %d tracklets, %d frames", source, kind, len(split), split.num_frames)
     place = target.held() if is_main_process() else contextlib.nullcontext()
     # The place comes second: where it is refused, the other processes learn of it.
@@ -236,7 +236,7 @@ def log_recall(gallery: Gallery, index: Index) -> None:
     logger.info("index %s: recall@10 %.3f against exact; robust-reid search --tune tries others", index.factory, found)
 
 
-def _tracklets(source: Path, kind: str, *, any_camera: bool) -> tuple[Split, np.ndarray, np.ndarray, IdNames]:
+def _tracklets(source: Path, kind: str, config: Config) -> tuple[Split, np.ndarray, np.ndarray, IdNames]:
     """What to embed, its query and gallery rows, and names. Only what has a test protocol has queries; of a table, all is embedded."""
     if kind == "mars":
         benchmark = load_mars(source)
@@ -249,9 +249,10 @@ def _tracklets(source: Path, kind: str, *, any_camera: bool) -> tuple[Split, np.
         logger.info("%s: %s", source, note)
     query, gallery = rows.query, rows.gallery
     if rows.part is not None:  # only what is tested is searched by a test; a search finds all
-        tested = np.flatnonzero(rows.part == "test")
+        tested, any_camera = np.flatnonzero(rows.part == "test"), config.test.any_camera
         if rows.role is None:
-            query = tested[draw_queries(rows.split.select(tested), Draw(), any_camera=any_camera)]
+            draw = Draw(seed=config.data.split_seed)
+            query = tested[draw_queries(rows.split.select(tested), draw, any_camera=any_camera)]
             gallery = np.setdiff1d(tested, [] if any_camera else query[rows.split.camid[query] < 0])
         query, gallery = np.intersect1d(query, tested), np.intersect1d(gallery, tested)
     return rows.split, query, gallery if len(query) else np.arange(len(rows.split)), rows.names

@@ -36,7 +36,11 @@ def detect_kind(path: Path) -> Literal["mars", "folders", "manifest"]:
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return "manifest"
     got = f"a file {path.name}" if path.exists() else "nothing there"
-    hint = f"; robust-reid import {path} --out tracks.csv makes a table of it, if it can" if path.is_file() else ""
+    hint = (
+        f"; robust-reid import {path} --as auto --out tracks.csv makes a table of it, if it can"
+        if path.is_file()
+        else ""
+    )
     raise DataError(
         f"{path}: expected a MARS layout, a folder of tracklet folders or a table ({', '.join(SUFFIXES)}), got {got}{hint}"
     )

@@ -82,7 +82,7 @@ def load_rows(file: Path) -> Rows:
         role = np.where(role == "", "gallery", role)
         stray = np.flatnonzero((role != "gallery") & (part != "test")) if part is not None else np.arange(0)
         if len(stray):
-            raise table.error(int(stray[0]), "role", f"{role[stray[0]]!r} is for rows of the split test")
+            raise table.error(int(stray[0]), "role", f"{str(role[stray[0]])!r} is for rows of the split test")
     code_N, keys = table.coded("tracklet")
     first_T = np.zeros(len(keys), np.int64)
     first_T[code_N[::-1]] = np.arange(len(table))[::-1]

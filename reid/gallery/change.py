@@ -95,7 +95,7 @@ def _joined_ids(
     number_of = {first_names.get(number, str(number)): number for number in np.unique(first).tolist()}
     number_of |= {name: number for number, name in first_names.items()}
     names, taken = dict(first_names), set(number_of.values())
-    next_one = max([0, *taken, *second.tolist()]) + 1
+    next_one = max([0, *taken, *np.setdiff1d(second, list(second_names)).tolist()]) + 1
     new_number: dict[int, int] = {}
     for number in np.unique(second).tolist():
         name = second_names.get(number, str(number))
