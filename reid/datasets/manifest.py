@@ -236,24 +236,30 @@ def _frames(table: Table, code_N: np.ndarray, keys: list[str]) -> tuple[Split, l
         texts = [text.replace("\\", "/") for text in texts]
     texts = [os.path.expanduser(text) if text.startswith("~") else text for text in texts]
     folder = table.file.parent
-    absolute = [os.path.isabs(text) for text in texts]
+    absolute = [os.path.isabs(text) for text in texts] if _may_be_absolute(texts) else []
     if any(absolute):  # names below one root, which is then that of the file system
         base = folder.absolute()
         texts = [text if there else os.path.join(base, text) for text, there in zip(texts, absolute, strict=True)]
         folder = Path(base.anchor)
         texts = [text.lstrip("/") for text in texts]
-    listed = [[text] if is_image(text) else _images_of(table, i, folder, text) for i, text in enumerate(texts)]
-    order = np.argsort(code_N, kind="stable")
-    in_order = [listed[i] for i in order.tolist()]
-    length_T = np.bincount(code_N[order], weights=[len(names) for names in in_order], minlength=len(keys)).astype(
-        np.int64
-    )
-    names = [os.fsencode(name) for name in chain.from_iterable(in_order)]
+    others = {i: _images_of(table, i, folder, text) for i, text in enumerate(texts) if not is_image(text)}
+    order, length_N = np.argsort(code_N, kind="stable"), np.ones(len(texts), np.int64)
+    length_N[list(others)] = [len(images) for images in others.values()]
+    length_T = np.zeros(len(keys), np.int64)
+    np.add.at(length_T, code_N, length_N)
+    in_order = [texts[i] for i in order.tolist()]
+    if others:
+        in_order = list(chain.from_iterable(others.get(i, [texts[i]]) for i in order.tolist()))
+    names = [os.fsencode(name) for name in in_order]
     _refuse_missing(table, folder, texts)
     stop = np.cumsum(length_T)
     unknown = np.zeros(len(keys), np.int64)
     split = Split(folder, np.array(names), stop - length_T, stop, unknown, unknown - 1, np.array(keys))
     return _without_repeats(split)
+
+
+def _may_be_absolute(texts: list[str]) -> bool:
+    return os.name == "nt" or any(text[0] == "/" for text in texts)
 
 
 def _images_of(table: Table, i: int, folder: Path, text: str) -> list[str]:
