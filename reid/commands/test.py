@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from reid import experiment
 from reid.augment import Preprocess
@@ -27,7 +28,7 @@ from reid.protocol import EvalProtocol, get_protocols
 from reid.report.tables import analysis_text, markdown_row, percent, protocols_table, results_table
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, share_buffers, start
-from reid.tracklets import Benchmark
+from reid.tracklets import Benchmark, IdNames
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def run(
         features = benchmark_features(config, model.embedding, preprocess, benchmark, runtime)
         baselines = baseline_results(config, benchmark, runtime, protocols[0])
         if runtime.is_main:
-            _show(features, protocols, baselines, json_file=json_file, markdown=markdown, full=full, after=after)
+            printed: dict[str, Any] = {"markdown": markdown, "full": full, "after": after, "names": benchmark.names}
+            _show(features, protocols, baselines, json_file=json_file, **printed)
 
 
 def _drawn(directory: RunDirectory, config: Config) -> dict[str, str] | None:
@@ -87,12 +89,17 @@ def run_on_features(
     after: str | None = None,
 ) -> None:
     """Evaluates a feature file or folder, made by any model; none is loaded. The options are those of `run`."""
-    features = store.read(source) if source.is_dir() else FeatureSet.load(source)
+    names = IdNames()
+    if source.is_dir():
+        gallery = store.open_gallery(source)
+        features, names = gallery.features, gallery.names
+    else:
+        features = FeatureSet.load(source)
     if not len(features.query):
         raise DataError(
             f"{source}: no query rows, so nothing to evaluate; give `query` in an .npz file, or extract a dataset with queries"
         )
-    _show(features, protocols, (), json_file=json_file, markdown=markdown, full=full, after=after)
+    _show(features, protocols, (), json_file=json_file, markdown=markdown, full=full, after=after, names=names)
 
 
 def _show(
@@ -104,11 +111,12 @@ def _show(
     markdown: bool,
     full: bool,
     after: str | None,
+    names: IdNames,
 ) -> None:
     results = evaluate_all(features, protocols, after=after)
     analyses = analyse(features, results) if full else None
     for result, analysis in zip(results, analyses, strict=True) if analyses else ():
-        print(analysis_text(result, analysis), end="\n\n")
+        print(analysis_text(result, analysis, names.camid), end="\n\n")
     _print(results, baselines, markdown=markdown)
     if json_file is not None:
         save_results(json_file, results, analyses)

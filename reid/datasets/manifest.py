@@ -177,7 +177,7 @@ def _refuse_unsupported(table: Table) -> None:
                     int(filled[0]),
                     column,
                     "frames of a video and boxes are cut out first; "
-                    f"robust-reid import {table.file} --as video --out tracks.csv --crops DIR does it",
+                    f"robust-reid import {table.file} --crops crops --out cut.csv does it",
                 )
     if "weight" in table:
         table.numbers("weight", low=0)
@@ -273,7 +273,7 @@ def _images_of(table: Table, i: int, folder: Path, text: str) -> list[str]:
         raise table.error(
             i,
             "path",
-            f"a video is cut into frames first; robust-reid import {table.file} --as video --out tracks.csv --crops DIR does it",
+            f"a video is cut into frames first; robust-reid import {table.file} --crops crops --out cut.csv does it",
         )
     what = "a file that is no image" if place.is_file() else "nothing there"
     raise table.error(i, "path", f"expected an image, a folder of frames or a video, got {what}: {place}")

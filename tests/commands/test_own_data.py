@@ -93,6 +93,12 @@ def test_it_is_tested_from_any_folder_on_the_same_people(run: Path, here: Path) 
     assert Path("seed.json").read_text() == (run / "eval.json").read_text()
 
 
+def test_tables_by_camera_call_cameras_by_name(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("test", run, "--protocol", "market1501", "--full") == 0
+    out = capsys.readouterr().out
+    assert "gate 1" in out and "gate 2" in out
+
+
 def test_names_go_all_the_way_to_the_hit(own: Path, run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("extract", run, own / "tracks.csv", "--out", "g") == 0
     meta = Path("g/meta.csv").read_bytes()
