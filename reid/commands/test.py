@@ -62,11 +62,7 @@ def run(
     protocols = get_protocols(protocol or config.test.protocols, any_camera=config.test.any_camera)
     with start(config.machine.device, config.machine.dtype) as runtime:
         model, preprocess = load_model(config, directory.checkpoint(choice), runtime)
-        benchmark = experiment.load_benchmark(config, _drawn(directory, config))
-        for note in benchmark.notes:
-            logger.info("%s: %s", benchmark.name, note)
-        if not len(benchmark.query):
-            raise DataError(without_test(benchmark))
+        benchmark = _benchmark(directory, config)
         features = benchmark_features(config, model.embedding, preprocess, benchmark, runtime)
         baselines = baseline_results(config, benchmark, runtime, protocols[0])
         if runtime.is_main:
@@ -74,9 +70,27 @@ def run(
             _show(features, protocols, baselines, json_file=json_file, **printed)
 
 
-def _drawn(directory: RunDirectory, config: Config) -> dict[str, str] | None:
-    """Who was drawn to be tested; of a table that is not the run's own, all are, unless it says."""
-    return directory.drawn() if config.data.path == directory.config().data.path else {}
+def _benchmark(directory: RunDirectory, config: Config) -> Benchmark:
+    """What to test on. The run's own table, wherever it lies now, keeps to split.csv; of another one all are tested, unless it says."""
+    drawn, path = directory.drawn(), directory.config().data.path
+    own = config.data.path is None or path is None or Path(config.data.path).name == Path(path).name
+    benchmark = experiment.load_benchmark(config, drawn if own else {})
+    for note in benchmark.notes:
+        logger.info("%s: %s", benchmark.name, note)
+    if not len(benchmark.query):
+        raise DataError(without_test(benchmark))
+    if not own and drawn is not None:
+        trained = {person for person, part in drawn.items() if part != "test"}
+        tested = {benchmark.names.pid.get(pid, str(pid)) for pid in benchmark.test.pid.tolist() if pid > 0}
+        if shared := sorted(trained & tested):
+            logger.warning(
+                "%s: %d persons are called as persons the run was trained with, such as %s: if they are the same, figures are too good; "
+                "give the rows to be tested the split test",
+                benchmark.name,
+                len(shared),
+                shared[0],
+            )
+    return benchmark
 
 
 def run_on_features(

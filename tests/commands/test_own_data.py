@@ -139,6 +139,19 @@ def test_galleries_of_two_tables_agree_on_who_is_who(own: Path, run: Path, here:
     assert person["again"] == "carol"
 
 
+def test_another_table_is_tested_whole_and_the_run_s_own_people_are_told(
+    own: Path, run: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        line for line in (own / "tracks.csv").read_text().splitlines() if not line.startswith("people/bbox_test/0")
+    ]
+    Path("other.csv").write_text("\n".join([lines[0], *(f"{own}/{line}" for line in lines[1:])]) + "\n")
+    assert call("test", run, "data.path=other.csv", "--protocol", "market1501") == 0
+    shown = capsys.readouterr().err
+    assert "other: no column split: all 6 persons are tested" in shown
+    assert "persons are called as persons the run was trained with, such as " in shown
+
+
 def test_a_moved_table_is_named(own: Path, run: Path, here: Path, fails) -> None:
     shutil.copytree(run, "moved")
     text = Path("moved/config.yaml").read_text()
@@ -146,6 +159,9 @@ def test_a_moved_table_is_named(own: Path, run: Path, here: Path, fails) -> None
     Path("moved/config.yaml").write_text(text.replace(str(own / "tracks.csv"), "/gone/tracks.csv"))
     assert "/gone/tracks.csv: no such table; name the place where it is now by data.path=FILE" in fails("test", "moved")
     assert call("test", "moved", f"data.path={own / 'tracks.csv'}", "--json", "a.json") == 0
+    assert (
+        Path("a.json").read_text() == (run / "eval.json").read_text()
+    )  # the people drawn then, who were not trained on
 
 
 def test_a_data_root_given_from_here_is_found_from_there(here: Path, data_root: Path) -> None:
