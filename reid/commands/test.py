@@ -71,10 +71,10 @@ def run(
 
 
 def _benchmark(directory: RunDirectory, config: Config) -> Benchmark:
-    """What to test on. The run's own table, wherever it lies now, keeps to split.csv; of another one all are tested, unless it says."""
+    """What to test on: of the run's own table, wherever it lies now, whom split.csv says; of another one all, unless it says itself."""
     drawn, path = directory.drawn(), directory.config().data.path
     own = config.data.path is None or path is None or Path(config.data.path).name == Path(path).name
-    benchmark = experiment.load_benchmark(config, drawn if own else {})
+    benchmark = experiment.load_benchmark(config, (drawn or {}) if own else {})
     for note in benchmark.notes:
         logger.info("%s: %s", benchmark.name, note)
     if not len(benchmark.query):
