@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from reid.errors import ReidError
+from reid.errors import ReidError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def run(main: Callable[[], int | None]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
             usable = "expected a file or folder that can be used"
-            print(f"error: {error.filename}: {error.strerror}; {usable}", file=sys.stderr)
+            print(f"error: {one_line(f'{error.filename}: {error.strerror}; {usable}')}", file=sys.stderr)
             return 2
         traceback.print_exc()  # the interpreter would keep the frames, and wait for ever for decoding processes that they hold
         return 1

@@ -53,7 +53,10 @@ class Component(BaseModel):
 
 
 class Data(Section):
-    name: str = Field("mars", description="dataset: mars or demo")
+    name: str = Field("mars", description="dataset: mars or demo, or manifest: the table that `path` names")
+    path: str | None = Field(None, description="table of tracklets (CSV or Parquet) of the dataset manifest")
+    test_share: Share = Field(0.3, description="share of persons drawn to test on where the table has no column split")
+    split_seed: Natural = Field(0, description="of that draw; the run's own seed does not change who is tested")
     root: str | None = Field(None, description="folder that holds one folder per dataset; else REID_DATA, else ./data")
     labels: Literal["given", "truth"] = Field("given", description="truth: the demo's side file, not the names on disk")
     noise: Component | None = Field(None, description="extra label noise on training tracklets: {name, rate, seed}")
@@ -129,7 +132,7 @@ class Config(Section):
     def training_settings(self) -> dict[str, Any]:
         """What a resumed run must share with its checkpoint: all but where it runs, how it is tested, and how often it reports."""
         settings = self.model_dump(exclude={"name", "test", "machine"})
-        for key in ("root", "damaged"):  # a run that a damaged image has stopped may go on without it
+        for key in ("root", "path", "damaged"):  # a run that a damaged image has stopped may go on without it
             settings["data"].pop(key)
         for key in ("log_freq", "checkpoint_freq"):
             settings["train"].pop(key)

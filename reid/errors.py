@@ -2,17 +2,29 @@
 
 import math
 
+LONGEST = 500  # characters of a line: what a screen shows at a glance
+
 
 class ReidError(Exception):
     """One or more problems, each a full line: what, where, expected, got, what to do.
 
     Args:
-        problems: one string per problem; line breaks inside a problem become spaces.
+        problems: one string per problem; line breaks inside a problem become spaces, and of one longer than `LONGEST` the beginning
+            and the end are kept, as it may quote a file.
     """
 
     def __init__(self, *problems: str) -> None:
-        self.problems = tuple(" ".join(problem.split()) for problem in problems)
+        self.problems = tuple(one_line(problem) for problem in problems)
         super().__init__("\n".join(self.problems))
+
+
+def one_line(text: str) -> str:
+    """A text in one line of at most `LONGEST` characters, its middle left out where it is longer."""
+    line = " ".join(text.split())
+    if len(line) <= LONGEST:
+        return line
+    tail = LONGEST // 3
+    return f"{line[: LONGEST - tail - 3]} … {line[-tail:]}"
 
 
 class ConfigError(ReidError):

@@ -12,8 +12,10 @@ from typing import Any
 
 from reid import config as configs
 from reid.config import Config
+from reid.datasets.splitting import read_parts, write_parts
 from reid.errors import ConfigError, DataError, ReidError
 from reid.files import atomic
+from reid.tracklets import Benchmark
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class RunDirectory:
         self.tensorboard, self.damaged, self.profile = path / "tensorboard", path / "damaged.csv", path / "profile"
         checkpoints = path / "checkpoints"
         self.last, self.previous, self.best = (checkpoints / f"{name}.pt" for name in ("last", "previous", "best"))
+        self.split, self.ids = path / "split.csv", path / "ids.json"
         self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
@@ -75,6 +78,27 @@ class RunDirectory:
         with atomic(self.config_file) as temporary:
             temporary.write_text(config.dump(), encoding="utf-8")
 
+    def keep_data(self, benchmark: Benchmark) -> None:
+        """Writes what the run has decided about its data: split.csv, who was drawn to be tested, and ids.json, who a number stands for.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        if benchmark.drawn is not None:
+            write_parts(self.split, benchmark.drawn)
+        if benchmark.names:
+            with atomic(self.ids) as temporary:
+                text = json.dumps({"schema": 1, **benchmark.names.to_json()}, indent=1, ensure_ascii=False)
+                temporary.write_text(text + "\n", encoding="utf-8")
+
+    def drawn(self) -> dict[str, str] | None:
+        """Person -> part as this run has drawn them; None where it has not.
+
+        Raises:
+            DataError: split.csv is damaged.
+        """
+        return read_parts(self.split) if self.split.exists() else None
+
     def _require_same(self, config: Config) -> None:
         if changed := config.differences(self.config()):
             raise ConfigError(
@@ -92,7 +116,15 @@ class RunDirectory:
         Results go first and `last` before the metrics: killed in between, the old run is still whole or the new one starts from nothing.
         """
         results = (self.features, self.results, self.report)
-        others = (self.best, self.metrics, self.log, self.damaged, *self.tensorboard.glob("events.*"))
+        others = (
+            self.best,
+            self.metrics,
+            self.log,
+            self.damaged,
+            self.split,
+            self.ids,
+            *self.tensorboard.glob("events.*"),
+        )
         for file in (*results, self.previous, self.last, *others):
             file.unlink(missing_ok=True)
 

@@ -5,9 +5,10 @@ Shapes: F frame names of a split, T tracklets, K classes, Q queries, G gallery r
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,44 @@ class Split:
         return labels.astype(np.int64), pids
 
 
+@dataclass(frozen=True)
+class IdNames:
+    """What persons and cameras are called where their source has text for them; numbers stand for themselves.
+
+    Args:
+        pid: number -> name, such as ``{1: "alice"}``; empty where the source has numbers.
+        camid: number -> name, such as ``{2: "gate 3"}``.
+    """
+
+    pid: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    camid: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.pid or self.camid)
+
+    def person(self, pid: int) -> str:
+        """``alice``, or ``pid 12`` where nobody has named it."""
+        return self.pid.get(int(pid), f"pid {pid}")
+
+    def camera(self, camid: int) -> str:
+        """``gate 3``, or ``cam 2`` where nobody has named it."""
+        return self.camid.get(int(camid), f"cam {camid}")
+
+    def to_json(self) -> dict[str, dict[str, str]]:
+        """Plain types, as they are stored; `from_json` reads them."""
+        return {kind: {str(number): name for number, name in getattr(self, kind).items()} for kind in ("pid", "camid")}
+
+    @classmethod
+    def from_json(cls, stored: Any) -> IdNames:
+        """What `to_json` gave; nothing stored is no names.
+
+        Raises:
+            ValueError, TypeError, AttributeError: it is something else.
+        """
+        parts = {kind: (stored or {}).get(kind, {}) for kind in ("pid", "camid")}
+        return cls(**{kind: {int(number): str(name) for number, name in part.items()} for kind, part in parts.items()})
+
+
 @dataclass(frozen=True, eq=False)
 class Benchmark:
     """A dataset with its test rule: query and gallery are row numbers of ``test``.
@@ -163,6 +202,10 @@ class Benchmark:
         test: tracklets whose features are extracted, each once.
         query: (Q,) integers in [0, T), no two equal.
         gallery: (G,) integers in [0, T), no two equal.
+        val: tracklets to choose a checkpoint by, where the dataset sets some apart; None where it does not.
+        names: of persons and cameras.
+        notes: what a reader should know before figures are taken from it, a sentence each.
+        drawn: person as written -> ``train``, ``val`` or ``test``, where the loader drew them; None where the dataset says.
 
     Raises:
         DataError: a row number is out of range or stands twice.
@@ -173,6 +216,10 @@ class Benchmark:
     test: Split
     query: np.ndarray
     gallery: np.ndarray
+    val: Split | None = None
+    names: IdNames = dataclasses.field(default_factory=IdNames)
+    notes: tuple[str, ...] = ()
+    drawn: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         for field in ("query", "gallery"):
@@ -184,9 +231,10 @@ class Benchmark:
                 raise DataError(f"{self.name}: a {field} row stands twice")
 
     def summary(self) -> list[tuple[str, int, int, int, int]]:
-        """Rows (subset, ids, tracklets, frames, cameras) of train, query and gallery; ids are persons (pid > 0)."""
+        """Rows (subset, ids, tracklets, frames, cameras) of train, val where there is one, query and gallery; ids are persons (pid > 0)."""
         subsets = {
             "train": self.train,
+            **({} if self.val is None else {"val": self.val}),
             "query": self.test.select(self.query),
             "gallery": self.test.select(self.gallery),
         }

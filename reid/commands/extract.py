@@ -20,8 +20,10 @@ from reid import experiment
 from reid.augment import Preprocess
 from reid.config import Config
 from reid.datasets.damaged import DamagedImages, read_list, write_list
-from reid.datasets.folders import detect_kind, load_folders, load_manifest
+from reid.datasets.folders import detect_kind, load_folders
+from reid.datasets.manifest import load_rows
 from reid.datasets.mars import load_mars
+from reid.datasets.splitting import Draw, draw_queries
 from reid.engine import checkpoint
 from reid.engine.extract import extract, extract_shards, fingerprint
 from reid.errors import in_range
@@ -36,7 +38,7 @@ from reid.models.embedding import Classifier, Embedding
 from reid.models.pooling import POOLINGS
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, is_main_process, start, sum_over_processes
-from reid.tracklets import Split
+from reid.tracklets import IdNames, Split
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ def run(run_path: Path, choice: str, overrides: Sequence[str], source: Path, kin
     config = directory.config(overrides)
     in_range("shard", target.shard_frames, 1)
     kind = detect_kind(source) if kind == "auto" else kind
-    split, query, gallery = _tracklets(source, kind)
+    split, query, gallery, names = _tracklets(source, kind, config)
     logger.info("%s: %s with %d tracklets, %d frames", source, kind, len(split), split.num_frames)
     place = target.held() if is_main_process() else contextlib.nullcontext()
     # The place comes second: where it is refused, the other processes learn of it.
@@ -117,6 +119,7 @@ def run(run_path: Path, choice: str, overrides: Sequence[str], source: Path, kin
             "checkpoint": choice if choice in ("last", "best") else str(file.absolute()),
             "preprocessing": {"resize": preprocess.resize, "crop": preprocess.crop, "pooling": config.test.pooling},
             "source": str(source.absolute()),
+            **({"names": names.to_json()} if names else {}),
         }
         mark, dim = fingerprint(model.embedding, preprocess, config.test.pooling), model.embedding.num_features
         keys = [split.key(i) for i in range(len(split))]
@@ -233,13 +236,26 @@ def log_recall(gallery: Gallery, index: Index) -> None:
     logger.info("index %s: recall@10 %.3f against exact; robust-reid search --tune tries others", index.factory, found)
 
 
-def _tracklets(source: Path, kind: str) -> tuple[Split, np.ndarray, np.ndarray]:
-    """What to embed, and its query and gallery rows; only a dataset with a test protocol has queries."""
+def _tracklets(source: Path, kind: str, config: Config) -> tuple[Split, np.ndarray, np.ndarray, IdNames]:
+    """What to embed, its query and gallery rows, and names. Only what has a test protocol has queries; of a table, all is embedded."""
     if kind == "mars":
         benchmark = load_mars(source)
-        return benchmark.test, benchmark.query, benchmark.gallery
-    split = (load_folders if kind == "folders" else load_manifest)(source)
-    return split, np.arange(0), np.arange(len(split))
+        return benchmark.test, benchmark.query, benchmark.gallery, benchmark.names
+    if kind == "folders":
+        split = load_folders(source)
+        return split, np.arange(0), np.arange(len(split)), IdNames()
+    rows = load_rows(source)
+    for note in rows.notes:
+        logger.info("%s: %s", source, note)
+    query, gallery = rows.query, rows.gallery
+    if rows.part is not None:  # only what is tested is searched by a test; a search finds all
+        tested, any_camera = np.flatnonzero(rows.part == "test"), config.test.any_camera
+        if rows.role is None:
+            draw = Draw(seed=config.data.split_seed)
+            query = tested[draw_queries(rows.split.select(tested), draw, any_camera=any_camera)]
+            gallery = np.setdiff1d(tested, [] if any_camera else query[rows.split.camid[query] < 0])
+        query, gallery = np.intersect1d(query, tested), np.intersect1d(gallery, tested)
+    return rows.split, query, gallery if len(query) else np.arange(len(rows.split)), rows.names
 
 
 def load_model(config: Config, file: Path, runtime: Runtime) -> tuple[Classifier, Preprocess]:

@@ -29,7 +29,7 @@ from reid.report.html import write_report
 from reid.report.records import Kind, RankedList, ReportInput, Thumbnail
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, environment
-from reid.tracklets import Split
+from reid.tracklets import Benchmark, Split
 
 LISTS = 4  # best and worst queries shown
 HITS = 8  # ranks shown of each
@@ -42,20 +42,21 @@ def write_run_report(
     model: Classifier,
     preprocess: Preprocess,
     data: LabelledData,
-    features: FeatureSet,
+    features: FeatureSet | None,
     results: Sequence[EvalResult],
     baselines: Sequence[tuple[str, EvalResult]],
     runtime: Runtime,
 ) -> None:
-    """Writes report.html into the run directory; `results[0]` is the headline and chooses the queries shown."""
-    headline = results[0]
-    order = np.argsort(-headline.ap, kind="stable")
+    """Writes report.html into the run directory; `results[0]` is the headline and chooses the queries shown; without a test, none are."""
+    best, worst = ([], []) if features is None else _best_and_worst(features, data.benchmark, results[0])
     loss = " ".join([config.loss.name.upper(), *(f"({key} = {value})" for key, value in config.loss.options.items())])
     minutes = sum(row["seconds"] for row in directory.read_metrics()) / 60
     facts = {
         f"{name.capitalize()} set": f"{ids} ids, {tracklets} tracklets, {frames} frames, {cameras} cameras"
         for name, ids, tracklets, frames, cameras in data.benchmark.summary()
     }
+    if not results:
+        facts["Evaluated"] = "nothing: the dataset has no queries"
     if left_out := read_list(directory.damaged):
         facts["Images left out"] = f"{len(left_out)} that cannot be read ({directory.damaged.name})"
     facts |= {"Wrong training labels": data.noise, "Training time": f"{minutes:.1f} min on {runtime.device.type}"}
@@ -70,8 +71,8 @@ def write_run_report(
             metrics=directory.read_metrics(),
             weight_curves=_weight_curves(config),
             probability_histogram=_probabilities(model, preprocess, data.train, config, runtime),
-            best=_ranked_lists(features, data.benchmark.test, headline, order[:LISTS]),
-            worst=_ranked_lists(features, data.benchmark.test, headline, order[LISTS:][::-1][:LISTS]),
+            best=best,
+            worst=worst,
             settings=config.dump(),
             environment=environment(),
         ),
@@ -113,7 +114,16 @@ def _weight_curves(config: Config) -> list[tuple[str, np.ndarray, np.ndarray]]:
     return [first, *(curve for curve in others if not np.array_equal(curve[2], first[2]))]
 
 
-def _ranked_lists(features: FeatureSet, test: Split, result: EvalResult, which: np.ndarray) -> list[RankedList]:
+def _best_and_worst(
+    features: FeatureSet, benchmark: Benchmark, headline: EvalResult
+) -> tuple[list[RankedList], list[RankedList]]:
+    order = np.argsort(-headline.ap, kind="stable")
+    chosen = (order[:LISTS], order[LISTS:][::-1][:LISTS])
+    best, worst = (_ranked_lists(features, benchmark, headline, which) for which in chosen)
+    return best, worst
+
+
+def _ranked_lists(features: FeatureSet, data: Benchmark, result: EvalResult, which: np.ndarray) -> list[RankedList]:
     """What came nearest to some of the counted queries, `which` being their places in `result.query`."""
     found = rank(features, top_k=HITS, protocol=result.protocol, queries=result.query[which])
     lists = []
@@ -124,14 +134,15 @@ def _ranked_lists(features: FeatureSet, test: Split, result: EvalResult, which: 
         for row, similarity, match in zip(*ranked, strict=True):
             if row >= 0:
                 kind: Kind = "match" if match else "distractor" if features.pid[row] == 0 else "wrong"
-                hits.append(_thumbnail(test, row, kind, f"{similarity:.2f}"))
-        lists.append(RankedList(test.key(query), float(ap), _thumbnail(test, query, "query"), hits))
+                hits.append(_thumbnail(data, row, kind, f"{similarity:.2f}"))
+        lists.append(RankedList(data.test.key(query), float(ap), _thumbnail(data, query, "query"), hits))
     return lists
 
 
-def _thumbnail(test: Split, row: int, kind: Kind, similarity: str = "") -> Thumbnail:
+def _thumbnail(data: Benchmark, row: int, kind: Kind, similarity: str = "") -> Thumbnail:
     """The tracklet's middle frame, or the nearest to it that was not left out, no larger than the page shows it."""
-    caption = f"pid {test.pid[row]}\n" + " · ".join(filter(None, [f"cam {test.camid[row]}", similarity]))
+    test, names = data.test, data.names
+    caption = f"{names.person(test.pid[row])}\n" + " · ".join(filter(None, [names.camera(test.camid[row]), similarity]))
     image, file = Image.fromarray(_middle_frame(test, row)), io.BytesIO()
     image.thumbnail((128, 256))
     image.save(file, "JPEG", quality=85)

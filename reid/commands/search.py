@@ -5,6 +5,7 @@ Shapes: Q queries, K list length, D feature.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -19,8 +20,8 @@ from PIL import Image
 
 from reid.commands.extract import features_of, load_model
 from reid.datasets import frames
+from reid.datasets.images import IMAGE_SUFFIXES, images_in
 from reid.datasets.loader import decode
-from reid.datasets.mars import IMAGE_SUFFIXES
 from reid.errors import ConfigError, DataError, in_range
 from reid.files import atomic
 from reid.gallery import store, tune
@@ -38,6 +39,7 @@ from reid.tracklets import Split
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
+WIDE = 1.3  # width over height from which a query is no crop of a person; frames of cameras are 4:3 or wider
 PICTURE = (128, 256)  # (width, height) at most
 
 
@@ -56,7 +58,7 @@ class Options:
 
     Args:
         top_k: hits per query.
-        camera: only rows of these cameras.
+        camera: only rows of these cameras, by number or name.
         not_camera: no row of these.
         min_similarity: the smallest similarity that is a hit.
         false_match_rate: the same, by the share of pairs of different persons that reach it.
@@ -67,8 +69,8 @@ class Options:
     """
 
     top_k: int = 10
-    camera: list[int] | None = None
-    not_camera: list[int] | None = None
+    camera: list[str] | None = None
+    not_camera: list[str] | None = None
     min_similarity: float | None = None
     false_match_rate: float | None = None
     index: str | None = None
@@ -96,7 +98,8 @@ def run(
     """
     gallery = store.open_gallery(folder)
     features = gallery.features
-    rows = rows_of_cameras(features, options.camera, options.not_camera)
+    camera, not_camera = (_cameras(gallery, given) for given in (options.camera, options.not_camera))
+    rows = rows_of_cameras(features, camera, not_camera)
     named = _named(gallery, queries)
     least, facts = _least_similarity(gallery, options)
     index = _index(gallery, options.index) if rows is None else None
@@ -146,6 +149,18 @@ def run_tune(folder: Path, top_k: int, factory: str | None) -> None:
         print(f"to keep one: robust-reid gallery index {folder} 'INDEX'")
 
 
+def _cameras(gallery: Gallery, given: Sequence[str] | None) -> list[int] | None:
+    """The numbers of cameras given by name or number."""
+    if given is None:
+        return None
+    number_of = {name: number for number, name in gallery.names.camid.items()}
+    try:
+        return [number_of[text] if text in number_of else int(text) for text in given]
+    except ValueError as error:
+        there = ", ".join(number_of) or "numbers only"
+        raise ConfigError(f"camera: {error}; {gallery.folder} has cameras {there}") from None
+
+
 def _named(gallery: Gallery, queries: Sequence[str]) -> list[Query]:
     """What each query is; a key of the gallery comes before a file of that name."""
     row_of = store.rows_by_key(gallery)
@@ -166,7 +181,7 @@ def _named(gallery: Gallery, queries: Sequence[str]) -> list[Query]:
 
 
 def _frames_of(folder: Path) -> list[Path]:
-    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".")
+    names = images_in(folder)
     if not names:
         raise DataError(
             f"query {folder}: expected the images of one tracklet ({', '.join(IMAGE_SUFFIXES)}) in it, got none"
@@ -216,6 +231,7 @@ def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> n
     directory, choice = RunDirectory(Path(place)), options.checkpoint or gallery.about.get("checkpoint", "last")
     if not directory.config_file.is_file():
         raise DataError(f"{place}: the run that made {gallery.folder} is not there; say where it is by --run")
+    _warn_of_full_frames(queries)
     config = directory.config([f"machine.device={json.dumps(options.device)}", "machine.workers=0"])
     stop = np.cumsum([len(query.frames) for query in queries])
     unknown = np.zeros(len(queries), np.int64)
@@ -234,8 +250,22 @@ def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> n
     return made.features
 
 
+def _warn_of_full_frames(queries: Sequence[Query]) -> None:
+    """A picture much wider than a person is no crop of one, and is squashed into the shape of one."""
+    for query in queries:
+        with contextlib.suppress(DataError, OSError), Image.open(io.BytesIO(frames.read(query.frames[0]))) as picture:
+            width, height = picture.size
+            if width > WIDE * height:
+                logger.warning(
+                    "query %s: %d x %d is wider than a person by far: a full frame? Crop the person first, else its hits mean little",
+                    query.text,
+                    width,
+                    height,
+                )
+
+
 def _hits(gallery: Gallery, hits: Hits, i: int) -> list[dict[str, Any]]:
-    rows, features = hits.rows[i][hits.rows[i] >= 0], gallery.features
+    rows, features, names = hits.rows[i][hits.rows[i] >= 0], gallery.features, gallery.names
     assert features.key is not None
     return [
         {
@@ -245,6 +275,8 @@ def _hits(gallery: Gallery, hits: Hits, i: int) -> list[dict[str, Any]]:
             "pid": int(features.pid[row]),
             "camid": int(features.camid[row]),
             "similarity": float(similarity),
+            **({"pid_name": names.pid[pid]} if (pid := int(features.pid[row])) in names.pid else {}),
+            **({"camid_name": names.camid[camid]} if (camid := int(features.camid[row])) in names.camid else {}),
         }
         for rank, (row, similarity) in enumerate(zip(rows, hits.similarity[i], strict=False), start=1)
     ]
@@ -253,7 +285,12 @@ def _hits(gallery: Gallery, hits: Hits, i: int) -> list[dict[str, Any]]:
 def _print(records: Sequence[dict[str, Any]]) -> None:
     for record in records:
         rows = [
-            [*(hit[name] for name in ("rank", "key", "pid", "camid")), f"{hit['similarity']:.4f}"]
+            [
+                hit["rank"],
+                hit["key"],
+                *(hit.get(f"{name}_name", hit[name]) for name in ("pid", "camid")),
+                f"{hit['similarity']:.4f}",
+            ]
             for hit in record["hits"]
         ]
         table = text_table(["rank", "key", "pid", "camid", "similarity"], rows) if rows else "no hit"
@@ -277,9 +314,9 @@ def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
 
 
 def _who(gallery: Gallery, row: int) -> str:
-    pid, camid = gallery.features.pid[row], gallery.features.camid[row]
-    who = f"pid {pid}" if pid else str(gallery.features.key[row])  # type: ignore[index]
-    return f"{who}\ncam {camid}" if camid >= 0 else who
+    pid, camid, names = int(gallery.features.pid[row]), int(gallery.features.camid[row]), gallery.names
+    who = names.person(pid) if pid else str(gallery.features.key[row])  # type: ignore[index]
+    return f"{who}\n{names.camera(camid)}" if camid >= 0 else who
 
 
 def _picture(path: Path) -> bytes:

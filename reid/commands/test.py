@@ -5,13 +5,16 @@ Shapes: N tracklets.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from reid import experiment
 from reid.augment import Preprocess
 from reid.commands.extract import features_of, load_model
 from reid.commands.run_report import write_run_report
+from reid.commands.training_log import without_test
 from reid.config import Config
 from reid.datasets.damaged import DamagedImages, write_list
 from reid.errors import DataError
@@ -25,7 +28,9 @@ from reid.protocol import EvalProtocol, get_protocols
 from reid.report.tables import analysis_text, markdown_row, percent, protocols_table, results_table
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, share_buffers, start
-from reid.tracklets import Benchmark
+from reid.tracklets import Benchmark, IdNames
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -57,11 +62,35 @@ def run(
     protocols = get_protocols(protocol or config.test.protocols, any_camera=config.test.any_camera)
     with start(config.machine.device, config.machine.dtype) as runtime:
         model, preprocess = load_model(config, directory.checkpoint(choice), runtime)
-        benchmark = experiment.load_benchmark(config)
+        benchmark = _benchmark(directory, config)
         features = benchmark_features(config, model.embedding, preprocess, benchmark, runtime)
         baselines = baseline_results(config, benchmark, runtime, protocols[0])
         if runtime.is_main:
-            _show(features, protocols, baselines, json_file=json_file, markdown=markdown, full=full, after=after)
+            printed: dict[str, Any] = {"markdown": markdown, "full": full, "after": after, "names": benchmark.names}
+            _show(features, protocols, baselines, json_file=json_file, **printed)
+
+
+def _benchmark(directory: RunDirectory, config: Config) -> Benchmark:
+    """What to test on: of the run's own table, wherever it lies now, whom split.csv says; of another one all, unless it says itself."""
+    drawn, path = directory.drawn(), directory.config().data.path
+    own = config.data.path is None or path is None or Path(config.data.path).name == Path(path).name
+    benchmark = experiment.load_benchmark(config, (drawn or {}) if own else {})
+    for note in benchmark.notes:
+        logger.info("%s: %s", benchmark.name, note)
+    if not len(benchmark.query):
+        raise DataError(without_test(benchmark))
+    if not own and drawn is not None:
+        trained = {person for person, part in drawn.items() if part != "test"}
+        tested = {benchmark.names.pid.get(pid, str(pid)) for pid in benchmark.test.pid.tolist() if pid > 0}
+        if shared := sorted(trained & tested):
+            logger.warning(
+                "%s: %d persons are called as persons the run was trained with, such as %s: if they are the same, figures are too good; "
+                "give the rows to be tested the split test",
+                benchmark.name,
+                len(shared),
+                shared[0],
+            )
+    return benchmark
 
 
 def run_on_features(
@@ -74,12 +103,17 @@ def run_on_features(
     after: str | None = None,
 ) -> None:
     """Evaluates a feature file or folder, made by any model; none is loaded. The options are those of `run`."""
-    features = store.read(source) if source.is_dir() else FeatureSet.load(source)
+    names = IdNames()
+    if source.is_dir():
+        gallery = store.open_gallery(source)
+        features, names = gallery.features, gallery.names
+    else:
+        features = FeatureSet.load(source)
     if not len(features.query):
         raise DataError(
             f"{source}: no query rows, so nothing to evaluate; give `query` in an .npz file, or extract a dataset with queries"
         )
-    _show(features, protocols, (), json_file=json_file, markdown=markdown, full=full, after=after)
+    _show(features, protocols, (), json_file=json_file, markdown=markdown, full=full, after=after, names=names)
 
 
 def _show(
@@ -91,11 +125,12 @@ def _show(
     markdown: bool,
     full: bool,
     after: str | None,
+    names: IdNames,
 ) -> None:
     results = evaluate_all(features, protocols, after=after)
     analyses = analyse(features, results) if full else None
     for result, analysis in zip(results, analyses, strict=True) if analyses else ():
-        print(analysis_text(result, analysis), end="\n\n")
+        print(analysis_text(result, analysis, names.camid), end="\n\n")
     _print(results, baselines, markdown=markdown)
     if json_file is not None:
         save_results(json_file, results, analyses)
@@ -117,8 +152,13 @@ def finish_run(
     """
     share_buffers(model)
     model.eval()
+    if not len(data.benchmark.query):
+        _finish_without_test(directory, config, model, preprocess, data, runtime, damaged)
+        return
     protocols = get_protocols(config.test.protocols, any_camera=config.test.any_camera)
     features = benchmark_features(config, model.embedding, preprocess, data.benchmark, runtime, damaged)
+    if runtime.is_main:
+        features.save(directory.features)  # before they are judged: what took long is kept
     baselines = baseline_results(config, data.benchmark, runtime, protocols[0])
     left_out = damaged.of_all_processes(runtime.device)
     if not runtime.is_main:
@@ -126,9 +166,28 @@ def finish_run(
     write_list(directory.damaged, left_out)
     results = evaluate_all(features, protocols)
     _print(results, baselines)
-    features.save(directory.features)
     save_results(directory.results, results)
     write_run_report(directory, config, model, preprocess, data, features, results, baselines, runtime)
+    print(f"report: {directory.report}")
+
+
+def _finish_without_test(
+    directory: RunDirectory,
+    config: Config,
+    model: Classifier,
+    preprocess: Preprocess,
+    data: LabelledData,
+    runtime: Runtime,
+    damaged: DamagedImages,
+) -> None:
+    """Ends a run that has nothing to be tested on: an empty eval.json, and a report of the training."""
+    left_out = damaged.of_all_processes(runtime.device)
+    if not runtime.is_main:
+        return
+    write_list(directory.damaged, left_out)
+    save_results(directory.results, [])
+    write_run_report(directory, config, model, preprocess, data, None, [], [], runtime)
+    print(without_test(data.benchmark))
     print(f"report: {directory.report}")
 
 

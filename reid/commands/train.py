@@ -18,16 +18,16 @@ from reid.commands.test import finish_run
 from reid.commands.training_log import TrainingLog, log_start
 from reid.config import Config, parse
 from reid.datasets.damaged import write_list
+from reid.datasets.holdout import how_to_judge
 from reid.engine import checkpoint
 from reid.engine.train import Job, LogWindow, fit
 from reid.errors import CheckpointError, ConfigError, DataError, ReidError
 from reid.evaluation.evaluate import evaluate
 from reid.models.embedding import Classifier
-from reid.protocol import MARKET1501
 from reid.report.tables import percent
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, gather_rows, share_buffers, start, sum_over_processes, wait_for_all
-from reid.tracklets import Split
+from reid.tracklets import IdNames, Split
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +51,14 @@ def run(config: Config, options: Options) -> None:
         Interrupted: after a signal, with the run ready to be resumed.
     """
     experiment.check(config)
-    directory = RunDirectory(options.output_dir)
+    config, directory = experiment.located(config), RunDirectory(options.output_dir)
     with start(config.machine.device, config.machine.dtype) as runtime:
         if runtime.is_main and not options.dry_run:
             directory.check(config, resume=options.resume is not None, overwrite=options.overwrite)
         wait_for_all()
-        data = experiment.load_data(config)
         sources = [] if options.dry_run else _to_resume(directory, options)
+        # Who is tested stays decided, even where the table has changed since.
+        data = experiment.load_data(config, directory.drawn() if sources else None)
         job = experiment.build_job(config, data.train, runtime, initial_weights=not sources)
         if options.dry_run:
             _dry_run(config, job, data, runtime)
@@ -67,12 +68,13 @@ def run(config: Config, options: Options) -> None:
         with contextlib.ExitStack() as stack:
             if runtime.is_main:
                 directory.prepare(config, overwrite=options.overwrite)
+                directory.keep_data(data.benchmark)
                 if progress.source is not None:
                     directory.adopt(progress.source)
                 stack.enter_context(logging_to_file(directory.log))
             log_start(config, job, data, runtime, options.command)
             if progress.step < job.iterations:
-                _train(config, directory, job, data.holdout, runtime, progress)
+                _train(config, directory, job, data, runtime, progress)
             else:
                 logger.info("all %d steps are done; nothing left to train", progress.step)
             finish_run(directory, config, _tested(job), job.preprocess, data, runtime, job.damaged)
@@ -111,6 +113,7 @@ def _restored(
             f"{source}: trained on {len(state['pids'])} identities, the dataset gives {len(data.train.pids)} or others; "
             "use the same data and labels"
         )
+    _require_same_names(state, data, source)
     checkpoint.load_weights(job.model, state["model"], source)
     checkpoint.load_weights(job.loss, state["loss"], source)
     if job.ema is not None:
@@ -124,6 +127,16 @@ def _restored(
     job.damaged.files.update(state.get("damaged", {}))
     logger.info("resuming from %s at step %d", source, state["step"])
     return _Progress(state["step"], state["best"], _window_of(state.get("windows"), runtime), source)
+
+
+def _require_same_names(state: dict[str, Any], data: experiment.LabelledData, source: Path) -> None:
+    """A class keeps its person: text ids are numbered anew when the table has others."""
+    before, now = IdNames.from_json(state.get("names")).pid, data.benchmark.names.pid
+    if changed := [pid for pid in state["pids"] if before.get(pid) != now.get(pid)]:
+        was, given = before.get(changed[0], changed[0]), now.get(changed[0], changed[0])
+        raise DataError(
+            f"{source}: the table's persons have changed: class {changed[0]} was {was!r} and would be {given!r}; train anew"
+        )
 
 
 def _require_same_step(step: int, folder: Path, runtime: Runtime) -> None:
@@ -170,11 +183,17 @@ def _dry_run(config: Config, job: Job, data: experiment.LabelledData, runtime: R
 
 
 def _train(
-    config: Config, directory: RunDirectory, job: Job, holdout: Split | None, runtime: Runtime, progress: _Progress
+    config: Config,
+    directory: RunDirectory,
+    job: Job,
+    data: experiment.LabelledData,
+    runtime: Runtime,
+    progress: _Progress,
 ) -> None:
     first, window = progress.step, progress.window or LogWindow.empty(runtime.device)
     with StopFlag() as stop, TrainingLog(directory, job, runtime, first) as log:
-        hooks = StepHooks(config, directory, job, holdout, runtime, progress, window, stop, log)
+        names = data.benchmark.names
+        hooks = StepHooks(config, directory, job, data.holdout, names, runtime, progress, window, stop, log)
         fit(job, runtime, first_step=first, window=window, after_step=hooks.after_step, on_log=log.write)
         if signum := _agreed(stop.signum, runtime):  # it came in while the last checkpoint was written
             hooks.end(signum)
@@ -189,6 +208,7 @@ class StepHooks:
     directory: RunDirectory
     job: Job
     holdout: Split | None
+    names: IdNames
     runtime: Runtime
     progress: _Progress
     window: LogWindow
@@ -225,9 +245,10 @@ class StepHooks:
         features_model = _tested(self.job)
         share_buffers(features_model)
         model, preprocess, damaged = features_model.embedding, self.job.preprocess, self.job.damaged
-        features = features_of(self.config, model, preprocess, holdout, self.runtime, damaged=damaged)
-        score = evaluate(features, MARKET1501).mAP
-        logger.info("held-out identities at step %d: mAP %s (%s)", self.progress.step, percent(score), MARKET1501.name)
+        protocol, query = how_to_judge(holdout, any_camera=self.config.test.any_camera)
+        features = features_of(self.config, model, preprocess, holdout, self.runtime, query=query, damaged=damaged)
+        score = evaluate(features, protocol).mAP
+        logger.info("held-out identities at step %d: mAP %s (%s)", self.progress.step, percent(score), protocol.name)
         if score is not None and (self.progress.best is None or score > self.progress.best):
             self.progress.best = score
             self._save(self.directory.best)
@@ -245,6 +266,7 @@ class StepHooks:
         write_list(self.directory.damaged, damaged)
         about = {"config": self.config.dump(), "pids": job.data.pids.tolist(), "damaged": damaged, "windows": windows}
         about |= {"step": progress.step, "best": progress.best}
+        about |= {"names": self.names.to_json()} if self.names else {}
         checkpoint.save(path, previous=previous, **about, **_states(job))
 
 

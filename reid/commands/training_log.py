@@ -17,6 +17,7 @@ from reid.experiment import LabelledData
 from reid.report.tables import text_table
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, environment
+from reid.tracklets import Benchmark
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,11 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
         train.num_frames,
         data.noise,
     )
-    if config.train.eval_freq > 0 and not config.data.holdout:
+    for note in data.benchmark.notes:
+        logger.info("%s: %s", data.benchmark.name, note)
+    if not len(data.benchmark.query):
+        logger.warning("%s", without_test(data.benchmark))
+    if config.train.eval_freq > 0 and data.holdout is None:
         logger.warning(
             "train.eval_freq=%d has no effect: no identities are held out to evaluate; set data.holdout=0.1, say",
             config.train.eval_freq,
@@ -51,6 +56,15 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
         config.model.name,
         parameters / 1e6,
         forward_flops(job, runtime) / 1e9,
+    )
+
+
+def without_test(benchmark: Benchmark) -> str:
+    """What cannot be evaluated where a dataset has no queries, and what to do about it."""
+    what = "no query among its test tracklets" if len(benchmark.test) else "no test set"
+    return (
+        f"{benchmark.name}: {what}, so no mAP and no CMC at the end; the model is trained all the same. To have them, give the dataset "
+        "queries, or test the run on another one (data.path=OTHER.csv, --data-root DIR)"
     )
 
 

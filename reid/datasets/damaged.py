@@ -67,7 +67,7 @@ def write_list(file: Path, files: Mapping[str, str]) -> None:
         atomic(file) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
     ):
-        csv.writer(stream).writerows([COLUMNS, *sorted(files.items())])
+        csv.writer(stream, lineterminator="\n").writerows([COLUMNS, *sorted(files.items())])
 
 
 def read_list(file: Path) -> dict[str, str]:

@@ -1,13 +1,15 @@
 """Training identities kept out of training, to choose a checkpoint by; the test set is never used for that.
 
-Shapes: T tracklets.
+Shapes: T tracklets, Q queries.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from reid.datasets.splitting import can_match
 from reid.errors import ConfigError
+from reid.protocol import EvalProtocol, get_protocols
 from reid.runtime import seed_of
 from reid.tracklets import Split
 
@@ -35,3 +37,30 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[np.ndarray, np.ndar
     held = np.random.default_rng(seed_of(seed, "holdout")).choice(pids, count, replace=False)
     is_held = np.isin(split.pid, held)
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def how_to_judge(held: Split, *, any_camera: bool) -> tuple[EvalProtocol, np.ndarray]:
+    """The protocol that held-out tracklets are evaluated by, all of them being the gallery, and which of them are queries.
+
+    Args:
+        held: T tracklets.
+        any_camera: as `test.any_camera`, so that a checkpoint is chosen by what it is tested for. Where no camera is known, it has to be.
+
+    Returns:
+        `market1501`, which leaves out queries without a match, and (Q,) int64 rising row numbers. A query whose camera is unknown would
+        find itself, so it is none unless cameras do not matter.
+
+    Raises:
+        ConfigError: no query has a match, so no checkpoint could be chosen.
+    """
+    any_camera = any_camera or bool((held.camid < 0).all())
+    able = can_match(held, any_camera=any_camera)
+    query = np.flatnonzero(able if any_camera else able & (held.camid >= 0))
+    if not len(query):
+        why = "each has one tracklet" if any_camera else "each is seen by one camera only"
+        advice = "" if any_camera else "; test.any_camera=true counts matches under the query's own camera"
+        raise ConfigError(
+            f"held-out identities: {len(np.unique(held.pid))} cannot be judged: {why}{advice}; data.holdout=0, or no rows of the split "
+            "val, trains without them"
+        )
+    return get_protocols("market1501", any_camera=any_camera)[0], query

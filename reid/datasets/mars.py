@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reid.datasets.images import images_in, is_rubbish
 from reid.datasets.pack import SUFFIX, stand_in
 from reid.errors import DataError
 from reid.tracklets import Benchmark, Split
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 # pid, camera, tracklet, frame; junk has the pid "00-1".
 _NAME = re.compile(rb"((\d{4,}|00-1)C(\d+)T\d{4,})F\d{3,}\.(?i:jpg|jpeg|png)")
 _EXAMPLE = "0001C1T0001F001.jpg"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class _Counts(NamedTuple):
@@ -131,6 +131,8 @@ def _image_folder(folder: Path, name: str) -> Path:
     got = "an empty folder"
     with os.scandir(root) as entries:
         for entry in entries:
+            if is_rubbish(entry.name):
+                continue
             if not entry.is_dir():
                 got = f"files such as {entry.name} directly in it"
             elif entry.name == name:
@@ -150,10 +152,10 @@ def image_names(root: Path) -> list[bytes]:
     if pack := stand_in(root):
         return pack.names.tolist()
     with os.scandir(root) as entries:
-        persons = [entry.name for entry in entries if entry.is_dir()]
+        persons = [entry.name for entry in entries if entry.is_dir() and not is_rubbish(entry.name)]
     names: list[bytes] = []
     for person in persons:
-        images = [image for image in os.listdir(root / person) if image.lower().endswith(IMAGE_SUFFIXES)]
+        images = images_in(root / person)
         for image in images:
             if not image.startswith(f"{person}C"):
                 raise DataError(f"{root / person}: expected names that begin with {person}C, got {image}")

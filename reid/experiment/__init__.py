@@ -4,7 +4,7 @@ data.py: the dataset and its labels · model.py: the network · training.py: a t
 """
 
 from reid.experiment.checking import check
-from reid.experiment.data import DATASETS, LabelledData, load_benchmark, load_data
+from reid.experiment.data import DATASETS, LabelledData, load_benchmark, load_data, located
 from reid.experiment.model import build_embedding
 from reid.experiment.training import build_job, build_loss
 
@@ -17,4 +17,5 @@ __all__ = [
     "check",
     "load_benchmark",
     "load_data",
+    "located",
 ]

@@ -5,7 +5,8 @@ Shapes: T tracklets, F frame names, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,20 @@ import torch
 from reid.binding import build
 from reid.config import Component, Config
 from reid.datasets.demo import load_truth
-from reid.datasets.holdout import hold_out
+from reid.datasets.holdout import hold_out, how_to_judge
+from reid.datasets.manifest import load_manifest
 from reid.datasets.mars import find_dataset, load_mars
 from reid.datasets.noise import NOISES, realised_rate
+from reid.datasets.splitting import Draw
 from reid.engine.train import TrainingSet
-from reid.errors import DataError
+from reid.errors import ConfigError, DataError
 from reid.files import data_root
 from reid.tracklets import Benchmark, Split
 
 DATASETS: dict[str, Callable[[Path], Benchmark]] = {
     "mars": lambda folder: load_mars(folder, "mars"),
     "demo": lambda folder: load_mars(folder, "demo"),
+    "manifest": load_manifest,  # of a table, where the others take a folder
 }
 
 
@@ -47,22 +51,58 @@ class LabelledData:
     noise: str
 
 
-def load_benchmark(config: Config) -> Benchmark:
+def located(config: Config) -> Config:
+    """The same config with places that do not depend on the folder it is used from, so that a run can be tested from any.
+
+    REID_DATA stays what decides where the config names no root: it may say another place on another machine.
+    """
+    root, path = config.data.root, config.data.path
+    if root is not None or (not os.environ.get("REID_DATA") and config.data.name != "manifest"):
+        root = str(data_root(root).absolute())
+    if path is not None:
+        path = str(Path(path).expanduser().absolute())
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root, "path": path})})
+
+
+def load_benchmark(config: Config, drawn: Mapping[str, str] | None = None, *, to_train: bool = False) -> Benchmark:
     """The dataset that the config names.
+
+    Args:
+        config: the run's.
+        drawn: person -> part, to keep to where a table does not say who is trained on; drawn here by default.
+        to_train: refuse a table that has nobody to train on.
 
     Raises:
         DataError: it is not there, or inconsistent.
     """
+    if config.data.name == "manifest":
+        if config.data.path is None:
+            raise ConfigError("data.path: the dataset manifest needs a table; expected data.path=tracks.csv, say")
+        draw = Draw(config.data.test_share, config.data.holdout or Draw.val, config.data.split_seed)
+        table = Path(config.data.path).expanduser()
+        if not table.exists():
+            raise DataError(f"{table}: no such table; name the place where it is now by data.path=FILE")
+        return load_manifest(table, draw=draw, drawn=drawn, any_camera=config.test.any_camera, to_train=to_train)
     return DATASETS[config.data.name](find_dataset(data_root(config.data.root), config.data.name))
 
 
-def load_data(config: Config) -> LabelledData:
-    """The dataset with the labels that training is to see."""
-    benchmark = load_benchmark(config)
+def load_data(config: Config, drawn: Mapping[str, str] | None = None) -> LabelledData:
+    """The dataset with the labels that training is to see; `drawn` as in `load_benchmark`.
+
+    Raises:
+        ConfigError: no checkpoint could be chosen by the held-out identities.
+        DataError: it is not there, inconsistent, or has fewer than two identities to train on.
+    """
+    benchmark = load_benchmark(config, drawn, to_train=True)
     split, intact_T, noise = _labelled(config, benchmark.train)
-    rows, held_rows = np.arange(len(split)), None
-    if config.data.holdout:
+    rows, held = np.arange(len(split)), benchmark.val
+    if held is not None and config.data.holdout and benchmark.drawn is None:
+        raise ConfigError("data.holdout: the table's split val chooses the checkpoint; leave out one of them")
+    if config.data.holdout and benchmark.drawn is None:
         rows, held_rows = hold_out(split, config.data.holdout, config.seed)
+        held = split.select(held_rows)
+    if held is not None:
+        how_to_judge(held, any_camera=config.test.any_camera)
     train = split.select(rows)
     labels, pids = train.labels()
     if len(pids) < 2:
@@ -71,7 +111,6 @@ def load_data(config: Config) -> LabelledData:
         )
     label_F = _per_frame(train, labels, fill=-1)
     intact_F = None if intact_T is None else _per_frame(train, intact_T[rows], fill=False)
-    held = None if held_rows is None else split.select(held_rows)
     return LabelledData(benchmark, TrainingSet(train, label_F, intact_F, pids), held, noise)
 
 

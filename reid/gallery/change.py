@@ -5,7 +5,7 @@ Shapes: N rows, D feature dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from reid.features import FeatureSet
 from reid.gallery import store
 from reid.gallery.index import Index
 from reid.gallery.store import Gallery
+from reid.tracklets import IdNames
 
 
 def holds(folder: Path, keys: Sequence[str], fingerprint: str, *, among_others: bool) -> bool:
@@ -63,11 +64,14 @@ def joined(held: Gallery, new: Gallery, features: np.ndarray) -> Gallery:
         features: (N, D), both's.
     """
     first, second, offset = held.features, new.features, len(held.features.pid)
+    pid, pid_names = _joined_ids(first.pid, held.names.pid, second.pid, new.names.pid)
+    camid, camid_names = _joined_ids(first.camid, held.names.camid, second.camid, new.names.camid)
+    names = IdNames(pid_names, camid_names)
     assert first.key is not None and second.key is not None, "rows of a gallery have keys"
     rows = FeatureSet(
         features,
-        np.concatenate([first.pid, second.pid]),
-        np.concatenate([first.camid, second.camid]),
+        pid,
+        camid,
         np.concatenate([first.query, offset + second.query]),
         np.concatenate([first.gallery, offset + second.gallery]),
         np.concatenate([first.key, second.key]),
@@ -75,7 +79,37 @@ def joined(held: Gallery, new: Gallery, features: np.ndarray) -> Gallery:
     )
     added = [*held.about.get("added", []), new.about["source"]]
     num_frames, path = (np.concatenate([getattr(g, name) for g in (held, new)]) for name in ("num_frames", "path"))
-    return Gallery(held.folder, rows, num_frames, path, {**held.about, "added": added})
+    about = {**held.about, "added": added, **({"names": names.to_json()} if names else {})}
+    return Gallery(held.folder, rows, num_frames, path, about)
+
+
+def _joined_ids(
+    first: np.ndarray, first_names: Mapping[int, str], second: np.ndarray, second_names: Mapping[int, str]
+) -> tuple[np.ndarray, dict[int, str]]:
+    """The ids of both, one number for each person or camera, and what they are called.
+
+    Who is called the same, or has the same number where nobody has a name, is the same. The first keep their numbers.
+    """
+    if not first_names and not second_names:
+        return np.concatenate([first, second]), {}
+    number_of = {first_names.get(number, str(number)): number for number in np.unique(first).tolist()}
+    number_of |= {name: number for number, name in first_names.items()}
+    names, taken = dict(first_names), set(number_of.values())
+    next_one = max([0, *taken, *np.setdiff1d(second, list(second_names)).tolist()]) + 1
+    new_number: dict[int, int] = {}
+    for number in np.unique(second).tolist():
+        name = second_names.get(number, str(number))
+        if number <= 0 and number not in second_names:  # junk, distractors and the unknown have no name to go by
+            new_number[number] = number
+        elif name in number_of:
+            new_number[number] = number_of[name]
+        else:
+            plain = number not in second_names and number not in taken
+            new_number[number] = number if plain else next_one
+            if not plain:
+                names[next_one], next_one = name, next_one + 1
+            taken.add(new_number[number])
+    return np.concatenate([first, np.array([new_number[number] for number in second.tolist()], np.int64)]), names
 
 
 def remove(folder: Path, keys: Iterable[str]) -> int:

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from reid.errors import DataError
+from reid.tracklets import IdNames
 
 SCHEMA = 1
 ABOUT, COLUMNS = "gallery.json", ["row", "key", "pid", "camid", "num_frames", "path"]
+NAME_COLUMNS = ["pid_name", "camid_name"]  # of meta.csv, where the source has text for persons or cameras
 ROW_LISTS = ("query", "gallery")
 
 
@@ -55,8 +57,9 @@ def read_about(folder: Path) -> dict[str, Any]:
             raise ValueError("counts.tracklets must be a number, and index a mapping")
         if not all(isinstance(about.get(name, ""), str) for name in ("run", "checkpoint", "source")):
             raise ValueError("run, checkpoint and source must be texts")
+        IdNames.from_json(about.get("names"))
         return about | {"fingerprint": about["fingerprint"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{folder / ABOUT}: no complete feature folder of robust-reid extract: {error}; extract the features again"
         ) from None

@@ -1,6 +1,7 @@
 """A folder of tracklet features: what robust-reid extract writes, and robust-reid test reads as it reads a feature file.
 
-`features.npy` (N, D) float32 unit rows · `meta.csv` (row, key, pid, camid, num_frames, path of the middle frame) · `gallery.json`
+`features.npy` (N, D) float32 unit rows · `meta.csv` (row, key, pid, camid, num_frames, path of the middle frame; pid_name and
+camid_name where persons or cameras have names) · `gallery.json`
 (schema, fingerprint, run, preprocessing, counts, and the query rows where the source has a test protocol) · `index.faiss` if wanted.
 
 A change is written beside what is there, as `NAME.new`, `gallery.json.new` last: its appearance is the change. From then on a
@@ -30,8 +31,8 @@ from reid.errors import DataError
 from reid.features import FeatureSet
 from reid.files import LOCK, atomic, exclusive_lock
 from reid.gallery.index import Index, read_index
-from reid.gallery.records import ABOUT, COLUMNS, ROW_LISTS, SCHEMA, current, read_about, read_meta, state
-from reid.tracklets import Split
+from reid.gallery.records import ABOUT, COLUMNS, NAME_COLUMNS, ROW_LISTS, SCHEMA, current, read_about, read_meta, state
+from reid.tracklets import IdNames, Split
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,11 @@ class Gallery:
     path: np.ndarray
     about: Mapping[str, Any]
     state: tuple[int, int] | None = None
+
+    @property
+    def names(self) -> IdNames:
+        """Of persons and cameras, where the source has text for them."""
+        return IdNames.from_json(self.about.get("names"))
 
 
 def rows_by_key(gallery: Gallery) -> dict[str, int]:
@@ -179,13 +185,22 @@ def commit(gallery: Gallery, index: Index | None = None) -> None:
         atomic(folder / f"{META}.new") as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        csv.writer(file).writerows([COLUMNS, *zip(*columns, strict=True)])
+        writer = csv.writer(file, lineterminator="\n")
+        if names := gallery.names:
+            told = [[of.get(number, "") for number in ids.tolist()] for ids, of in _named(rows, names)]
+            writer.writerows([[*COLUMNS, *NAME_COLUMNS], *zip(*columns, *told, strict=True)])
+        else:
+            writer.writerows([COLUMNS, *zip(*columns, strict=True)])
     if index is not None:
         with atomic(folder / f"{INDEX}.new") as temporary:
             index.save(temporary)
     with atomic(folder / f"{ABOUT}.new") as temporary:
         temporary.write_text(json.dumps(_record(gallery, index), indent=1) + "\n", encoding="utf-8")
     finish_pending_change(folder)
+
+
+def _named(rows: FeatureSet, names: IdNames) -> list[tuple[np.ndarray, Mapping[int, str]]]:
+    return [(rows.pid, names.pid), (rows.camid, names.camid)]
 
 
 def _record(gallery: Gallery, index: Index | None) -> dict[str, Any]:

@@ -65,16 +65,19 @@ def markdown_row(name: str, result: EvalResult) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def analysis_text(result: EvalResult, analysis: Mapping[str, Any]) -> str:
+def analysis_text(
+    result: EvalResult, analysis: Mapping[str, Any], camera_names: Mapping[int, str] | None = None
+) -> str:
     """Everything beyond the block of one result: intervals, camera pairs, verification.
 
     Args:
         result: the figures.
         analysis: their JSON objects `interval`, `camera_pairs` and `verification`; each may be None.
+        camera_names: number -> name, of cameras that have one.
     """
     parts = (
         ("interval", lambda interval: _interval_table(result, interval)),
-        ("camera_pairs", _camera_tables),
+        ("camera_pairs", lambda pairs: _camera_tables(pairs, camera_names or {})),
         ("verification", _verification_table),
     )
     given = [write(analysis[name]) for name, write in parts if analysis[name] is not None]
@@ -88,11 +91,11 @@ def _interval_table(result: EvalResult, interval: Mapping[str, Any]) -> str:
     return f"{title}\n{text_table(['figure', 'value', 'low', 'high'], rows)}"
 
 
-def _camera_tables(pairs: Mapping[str, Any]) -> str:
-    tables = []
+def _camera_tables(pairs: Mapping[str, Any], names: Mapping[int, str]) -> str:
+    tables, cameras = [], [names.get(camera, str(camera)) for camera in pairs["cameras"]]
     for name, key in (("mAP", "mAP"), ("Rank-1", "rank1")):
-        header = [r"query \ match", *map(str, pairs["cameras"])]
-        rows = [[camera, *map(percent, row)] for camera, row in zip(pairs["cameras"], pairs[key], strict=True)]
+        header = [r"query \ match", *cameras]
+        rows = [[camera, *map(percent, row)] for camera, row in zip(cameras, pairs[key], strict=True)]
         title = (
             f"{name} by camera of the query and camera of its matches; across cameras {percent(pairs[f'{key}_across'])}"
         )

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("run", type=Path, help="run directory of robust-reid train")
     parser.add_argument(
-        "input", type=Path, help="dataset in MARS layout, folder of tracklet folders, or manifest (CSV)"
+        "input", type=Path, help="dataset in MARS layout, folder of tracklet folders, or table (CSV, Parquet)"
     )
     cli.add_config_flags(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="feature folder to write")

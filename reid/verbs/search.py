@@ -12,8 +12,8 @@ EXAMPLES = """\
   robust-reid search galleries/mars --tune          # what an index would gain and lose here"""
 
 
-def _cameras(text: str) -> list[int]:
-    return [int(camera) for camera in text.split(",")]
+def _cameras(text: str) -> list[str]:
+    return [camera.strip() for camera in text.split(",")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "queries", nargs="*", metavar="QUERY", help="key of the gallery, image (of a pack too), or folder of frames"
     )
     parser.add_argument("--top-k", type=int, default=10, metavar="K", help="hits per query (default: 10)")
-    parser.add_argument("--camera", type=_cameras, metavar="ID[,ID…]", help="search these cameras only")
+    parser.add_argument(
+        "--camera", type=_cameras, metavar="ID[,ID…]", help="search these cameras only, by number or name"
+    )
     parser.add_argument("--not-camera", type=_cameras, metavar="ID[,ID…]", help="leave these cameras out")
     least = parser.add_mutually_exclusive_group()
     least.add_argument("--min-similarity", type=float, metavar="X", help="hits at least so similar, -1 to 1")

@@ -1,4 +1,4 @@
-"""People's own tracklets: folders of folders and manifests."""
+"""People's own tracklets: folders of folders, and what kind of source a path is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reid.datasets.folders import detect_kind, load_folders, load_manifest
+from reid.datasets.folders import detect_kind, load_folders
 from reid.errors import DataError
 
 
@@ -14,12 +14,6 @@ def touch(*files: Path) -> None:
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-
-
-def manifest(tmp_path: Path, text: str) -> Path:
-    file = tmp_path / "clips.csv"
-    file.write_bytes(text.encode())
-    return file
 
 
 def test_each_subfolder_is_a_tracklet_sorted_by_name(tmp_path):
@@ -47,56 +41,65 @@ def test_folder_mistakes_are_said(tmp_path):
     with pytest.raises(DataError, match="empty: expected the images of one tracklet"):
         load_folders(tmp_path)
     touch(tmp_path / "loose.jpg")
-    with pytest.raises(DataError, match=r"got images such as loose.jpg directly in it"):
+    with pytest.raises(
+        DataError, match=r"got images such as loose.jpg directly in it; robust-reid import \S+ --as flat"
+    ):
         load_folders(tmp_path)
 
 
-def test_a_manifest_groups_frames_and_keeps_their_order(tmp_path):
-    text = "path,tracklet,pid,camid\nf/9.jpg,t2,5,1\nf/1.jpg,t1,-1,2\n\nf/2.jpg,t2,5,1\n"
-    split = load_manifest(manifest(tmp_path, text))
-    assert [(t.key, t.pid, t.camid) for t in split] == [("t2", 5, 1), ("t1", -1, 2)]
-    assert split[0].paths == [tmp_path / "f/9.jpg", tmp_path / "f/2.jpg"]
-    assert split[1].paths == [tmp_path / "f/1.jpg"]
+def test_what_systems_leave_behind_is_passed_over(tmp_path):
+    touch(tmp_path / "t1/1.jpg", tmp_path / "t1/._1.jpg", tmp_path / "t1/Thumbs.db", tmp_path / "t1/.DS_Store")
+    touch(
+        tmp_path / "__MACOSX/._x.jpg",
+        tmp_path / "__MACOSX/t1/x.jpg",
+        tmp_path / ".DS_Store",
+        tmp_path / "@eaDir/t1.jpg",
+    )
+    (tracklet,) = load_folders(tmp_path)
+    assert (tracklet.key, tracklet.paths) == ("t1", [tmp_path / "t1/1.jpg"])
 
 
-@pytest.mark.parametrize("text", ["path,tracklet\na.jpg,t\n", "\ufefftracklet,path\r\nt,a.jpg\r\n"])
-def test_unknown_person_and_camera(tmp_path, text):
-    (tracklet,) = load_manifest(manifest(tmp_path, text))
-    assert (tracklet.key, tracklet.pid, tracklet.camid, tracklet.paths) == ("t", 0, -1, [tmp_path / "a.jpg"])
+MIXED = {
+    "market1501": (["bounding_box_test/0002_c1s1_000451_03.jpg", "bounding_box_test/-1_c2s1_000451_00.jpg"], ".", "."),
+    "mars": (["bbox_test/0001/0001C1T0001F001.jpg", "bbox_test/0001/0001C1T0002F001.jpg"], "bbox_test", "."),
+    "msmt17": (
+        ["train/0000/0000_000_01_0303morning_0015_0_ex.jpg", "train/0000/0000_001_02_0303noon_0015_0.jpg"],
+        "train",
+        ".",
+    ),
+    "ls-vid": (
+        ["tracklet_train/0001/0001_c01_s01_f0001.jpg", "tracklet_train/0001/0001_c02_s01_f0001.jpg"],
+        "tracklet_train",
+        ".",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", r"clips.csv: line 1: expected the header path,tracklet\[,pid,camid\], got ''"),
-        ("path,pid\na,1\n", "line 1: .* got 'path,pid'"),
-        ("path,tracklet,camera\na,t,1\n", "line 1: .* got 'path,tracklet,camera'"),
-        ("path,tracklet,path\na,t,b\n", "line 1"),
-        ("path,tracklet\n", "expected one row per frame after the header, got none"),
-        ("path,tracklet\na.jpg\n", "line 2: expected 2 cells"),
-        ("path,tracklet\na.jpg,t\n,t\n", "line 3: path is empty"),
-        ("path,tracklet\na.jpg,\n", "line 2: tracklet is empty"),
-        ("path,tracklet,pid\na.jpg,t,x\n", "line 2: expected pid to be a whole 64-bit number from -1 on, got 'x'"),
-        (
-            "path,tracklet,camid\na.jpg,t,-2\n",
-            "line 2: expected camid to be a whole 64-bit number from -1 on, got '-2'",
-        ),
-        ("path,tracklet,pid\na,t,1\nb,t,2\n", "line 3: tracklet t: expected pid 1 camid -1 .* got pid 2 camid -1"),
-        ("path,tracklet,camid\na,t,1\nb,t,2\n", "line 3: tracklet t: expected pid 0 camid 1 .* got pid 0 camid 2"),
-        ('path,tracklet\n"a,t\n', "not a readable CSV file"),
-    ],
-)
-def test_manifest_mistakes_name_file_and_line(tmp_path, text, message):
-    with pytest.raises(DataError, match=message):
-        load_manifest(manifest(tmp_path, text))
+@pytest.mark.parametrize("layout", MIXED)
+def test_a_known_layout_is_no_folder_of_tracklets(tmp_path, layout):
+    """Each folder would become one tracklet, the mean of everyone in it."""
+    files, given, dataset = MIXED[layout]
+    touch(*(tmp_path / file for file in files))
+    command = f"robust-reid import {tmp_path / dataset} --as {layout} --out tracks.csv"
+    with pytest.raises(DataError, match="expected the images of one tracklet; by their names") as caught:
+        load_folders(tmp_path / given)
+    assert command in str(caught.value)
+    touch(tmp_path / "alone/t1" / Path(files[0]).name)  # one tracklet whose name fits: nothing is mixed there
+    assert len(load_folders(tmp_path / "alone")) == 1
 
 
-def test_a_missing_or_binary_manifest_is_said(tmp_path):
-    with pytest.raises(DataError, match="not a readable CSV file"):
-        load_manifest(tmp_path / "none.csv")
-    (tmp_path / "bytes.csv").write_bytes(b"path,tracklet\n\xff\xfe,t\n")
-    with pytest.raises(DataError, match="not a readable CSV file in UTF-8"):
-        load_manifest(tmp_path / "bytes.csv")
+def test_pictures_of_market_directly_in_a_folder(tmp_path):
+    touch(tmp_path / "Market/query/0002_c1s1_000451_03.jpg")
+    with pytest.raises(DataError, match=f"robust-reid import {tmp_path}/Market --as market1501 --out"):
+        load_folders(tmp_path / "Market/query")
+
+
+def test_persons_then_tracklets_then_frames(tmp_path):
+    touch(tmp_path / "alice/t1/1.jpg", tmp_path / "alice/t2/1.jpg")
+    with pytest.raises(
+        DataError, match=f"got folders of images such as t1; robust-reid import {tmp_path} --as folders"
+    ):
+        load_folders(tmp_path)
 
 
 def test_the_kind_of_an_input_is_told(tmp_path):
@@ -106,6 +109,10 @@ def test_the_kind_of_an_input_is_told(tmp_path):
     assert detect_kind(tmp_path / "set") == "mars"
     assert detect_kind(tmp_path / "own") == "folders"
     assert detect_kind(tmp_path / "list.CSV") == "manifest"
+    touch(tmp_path / "list.parquet", tmp_path / "list.txt", tmp_path / "coco.json")
+    assert {detect_kind(tmp_path / name) for name in ("list.parquet", "list.txt")} == {"manifest"}
+    with pytest.raises(DataError, match=r"got a file coco.json; robust-reid import \S+coco.json --as auto"):
+        detect_kind(tmp_path / "coco.json")
     for wrong, got in (("film.mp4", "a file film.mp4"), ("none", "nothing there")):
         with pytest.raises(DataError, match=f"expected a MARS layout.*got {got}"):
             detect_kind(tmp_path / wrong)

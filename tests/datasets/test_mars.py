@@ -99,7 +99,14 @@ def test_missing_name_lists_are_rebuilt_from_the_folders(mars, caplog):
     expected = load_mars(mars)
     for part in ("train", "test"):
         (mars / "info" / f"{part}_name.txt").unlink()
-    (mars / "bbox_test" / "0002" / "Thumbs.db").touch()
+    for rubbish in (
+        "bbox_test/0002/Thumbs.db",
+        "bbox_test/0002/._x.jpg",
+        "bbox_train/.DS_Store",
+        "bbox_train/__MACOSX/a.jpg",
+    ):
+        (mars / rubbish).parent.mkdir(exist_ok=True)
+        (mars / rubbish).touch()
     assert same(load_mars(mars), expected)
     assert "train_name.txt is missing; rebuilt 9 names" in caplog.text
 

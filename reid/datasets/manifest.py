@@ -1,0 +1,430 @@
+"""People's own tracklets from one table: a row per frame or per tracklet, and what the table leaves open decided and said.
+
+No image is opened here. Labels come from the table, never from a file's name.
+
+Shapes: N rows, F frames, T tracklets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from reid.datasets import frames
+from reid.datasets.images import IMAGE_SUFFIXES, images_in, is_image, is_video
+from reid.datasets.splitting import PARTS, Draw, can_match, draw_parts, draw_queries
+from reid.datasets.table import (
+    COLUMNS,
+    SUFFIXES,
+    UNKNOWN,
+    Ids,
+    Table,
+    also_called,
+    read_ids,
+    read_table,
+    write_table,
+)
+from reid.errors import DataError
+from reid.tracklets import Benchmark, IdNames, Split
+
+__all__ = ["COLUMNS", "SUFFIXES", "Table", "load_manifest", "load_rows", "read_table", "write_table"]
+
+UNKNOWN_PID, UNKNOWN_CAMID = 0, -1
+ROLES = ("query", "gallery", "both")
+_LOOKED_AT = 50  # files that are looked for; when none is there, the table's paths are taken to be wrong
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+class Rows(NamedTuple):
+    """Every tracklet of a table, in order of appearance, and what the table says of each.
+
+    `split` pid 0 and camid -1 where unknown · `known` (T,) bool: the person is · `part`, `role` (T,) texts, None without that column ·
+    `query`, `gallery` row numbers by the table's roles, or none and all · `names` · `notes`.
+    """
+
+    split: Split
+    known: np.ndarray
+    part: np.ndarray | None
+    role: np.ndarray | None
+    names: IdNames
+    notes: tuple[str, ...]
+
+    @property
+    def query(self) -> np.ndarray:
+        return np.arange(0) if self.role is None else np.flatnonzero(np.isin(self.role, ("query", "both")))
+
+    @property
+    def gallery(self) -> np.ndarray:
+        return np.arange(len(self.split)) if self.role is None else np.flatnonzero(self.role != "query")
+
+
+def load_rows(file: Path) -> Rows:
+    """Reads every tracklet of a table, whatever part it belongs to: what extraction embeds.
+
+    Args:
+        file: as `read_table` takes it; paths are relative to its folder, absolute, or begin with ``~``.
+
+    Raises:
+        DataError: a row is wrong, or a tracklet has two persons, cameras, parts or roles; names row and column.
+    """
+    table = read_table(Path(file))
+    _refuse_unsupported(table)
+    pid, camid = read_ids(table, "pid"), read_ids(table, "camid")
+    part, role = _choice(table, "split", PARTS, required=True), _choice(table, "role", ROLES, required=False)
+    if role is not None:
+        role = np.where(role == "", "gallery", role)
+        stray = np.flatnonzero((role != "gallery") & (part != "test")) if part is not None else np.arange(0)
+        if len(stray):
+            raise table.error(int(stray[0]), "role", f"{str(role[stray[0]])!r} is for rows of the split test")
+    code_N, keys = table.coded("tracklet")
+    first_T = np.zeros(len(keys), np.int64)
+    first_T[code_N[::-1]] = np.arange(len(table))[::-1]
+    (pid, filled_pid), (camid, filled_camid) = (_filled(ids, code_N, len(keys)) for ids in (pid, camid))
+    filled = {"pid": filled_pid, "camid": filled_camid}
+    said = {"pid": pid.number, "camid": camid.number, "split": part, "role": role}
+    _refuse_two(table, {column: values for column, values in said.items() if values is not None}, code_N, keys, first_T)
+    split, notes = _frames(table, code_N, keys)
+    number = pid.number[first_T]
+    split = replace(
+        split,
+        pid=np.where(number == UNKNOWN, UNKNOWN_PID, number),
+        camid=np.where(camid.number[first_T] == UNKNOWN, UNKNOWN_CAMID, camid.number[first_T]),
+    )
+    return Rows(
+        split,
+        number != UNKNOWN,
+        None if part is None else part[first_T],
+        None if role is None else role[first_T],
+        IdNames(pid.names, camid.names),
+        tuple(filter(None, (*_column_notes(table, pid, camid, filled), *notes))),
+    )
+
+
+def load_manifest(
+    file: Path,
+    *,
+    draw: Draw | None = None,
+    drawn: Mapping[str, str] | None = None,
+    any_camera: bool = False,
+    to_train: bool = True,
+) -> Benchmark:
+    """Reads a table to train on and to test with; its name is that of the file.
+
+    Without a column ``split`` the identities are drawn apart, without a column ``role`` one query for each person and camera. There
+    need be no test set: query and gallery are then empty. What was decided, counted and left out stands in `Benchmark.notes`.
+
+    Args:
+        file: as in `load_rows`.
+        draw: how identities are divided where the table does not say.
+        drawn: an earlier division to keep to, person as written -> part; persons it does not know are tested on.
+        any_camera: a match may be seen by the query's own camera.
+        to_train: refuse a table that has nobody to train on.
+
+    Raises:
+        DataError: as in `load_rows`; no column ``pid``; or nobody to train on.
+    """
+    file, draw = Path(file), draw or Draw()
+    rows = load_rows(file)
+    split, notes = rows.split, list(rows.notes)
+    if not rows.known.any():
+        raise DataError(f"{file}: no person is known, so there is nothing to train on or evaluate; fill a column pid")
+    parts = None
+    if rows.part is None:
+        parts, part = _drawn(rows, draw, drawn, any_camera=any_camera)
+        notes.append(_drawn_note(parts, drawn, draw.seed))
+    else:
+        part = rows.part
+    trained = np.flatnonzero((part == "train") & (split.pid > 0))
+    notes += _left_out(rows, part)
+    if not len(trained) and to_train:
+        raise DataError(f"{file}: no row of a known person is in the split train; expected at least two persons there")
+    val = split.select((part == "val") & (split.pid > 0)) if (part == "val").any() else None
+    test_rows = np.flatnonzero(part == "test")
+    test = split.select(test_rows)
+    if rows.role is None:
+        query = draw_queries(test, draw, any_camera=any_camera)
+        # A query whose camera is unknown would find itself; with known cameras, the protocol leaves it out.
+        own = np.array([], np.int64) if any_camera else query[test.camid[query] < 0]
+        gallery = np.setdiff1d(np.arange(len(test)), own)
+        if len(test_rows):
+            notes.append(
+                f"no column role: {len(query)} queries, one for each person and camera; all others are searched"
+            )
+    else:
+        role = rows.role[test_rows]
+        query, gallery = np.flatnonzero(np.isin(role, ("query", "both"))), np.flatnonzero(role != "query")
+        _refuse_query(file, test, query, role, any_camera=any_camera)
+    train = split.select(trained)
+    notes += _who_can_be_found(test, any_camera=any_camera)
+    notes += _shared_persons(train, val, test, rows.names)
+    return Benchmark(file.stem, train, test, query, gallery, val, rows.names, tuple(notes), parts)
+
+
+def _refuse_unsupported(table: Table) -> None:
+    """Columns that change what a picture is must not be passed over."""
+    for column in ("first", "last", "x", "y", "w", "h"):
+        if column in table:
+            filled = np.flatnonzero(np.array(table.cells(column)) != "")
+            if len(filled):
+                raise table.error(
+                    int(filled[0]),
+                    column,
+                    "frames of a video and boxes are cut out first; "
+                    f"robust-reid import {table.file} --crops crops --out cut.csv does it",
+                )
+    if "weight" in table:
+        table.numbers("weight", low=0)
+
+
+def _choice(table: Table, column: str, valid: tuple[str, ...], *, required: bool) -> np.ndarray | None:
+    """(N,) texts of a column that has few values, in lower case; None without it."""
+    if column not in table:
+        return None
+    codes, texts = table.coded(column)
+    lower = [text.lower() for text in texts]
+    for i, text in enumerate(lower):
+        if text not in valid and (text or required):
+            hint = "; for a query or gallery row, the split is test and the column role says which" * (text in ROLES)
+            where = int(np.argmax(codes == i))
+            raise table.error(where, column, f"expected {', '.join(valid)}, got {texts[i]!r}{hint}")
+    return np.array(lower)[codes]
+
+
+def _filled(ids: Ids, code_N: np.ndarray, num_tracklets: int) -> tuple[Ids, int]:
+    """The same with empty cells filled from other rows of their tracklet, and how many were."""
+    known = np.flatnonzero(ids.number != UNKNOWN)
+    told_T = np.full(num_tracklets, UNKNOWN)
+    told_T[code_N[known[::-1]]] = ids.number[known[::-1]]  # the first that is known
+    number = np.where(ids.number == UNKNOWN, told_T[code_N], ids.number)
+    return ids._replace(number=number), int((number != ids.number).sum())
+
+
+def _refuse_two(
+    table: Table, said: Mapping[str, np.ndarray], code_N: np.ndarray, keys: list[str], first_T: np.ndarray
+) -> None:
+    """A tracklet shows one person in one camera, and is in one part."""
+    wrong = {column: np.flatnonzero(values != values[first_T[code_N]]) for column, values in said.items()}
+    rows = {column: int(found[0]) for column, found in wrong.items() if len(found)}
+    if not rows:
+        return
+    column = min(rows, key=lambda name: rows[name])
+    row, first = rows[column], int(first_T[code_N[rows[column]]])
+    got, expected = (table.columns[column][i].as_py() for i in (row, first))
+    raise table.error(
+        row,
+        column,
+        f"tracklet {keys[code_N[row]]}: expected {expected!r} as in row {table.row[first]}, got {got!r}; one tracklet is one person "
+        "in one camera: give each its own name (camera and number, say)",
+    )
+
+
+def _frames(table: Table, code_N: np.ndarray, keys: list[str]) -> tuple[Split, list[str]]:
+    """The frames of every tracklet, in the order of its rows, and notes; persons and cameras are still unknown."""
+    texts = table.cells("path")
+    backslash = any("\\" in text for text in texts)
+    if backslash and not any("/" in text for text in texts):
+        drive = next((i for i, text in enumerate(texts) if _DRIVE.match(text)), None)
+        if drive is not None and os.name != "nt":
+            raise table.error(drive, "path", f"{texts[drive]!r} is a path of another machine; write it below the table")
+        texts = [text.replace("\\", "/") for text in texts]
+    texts = [os.path.expanduser(text) if text.startswith("~") else text for text in texts]
+    folder = table.file.parent
+    absolute = [os.path.isabs(text) for text in texts] if _may_be_absolute(texts) else []
+    if any(absolute):  # names below one root, which is then that of the file system
+        base = folder.absolute()
+        texts = [text if there else os.path.join(base, text) for text, there in zip(texts, absolute, strict=True)]
+        folder = Path(base.anchor)
+        texts = [text.lstrip("/") for text in texts]
+    others = {i: _images_of(table, i, folder, text) for i, text in enumerate(texts) if not is_image(text)}
+    order, length_N = np.argsort(code_N, kind="stable"), np.ones(len(texts), np.int64)
+    length_N[list(others)] = [len(images) for images in others.values()]
+    length_T = np.zeros(len(keys), np.int64)
+    np.add.at(length_T, code_N, length_N)
+    in_order = [texts[i] for i in order.tolist()]
+    if others:
+        in_order = list(chain.from_iterable(others.get(i, [texts[i]]) for i in order.tolist()))
+    names = [os.fsencode(name) for name in in_order]
+    _refuse_missing(table, folder, texts)
+    stop = np.cumsum(length_T)
+    unknown = np.zeros(len(keys), np.int64)
+    split = Split(folder, np.array(names), stop - length_T, stop, unknown, unknown - 1, np.array(keys))
+    return _without_repeats(split)
+
+
+def _may_be_absolute(texts: list[str]) -> bool:
+    return os.name == "nt" or any(text[0] == "/" for text in texts)
+
+
+def _images_of(table: Table, i: int, folder: Path, text: str) -> list[str]:
+    """The frames of a row that names no image file: those in its folder."""
+    place = folder / text
+    if place.is_dir():
+        if names := images_in(place):
+            return [f"{text.rstrip('/')}/{name}" for name in names]
+        raise table.error(i, "path", f"{place}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, got none")
+    if is_video(text):
+        raise table.error(
+            i,
+            "path",
+            f"a video is cut into frames first; robust-reid import {table.file} --crops crops --out cut.csv does it",
+        )
+    what = "a file that is no image" if place.is_file() else "nothing there"
+    raise table.error(i, "path", f"expected an image, a folder of frames or a video, got {what}: {place}")
+
+
+def _refuse_missing(table: Table, folder: Path, texts: list[str]) -> None:
+    """Where none of some files is there, the paths are wrong, not the files; single missing ones show when they are read."""
+    looked = np.unique(np.linspace(0, len(texts) - 1, _LOOKED_AT).astype(int)).tolist()
+    if not any((folder / texts[i]).exists() or frames.is_packed(folder / texts[i]) for i in looked):
+        raise table.error(
+            0,
+            "path",
+            f"no such file {folder / texts[0]}, nor any other of {len(looked)} looked for; a path is relative to the table's folder, "
+            "or absolute",
+        )
+
+
+def _without_repeats(split: Split) -> tuple[Split, list[str]]:
+    """Each frame once in its tracklet, and notes; one that stands in two tracklets is told."""
+    if len(set(split.names.tolist())) == len(split.names):
+        return split, []
+    notes = []
+    tracklet_F = np.repeat(np.arange(len(split)), split.lengths)
+    seen: dict[bytes, int] = {}
+    kept, shared = np.ones(len(split.names), bool), []
+    pairs: set[tuple[bytes, int]] = set()
+    for frame, (name, tracklet) in enumerate(zip(split.names.tolist(), tracklet_F.tolist(), strict=True)):
+        if (name, tracklet) in pairs:
+            kept[frame] = False
+        elif seen.setdefault(name, tracklet) != tracklet:
+            shared.append((name, tracklet))
+        pairs.add((name, tracklet))
+    if not kept.all():
+        example = os.fsdecode(split.names[np.argmin(kept)])
+        notes.append(
+            f"{int((~kept).sum())} rows repeat a frame of their own tracklet, such as {example}, and are read once"
+        )
+    if shared:
+        name, tracklet = shared[0]
+        notes.append(
+            f"{len(shared)} frames stand in two tracklets, such as {os.fsdecode(name)} in {split.key(seen[name])} and "
+            f"{split.key(tracklet)}: is one of them wrong?"
+        )
+    length_T = np.bincount(tracklet_F[kept], minlength=len(split))
+    stop = np.cumsum(length_T)
+    return replace(split, names=split.names[kept], start=stop - length_T, stop=stop), notes
+
+
+def _column_notes(table: Table, pid: Ids, camid: Ids, filled: Mapping[str, int]) -> list[str]:
+    notes = [pid.note, camid.note]
+    for column, ids, consequence in (
+        ("pid", pid, "persons are unknown: features can be extracted and searched, but nothing trained or evaluated"),
+        ("camid", camid, "cameras are unknown: a match may come from the query's own camera"),
+    ):
+        if column not in table:
+            notes.append(f"no column {column}: {consequence}{also_called(table, column)}")
+        if filled[column]:
+            notes.append(f"column {column}: {filled[column]} empty cells are filled from other rows of their tracklet")
+        if column in table and (empty := int((ids.number == UNKNOWN).sum())):
+            notes.append(f"column {column}: {empty} of {len(table)} rows are unknown, as their tracklet has none")
+    if "weight" in table:
+        notes.append("column weight: read, but training weighs all samples alike")
+    return notes
+
+
+def _labels(rows: Rows) -> Callable[[int], str]:
+    """A person's number as written in the table."""
+    return lambda pid: rows.names.pid.get(pid, str(pid))
+
+
+def _drawn(
+    rows: Rows, draw: Draw, earlier: Mapping[str, str] | None, *, any_camera: bool
+) -> tuple[dict[str, str], np.ndarray]:
+    """Person -> part, and (T,) the part of each tracklet: junk and distractors go to the test, unknown persons nowhere."""
+    split, label = rows.split, _labels(rows)
+    persons = [label(pid) for pid in np.unique(split.pid[split.pid > 0]).tolist()]
+    if earlier is None:
+        able = np.unique(split.pid[can_match(split, any_camera=any_camera)]).tolist()
+        parts = draw_parts(persons, map(label, able), draw)
+    else:
+        parts = {person: earlier.get(person, "test") for person in persons}
+    of_nobody = "test" if "test" in parts.values() else ""
+    part = np.array([parts[label(pid)] if pid > 0 else of_nobody for pid in split.pid.tolist()])
+    part[~rows.known] = ""
+    return parts, part
+
+
+def _drawn_note(parts: Mapping[str, str], earlier: Mapping[str, str] | None, seed: int) -> str:
+    if earlier is not None and not earlier:
+        return f"no column split: all {len(parts)} persons are tested"
+    counts = {part: sum(1 for one in parts.values() if one == part) for part in PARTS}
+    counted = ", ".join(f"{count} {part}" for part, count in counts.items())
+    how = (
+        "as this run drew them (split.csv)" if earlier is not None else f"drawn by identity with data.split_seed={seed}"
+    )
+    return f"no column split: persons {how}: {counted}"
+
+
+def _left_out(rows: Rows, part: np.ndarray) -> list[str]:
+    notes, pid = [], rows.split.pid
+    for chosen, why in (
+        (rows.known & (pid == 0) & np.isin(part, ("train", "val")), "pid 0, a distractor: number persons from 1"),
+        (rows.known & (pid < 0) & np.isin(part, ("train", "val")), "pid -1, junk"),
+        (~rows.known & np.isin(part, ("train", "val", "")), "no pid"),
+    ):
+        if count := int(chosen.sum()):
+            notes.append(f"{count} tracklets are not trained on: {why}")
+    if count := int((~rows.known & (part == "test")).sum()):
+        notes.append(f"{count} test tracklets have no pid and count as distractors, who match nobody")
+    return notes
+
+
+def _refuse_query(file: Path, test: Split, query: np.ndarray, role: np.ndarray, *, any_camera: bool) -> None:
+    for row in query.tolist():
+        if test.pid[row] <= 0:
+            raise DataError(
+                f"{file}: tracklet {test.key(row)}: a query of the role {role[row]} needs a person, a pid above 0"
+            )
+        if role[row] == "both" and test.camid[row] < 0 and not any_camera:
+            raise DataError(
+                f"{file}: tracklet {test.key(row)}: role both without a camera: the query would find itself; expected role query, "
+                "or a camid"
+            )
+    if len(test) and not len(query):
+        raise DataError(
+            f"{file}: column role: no test row is a query; give some the role query, or leave the column out"
+        )
+
+
+def _who_can_be_found(test: Split, *, any_camera: bool) -> list[str]:
+    """Test persons whom no query can find again, counted by the reason."""
+    able, persons = can_match(test, any_camera=any_camera), np.unique(test.pid[test.pid > 0])
+    lost = np.setdiff1d(persons, test.pid[able])
+    if not len(lost):
+        return []
+    of = test.select(np.isin(test.pid, lost))
+    single = int(sum(np.bincount(np.unique(of.pid, return_inverse=True)[1]) == 1))
+    reasons = [f"{single} have one tracklet"] * bool(single)
+    reasons += [f"{len(lost) - single} are seen by one camera only"] * (len(lost) > single)
+    advice = "; test.any_camera=true counts matches under the query's own camera too" * (len(lost) > single)
+    return [f"{len(lost)} of {len(persons)} test persons cannot be found again: {', '.join(reasons)}{advice}"]
+
+
+def _shared_persons(train: Split, val: Split | None, test: Split, names: IdNames) -> list[str]:
+    notes = []
+    for name, other in (("val", val), ("test", test)):
+        if other is not None:
+            shared = np.intersect1d(train.pid, other.pid[other.pid > 0]).tolist()
+            if shared:
+                notes.append(
+                    f"{len(shared)} persons are in the splits train and {name}, such as {names.person(shared[0])}: figures are then "
+                    "better than on people the model has never seen"
+                )
+    return notes
