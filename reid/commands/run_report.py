@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from reid import experiment
 from reid.augment import Preprocess
 from reid.config import Config
 from reid.datasets.damaged import DamagedImages, read_list
+from reid.datasets.folders import detect_kind
 from reid.datasets.loader import decode, load_batches
 from reid.engine.train import TrainingSet
 from reid.errors import DataError
@@ -25,8 +27,8 @@ from reid.experiment import LabelledData
 from reid.features import EvalResult, FeatureSet
 from reid.losses import CCE, IMAE, MAE
 from reid.models.embedding import Classifier
-from reid.report.html import write_report
 from reid.report.records import Kind, RankedList, ReportInput, Thumbnail
+from reid.report.run_page import write_report
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, environment
 from reid.tracklets import Split
@@ -59,6 +61,7 @@ def write_run_report(
     if left_out := read_list(directory.damaged):
         facts["Images left out"] = f"{len(left_out)} that cannot be read ({directory.damaged.name})"
     facts |= {"Wrong training labels": data.noise, "Training time": f"{minutes:.1f} min on {runtime.device.type}"}
+    best = _ranked_lists(features, data.benchmark.test, headline, order[:LISTS])
     write_report(
         directory.report,
         ReportInput(
@@ -70,12 +73,31 @@ def write_run_report(
             metrics=directory.read_metrics(),
             weight_curves=_weight_curves(config),
             probability_histogram=_probabilities(model, preprocess, data.train, config, runtime),
-            best=_ranked_lists(features, data.benchmark.test, headline, order[:LISTS]),
+            best=best,
             worst=_ranked_lists(features, data.benchmark.test, headline, order[LISTS:][::-1][:LISTS]),
             settings=config.dump(),
             environment=environment(),
+            commands=_commands(directory, data.benchmark.test, [ranked.title for ranked in best]),
         ),
     )
+
+
+def _commands(directory: RunDirectory, test: Split, queries: Sequence[str]) -> list[tuple[str, str]]:
+    """(command, what it does): how sure the figures are, a gallery of the test tracklets, or of one's own, and a search in it."""
+    run, gallery, dataset = str(directory.path), f"{directory.path}-gallery", test.root.parent
+    known = detect_kind(dataset) == "mars"
+    commands = (
+        (["test", run, "--full"], "95 % intervals, figures by camera, and the similarity to call two tracklets one person"),
+        (
+            ["extract", run, str(dataset) if known else "MY_TRACKLETS", "--out", gallery],
+            f"the features of {'its test tracklets' if known else 'your own tracklets, a folder of images each'}, as a gallery",
+        ),
+        (
+            ["search", gallery, queries[0] if known and queries else "person.jpg", "--html", "hits.html"],
+            "the nearest tracklets of that gallery, with pictures; an image or a folder of frames may be searched for too",
+        ),
+    )
+    return [(shlex.join(["robust-reid", *argv]), does) for argv, does in commands]
 
 
 @torch.inference_mode()
@@ -131,7 +153,7 @@ def _ranked_lists(features: FeatureSet, test: Split, result: EvalResult, which: 
 
 def _thumbnail(test: Split, row: int, kind: Kind, similarity: str = "") -> Thumbnail:
     """The tracklet's middle frame, or the nearest to it that was not left out, no larger than the page shows it."""
-    caption = f"pid {test.pid[row]}\n" + " · ".join(filter(None, [f"cam {test.camid[row]}", similarity]))
+    caption = "\n".join(filter(None, [f"pid {test.pid[row]}", f"cam {test.camid[row]}", similarity]))
     image, file = Image.fromarray(_middle_frame(test, row)), io.BytesIO()
     image.thumbnail((128, 256))
     image.save(file, "JPEG", quality=85)

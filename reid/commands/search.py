@@ -245,6 +245,7 @@ def _hits(gallery: Gallery, hits: Hits, i: int) -> list[dict[str, Any]]:
             "pid": int(features.pid[row]),
             "camid": int(features.camid[row]),
             "similarity": float(similarity),
+            "path": str(gallery.path[row]),
         }
         for rank, (row, similarity) in enumerate(zip(rows, hits.similarity[i], strict=False), start=1)
     ]
@@ -271,15 +272,17 @@ def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
         found = int(features.pid[row])
         # Where nobody knows who the query is, a hit is neither right nor wrong.
         kind: Kind = "hit" if pid < 1 else "match" if found == pid else "distractor" if found == 0 else "wrong"
-        caption_of_hit = f"{_who(gallery, int(row))} · {similarity:.2f}"
+        caption_of_hit = f"{_who(gallery, int(row))}\n{similarity:.2f}"
         shown.append(Thumbnail(_picture(Path(gallery.path[row])), caption_of_hit, kind))
     return HitList(query.text, f"{count} hit{'s' * (count != 1)}", Thumbnail(_picture(frame), caption, "query"), shown)
 
 
 def _who(gallery: Gallery, row: int) -> str:
-    pid, camid = gallery.features.pid[row], gallery.features.camid[row]
-    who = f"pid {pid}" if pid else str(gallery.features.key[row])  # type: ignore[index]
-    return f"{who}\ncam {camid}" if camid >= 0 else who
+    """Its key, and person and camera where they are known, a line each."""
+    features = gallery.features
+    assert features.key is not None
+    known = [f"{name} {value}" for name, value, least in (("pid", features.pid[row], 1), ("cam", features.camid[row], 0)) if value >= least]
+    return "\n".join([str(features.key[row]), *known])
 
 
 def _picture(path: Path) -> bytes:

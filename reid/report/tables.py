@@ -171,7 +171,7 @@ def weight_table(
     """
     groups = [(name, np.asarray(p_N, float)) for name, p_N in histogram if len(p_N)]
     groups = groups if len(groups) > 1 else []
-    header = ["loss", "w(0)", "w(½)", "w(1)", *(f"pull of {name}" for name, _ in groups)]
+    header = ["loss", "w(0)", "w(½)", "w(1)", *(f"share of {name}" for name, _ in groups)]
     equal = [("equal weights", np.array([0.0, 1.0]), np.ones(2))] if groups else []
     rows = []
     for name, p_P, w_P in [*curves, *equal]:

@@ -92,12 +92,12 @@ def test_percent(fraction, text):
     assert percent(fraction) == text
 
 
-def test_weight_table_shares_the_pull_as_summed_by_hand():
+def test_weight_table_shares_the_weight_as_summed_by_hand():
     p_P = np.linspace(0, 1, 101)
     curves = [("CCE", p_P, 2 * (1 - p_P)), ("nothing", p_P, 0 * p_P)]
     # CCE: right 2(0.2) + 2(0.4) = 1.2, wrong 2(0.9) = 1.8
     header, rows = weight_table(curves, [("right", np.array([0.8, 0.6])), ("wrong", np.array([0.1]))])
-    assert header == ["loss", "w(0)", "w(½)", "w(1)", "pull of right", "pull of wrong"]
+    assert header == ["loss", "w(0)", "w(½)", "w(1)", "share of right", "share of wrong"]
     assert rows == [
         ["CCE", "2.00", "1.00", "0.00", "40.0%", "60.0%"],
         ["nothing", "0.00", "0.00", "0.00", "n/a", "n/a"],

@@ -13,7 +13,8 @@ from PIL import Image
 from reid.errors import DataError
 from reid.features import EvalResult
 from reid.protocol import MARS_HIT_AP, MARS_OFFICIAL
-from reid.report.html import RankedList, ReportInput, Thumbnail, report_html, write_report
+from reid.report.records import RankedList, ReportInput, Thumbnail
+from reid.report.run_page import report_html, write_report
 from reid.report.style import CSS
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
