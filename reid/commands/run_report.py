@@ -55,7 +55,7 @@ def write_run_report(
     loss = " ".join([config.loss.name.upper(), *(f"({key} = {value})" for key, value in config.loss.options.items())])
     minutes = sum(row["seconds"] for row in directory.read_metrics()) / 60
     facts = {
-        f"{name.capitalize()} set": f"{ids} ids, {tracklets} tracklets, {frames} frames, {cameras} cameras"
+        f"{name.capitalize()} set": f"{ids} persons, {tracklets} tracklets, {frames} frames, {cameras} cameras"
         for name, ids, tracklets, frames, cameras in data.benchmark.summary()
     }
     if left_out := read_list(directory.damaged):
@@ -71,7 +71,7 @@ def write_run_report(
             results=results,
             baselines=baselines,
             metrics=directory.read_metrics(),
-            weight_curves=_weight_curves(config),
+            weight_curves=_weight_curves(config, f"this run: {loss}"),
             probability_histogram=_probabilities(model, preprocess, data.train, config, runtime),
             best=best,
             worst=_ranked_lists(features, data.benchmark.test, headline, order[LISTS:][::-1][:LISTS]),
@@ -87,7 +87,10 @@ def _commands(directory: RunDirectory, test: Split, queries: Sequence[str]) -> l
     run, gallery, dataset = str(directory.path), f"{directory.path}-gallery", test.root.parent
     known = detect_kind(dataset) == "mars"
     commands = (
-        (["test", run, "--full"], "95 % intervals, figures by camera, and the similarity to call two tracklets one person"),
+        (
+            ["test", run, "--full"],
+            "95 % intervals, figures by camera, and the similarity to call two tracklets one person",
+        ),
         (
             ["extract", run, str(dataset) if known else "MY_TRACKLETS", "--out", gallery],
             f"the features of {'its test tracklets' if known else 'your own tracklets, a folder of images each'}, as a gallery",
@@ -121,11 +124,11 @@ def _probabilities(
     return [("right labels", p_N[intact_N]), ("wrong labels", p_N[~intact_N])]
 
 
-def _weight_curves(config: Config) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _weight_curves(config: Config, name: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """The run's own w(p), where its loss has one, then those of CCE, MAE and IMAE where they differ from it."""
     p = torch.linspace(0, 1, 201)
     losses = {
-        f"{config.loss.name} (this run)": experiment.build_loss(config),
+        name: experiment.build_loss(config),
         "CCE": CCE(),
         "MAE": MAE(),
         "IMAE, T = 8": IMAE(),

@@ -281,7 +281,11 @@ def _who(gallery: Gallery, row: int) -> str:
     """Its key, and person and camera where they are known, a line each."""
     features = gallery.features
     assert features.key is not None
-    known = [f"{name} {value}" for name, value, least in (("pid", features.pid[row], 1), ("cam", features.camid[row], 0)) if value >= least]
+    known = [
+        f"{name} {value}"
+        for name, value, least in (("pid", features.pid[row], 1), ("cam", features.camid[row], 0))
+        if value >= least
+    ]
     return "\n".join([str(features.key[row]), *known])
 
 

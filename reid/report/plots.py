@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _MOST_POINTS = 500
 _ACCURACIES = (
-    ("accuracy", "all samples"),
+    ("accuracy", "all images"),
     ("accuracy_intact", "right labels"),
     ("accuracy_corrupted", "wrong labels"),
 )
@@ -54,7 +54,9 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
     figure, axes = canvas([height for _, height, _, _ in panels])
     for ax, (label, _, step_T, value_T) in zip(axes, panels, strict=True):
         _trend(ax, step_T, value_T, "c1", smooth=label != "learning rate")
-        ax.set_title(label, loc="left", fontsize="medium")  # beside the axes, names of low panels would run into each other
+        ax.set_title(
+            label, loc="left", fontsize="medium"
+        )  # beside the axes, names of low panels would run into each other
     _step_axis(axes[-1])
     ends = ", ".join(f"{label} from {value_T[0]:.4g} to {value_T[-1]:.4g}" for label, _, _, value_T in panels)
     return Plot(to_svg(figure), f"Training over steps: {ends}.")
@@ -79,7 +81,7 @@ def accuracy_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
     for key, (_, _, step_T, value_T) in zip(legend, found, strict=True):
         _trend(ax, step_T, 100 * value_T, key.role, key.dash)
     ax.set_ylim(0, 100)
-    ax.set_ylabel("label given back, %")
+    ax.set_ylabel("predicted as labelled, %")
     _step_axis(ax)
     ends = ", ".join(f"{label} {percent(value_T[-1])}" for _, label, _, value_T in found)
     return Plot(to_svg(figure), f"Training accuracy against the given labels; at the last step: {ends}.", legend)

@@ -63,8 +63,8 @@ def _memorised(report: ReportInput) -> str:
     if wrong is None:
         return "No training label is known to be wrong."
     return (
-        f"At the end of training the network gave back the label of {percent(wrong)} of the images whose label is wrong (those it has "
-        f"memorised) and of {percent(right)} of those whose label is right."
+        f"At the end of training the network predicted the label as given for {percent(wrong)} of the images whose label is wrong (it has "
+        f"memorised those) and for {percent(right)} of those whose label is right."
     )
 
 
@@ -84,8 +84,8 @@ def _curves(report: ReportInput) -> Iterator[tuple[str, Plot | None, str]]:
     yield (
         "Training accuracy",
         plots.accuracy_curves(report.metrics),
-        "Share of the training images for which the network gives the label as given. Where that label is wrong, a rising curve is noise "
-        "being memorised.",
+        "Share of the training images for which the network predicts the label as given. Where that label is wrong, a rising curve means "
+        "that it is memorised.",
     )
     entries = [(f"this run, {r.protocol.name}", r) for r in report.results[:1]]
     entries += [(f"{name}, {r.protocol.name}", r) for name, r in report.baselines]

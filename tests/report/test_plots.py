@@ -100,7 +100,9 @@ def test_histogram_fits_its_panel_and_counts_in_the_legend():
 def test_training_draws_what_was_logged(rows, panels):
     plot = plots.training_curves(rows)
     drawn = (
-        None if plot is None else [name for name in ("loss", "gradient L1 norm", "learning rate") if f">{name}<" in plot.svg]
+        None
+        if plot is None
+        else [name for name in ("loss", "gradient L1 norm", "learning rate") if f">{name}<" in plot.svg]
     )
     assert drawn == panels
 
