@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -135,6 +136,35 @@ def overrides_of(flags: argparse.Namespace) -> list[str]:
     ]
 
 
+class _TerminalFormatter(logging.Formatter):
+    """Log lines no wider than the terminal that shows them; a file or a pipe gets them whole.
+
+    A line too long is wrapped between words; a record that carries a `short` text shows that in its place. Tables stay as they are.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if not sys.stderr.isatty():
+            return text
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # 0 where the terminal does not know
+        if len(text) >= columns:
+            text = getattr(record, "short", text)
+        return "\n".join(
+            line if len(line) < columns or " | " in line else _wrapped(line, columns) for line in text.split("\n")
+        )
+
+
+def _wrapped(line: str, columns: int) -> str:
+    return textwrap.fill(
+        line,
+        columns - 1,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
+
+
 def log_to_stderr() -> None:
     """Log lines on stderr, from the main process only; the others say no more than why all must end."""
     from reid.runtime import is_main_process
@@ -142,7 +172,7 @@ def log_to_stderr() -> None:
     root = logging.getLogger()
     root.setLevel(logging.INFO if is_main_process() else logging.CRITICAL)
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_TerminalFormatter("%(message)s"))
     root.handlers = [handler]
     logging.getLogger("faiss").setLevel(logging.WARNING)  # else it tells which of its builds it tried
 

@@ -101,7 +101,20 @@ def test_a_wheel_works_alone(tmp_path):
     assert {p.name for p in (tmp_path / "alone/reid/configs").glob("*.yaml")} == {
         p.name for p in (ROOT / "configs").glob("*.yaml")
     }
+    assert {p.name for p in (tmp_path / "alone/reid/report/templates").iterdir()} == {
+        p.name for p in (ROOT / "reid/report/templates").iterdir()
+    }
     place = str(tmp_path / "alone")
+    report = "from reid.report.run_page import report_html; from reid.report.records import ReportInput as R; print(report_html(R('x')))"
+    made = subprocess.run(
+        [sys.executable, "-c", report],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": place},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "<h1>x</h1>" in made.stdout and "color-scheme" in made.stdout
     where = subprocess.run(
         [sys.executable, "-c", "import reid; print(list(reid.__path__)[0])"],
         cwd=tmp_path,

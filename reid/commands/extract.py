@@ -277,10 +277,17 @@ def features_of(
     query: Sequence[int] | np.ndarray | None = None,
     gallery: Sequence[int] | np.ndarray | None = None,
     damaged: DamagedImages | None = None,
+    label: str = "embedding",
 ) -> FeatureSet:
-    """Features of all tracklets of a split; `query` and `gallery` are row numbers, all by default; `damaged` notes what is left out."""
+    """Features of all tracklets of a split.
+
+    Args:
+        query, gallery: row numbers, all by default.
+        damaged: notes what is left out.
+        label: names the progress bar.
+    """
     rows, damaged = np.arange(len(split)), DamagedImages(config.data.damaged) if damaged is None else damaged
-    features = extract(model, preprocess, split, runtime, damaged=damaged, **_options(config, model, runtime))
+    features = extract(model, preprocess, split, runtime, damaged=damaged, **_options(config, model, runtime, label))
     left_out = damaged.of_all_processes(runtime.device)
     if runtime.is_main:
         _say(left_out)
@@ -295,11 +302,13 @@ def features_of(
     )
 
 
-def _options(config: Config, model: Embedding | ColorHistogram, runtime: Runtime) -> dict[str, Any]:
+def _options(
+    config: Config, model: Embedding | ColorHistogram, runtime: Runtime, label: str = "embedding"
+) -> dict[str, Any]:
     return {
         "dim": model.num_features,
         "pooling": POOLINGS[config.test.pooling],
         "batch_size": config.test.batch_size,
         "workers": config.machine.workers,
-        "progress": runtime.is_main,
+        "progress": label if runtime.is_main else "",
     }

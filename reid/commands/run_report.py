@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from reid import experiment
 from reid.augment import Preprocess
 from reid.config import Config
 from reid.datasets.damaged import DamagedImages, read_list
+from reid.datasets.folders import detect_kind
 from reid.datasets.loader import decode, load_batches
 from reid.engine.train import TrainingSet
 from reid.errors import DataError
@@ -25,8 +27,8 @@ from reid.experiment import LabelledData
 from reid.features import EvalResult, FeatureSet
 from reid.losses import CCE, IMAE, MAE
 from reid.models.embedding import Classifier
-from reid.report.html import write_report
 from reid.report.records import Kind, RankedList, ReportInput, Thumbnail
+from reid.report.run_page import write_report
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, environment
 from reid.tracklets import Benchmark, Split
@@ -52,7 +54,7 @@ def write_run_report(
     loss = " ".join([config.loss.name.upper(), *(f"({key} = {value})" for key, value in config.loss.options.items())])
     minutes = sum(row["seconds"] for row in directory.read_metrics()) / 60
     facts = {
-        f"{name.capitalize()} set": f"{ids} ids, {tracklets} tracklets, {frames} frames, {cameras} cameras"
+        f"{name.capitalize()} set": f"{ids} persons, {tracklets} tracklets, {frames} frames, {cameras} cameras"
         for name, ids, tracklets, frames, cameras in data.benchmark.summary()
     }
     if not results:
@@ -69,14 +71,36 @@ def write_run_report(
             results=results,
             baselines=baselines,
             metrics=directory.read_metrics(),
-            weight_curves=_weight_curves(config),
+            weight_curves=_weight_curves(config, f"this run: {loss}"),
             probability_histogram=_probabilities(model, preprocess, data.train, config, runtime),
             best=best,
             worst=worst,
             settings=config.dump(),
             environment=environment(),
+            commands=_commands(directory, config, data.benchmark.test, [ranked.title for ranked in best]),
         ),
     )
+
+
+def _commands(directory: RunDirectory, config: Config, test: Split, queries: Sequence[str]) -> list[tuple[str, str]]:
+    """(command, what it does): how sure the figures are, a gallery of the test tracklets, or of one's own, and a search in it."""
+    run, gallery, dataset = str(directory.path), f"{directory.path}-gallery", test.root.parent
+    source = config.data.path or (str(dataset) if detect_kind(dataset) == "mars" else None)
+    commands = (
+        (
+            ["test", run, "--full"],
+            "95 % intervals, figures by camera, and the similarity to call two tracklets one person",
+        ),
+        (
+            ["extract", run, source or "MY_TRACKLETS", "--out", gallery],
+            f"the features of {'its tracklets' if source else 'your own tracklets, a folder of images each'}, as a gallery",
+        ),
+        (
+            ["search", gallery, queries[0] if source and queries else "person.jpg", "--html", "hits.html"],
+            "the nearest tracklets of that gallery, with pictures; an image or a folder of frames may be searched for too",
+        ),
+    )
+    return [(shlex.join(["robust-reid", *argv]), does) for argv, does in commands]
 
 
 @torch.inference_mode()
@@ -100,11 +124,11 @@ def _probabilities(
     return [("right labels", p_N[intact_N]), ("wrong labels", p_N[~intact_N])]
 
 
-def _weight_curves(config: Config) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _weight_curves(config: Config, name: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """The run's own w(p), where its loss has one, then those of CCE, MAE and IMAE where they differ from it."""
     p = torch.linspace(0, 1, 201)
     losses = {
-        f"{config.loss.name} (this run)": experiment.build_loss(config),
+        name: experiment.build_loss(config),
         "CCE": CCE(),
         "MAE": MAE(),
         "IMAE, T = 8": IMAE(),
@@ -142,7 +166,7 @@ def _ranked_lists(features: FeatureSet, data: Benchmark, result: EvalResult, whi
 def _thumbnail(data: Benchmark, row: int, kind: Kind, similarity: str = "") -> Thumbnail:
     """The tracklet's middle frame, or the nearest to it that was not left out, no larger than the page shows it."""
     test, names = data.test, data.names
-    caption = f"{names.person(test.pid[row])}\n" + " · ".join(filter(None, [names.camera(test.camid[row]), similarity]))
+    caption = "\n".join(filter(None, [names.person(test.pid[row]), names.camera(test.camid[row]), similarity]))
     image, file = Image.fromarray(_middle_frame(test, row)), io.BytesIO()
     image.thumbnail((128, 256))
     image.save(file, "JPEG", quality=85)

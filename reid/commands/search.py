@@ -275,6 +275,7 @@ def _hits(gallery: Gallery, hits: Hits, i: int) -> list[dict[str, Any]]:
             "pid": int(features.pid[row]),
             "camid": int(features.camid[row]),
             "similarity": float(similarity),
+            "path": str(gallery.path[row]),
             **({"pid_name": names.pid[pid]} if (pid := int(features.pid[row])) in names.pid else {}),
             **({"camid_name": names.camid[camid]} if (camid := int(features.camid[row])) in names.camid else {}),
         }
@@ -308,15 +309,18 @@ def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
         found = int(features.pid[row])
         # Where nobody knows who the query is, a hit is neither right nor wrong.
         kind: Kind = "hit" if pid < 1 else "match" if found == pid else "distractor" if found == 0 else "wrong"
-        caption_of_hit = f"{_who(gallery, int(row))} · {similarity:.2f}"
+        caption_of_hit = f"{_who(gallery, int(row))}\n{similarity:.2f}"
         shown.append(Thumbnail(_picture(Path(gallery.path[row])), caption_of_hit, kind))
     return HitList(query.text, f"{count} hit{'s' * (count != 1)}", Thumbnail(_picture(frame), caption, "query"), shown)
 
 
 def _who(gallery: Gallery, row: int) -> str:
-    pid, camid, names = int(gallery.features.pid[row]), int(gallery.features.camid[row]), gallery.names
-    who = names.person(pid) if pid else str(gallery.features.key[row])  # type: ignore[index]
-    return f"{who}\n{names.camera(camid)}" if camid >= 0 else who
+    """Its key, and person and camera where they are known, a line each."""
+    features, names = gallery.features, gallery.names
+    assert features.key is not None
+    pid, camid = int(features.pid[row]), int(features.camid[row])
+    known = [names.person(pid)] * (pid >= 1) + [names.camera(camid)] * (camid >= 0)
+    return "\n".join([str(features.key[row]), *known])
 
 
 def _picture(path: Path) -> bytes:

@@ -129,9 +129,9 @@ def _show(
 ) -> None:
     results = evaluate_all(features, protocols, after=after)
     analyses = analyse(features, results) if full else None
-    for result, analysis in zip(results, analyses, strict=True) if analyses else ():
-        print(analysis_text(result, analysis, names.camid), end="\n\n")
     _print(results, baselines, markdown=markdown)
+    for result, analysis in zip(results, analyses, strict=True) if analyses else ():
+        print(f"\n{analysis_text(result, analysis, names.camid)}")
     if json_file is not None:
         save_results(json_file, results, analyses)
 
@@ -198,10 +198,11 @@ def benchmark_features(
     benchmark: Benchmark,
     runtime: Runtime,
     damaged: DamagedImages | None = None,
+    label: str = "embedding",
 ) -> FeatureSet:
-    """Features of a dataset's test tracklets, with its query and gallery."""
+    """Features of a dataset's test tracklets, with its query and gallery; `label` names the progress bar."""
     rows = {"query": benchmark.query, "gallery": benchmark.gallery}
-    return features_of(config, model, preprocess, benchmark.test, runtime, damaged=damaged, **rows)
+    return features_of(config, model, preprocess, benchmark.test, runtime, damaged=damaged, label=label, **rows)
 
 
 def baseline_results(
@@ -218,7 +219,10 @@ def baseline_results(
         "colour histogram of the centre": (ColorHistogram(), centre),
         "random weights": (runtime.place(untrained), preprocess),
     }
-    features = {name: benchmark_features(config, *model, benchmark, runtime) for name, model in models.items()}
+    features = {
+        name: benchmark_features(config, *model, benchmark, runtime, label=f"baseline: {name}")
+        for name, model in models.items()
+    }
     return [(name, evaluate(rows, protocol)) for name, rows in features.items()]
 
 

@@ -217,6 +217,7 @@ class StepHooks:
 
     def after_step(self, done: int) -> None:
         self.progress.step, finished, train = done, done == self.job.iterations, self.config.train
+        self.log.step_done(done)
         if self.holdout is not None and (finished or (train.eval_freq > 0 and done % train.eval_freq == 0)):
             self._evaluate(self.holdout)
         signum = self.stop.signum if self.runtime.world_size == 1 else 0

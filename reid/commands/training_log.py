@@ -103,7 +103,7 @@ class TrainingLog:
             self._board = SummaryWriter(str(self._directory.tensorboard), purge_step=self._first_step + 1)
             quiet = not sys.stderr.isatty()
             self._bar = tqdm(
-                total=self._job.iterations, initial=self._first_step, desc="train", unit="step", disable=quiet
+                total=self._job.iterations, initial=self._first_step, desc="training", unit="step", disable=quiet
             )
             self._redirect = logging_redirect_tqdm()
             self._redirect.__enter__()
@@ -121,6 +121,11 @@ class TrainingLog:
             self._board.flush()
             self._directory.sync_metrics()
 
+    def step_done(self, done: int) -> None:
+        """Moves the progress bar, which only draws itself where a person watches, to a number of finished steps."""
+        if self._runtime.is_main:
+            self._bar.update(done - self._bar.n)
+
     def write(self, row: dict[str, float]) -> None:
         """Takes a row of `fit`."""
         if not self._runtime.is_main:
@@ -132,24 +137,26 @@ class TrainingLog:
         self._directory.append_metrics(row)
         for key in row.keys() - {"step"}:
             self._board.add_scalar(f"train/{key}", row[key], step)
-        self._bar.update(step - self._bar.n)
         if step == 1:
             logger.info(
                 "first gradient: mean L1 norm of dL/dz %.4f per sample (CCE 2, MAE 4/K, at uniform p)", row["grad_l1"]
             )
-        logger.info(self._line(row, steps))
+        self._say(row, steps)
 
-    def _line(self, row: dict[str, float], steps: int) -> str:
+    def _say(self, row: dict[str, float], steps: int) -> None:
+        """Logs the step line: this window's figures and, in brackets, the run's so far; a narrow terminal shows the former alone."""
         done = self._step - self._from
         mean = {key: total / done for key, total in self._totals.items()}
+        time, data, loss, acc = row["seconds"] / steps, row["data_seconds"] / steps, row["loss"], 100 * row["accuracy"]
         left = timedelta(seconds=round(mean["seconds"] * (self._job.iterations - self._step)))
+        start = [f"iter {self._step}/{self._job.iterations}", f"eta {left}"]
         parts = [
-            f"iter {self._step}/{self._job.iterations}",
-            f"eta {left}",
-            f"time {row['seconds'] / steps:.3f} ({mean['seconds']:.3f})",
-            f"data {row['data_seconds'] / steps:.3f} ({mean['data_seconds']:.3f})",
-            f"loss {row['loss']:.4f} ({mean['loss']:.4f})",
-            f"acc {100 * row['accuracy']:.1f} ({100 * mean['accuracy']:.1f})",
+            f"time {time:.3f} ({mean['seconds']:.3f})",
+            f"data {data:.3f} ({mean['data_seconds']:.3f})",
+            f"loss {loss:.4f} ({mean['loss']:.4f})",
+            f"acc {acc:.1f} ({100 * mean['accuracy']:.1f})",
             f"lr {row['lr']:.6f}",
         ]
-        return "  ".join(parts + ([f"mem {row['memory_mb']:.0f}M"] if "memory_mb" in row else []))
+        parts += [f"mem {row['memory_mb']:.0f}M"] if "memory_mb" in row else []
+        short = [f"time {time:.2f}", f"data {data:.2f}", f"loss {loss:.3f}", f"acc {acc:.1f}", f"lr {row['lr']:.2g}"]
+        logger.info("  ".join([*start, *parts]), extra={"short": " ".join([*start, *short])})

@@ -56,7 +56,7 @@ def extract_shards(
     batch_size: int,
     workers: int,
     damaged: DamagedImages | None = None,
-    progress: bool = False,
+    progress: str = "",
 ) -> Iterator[np.ndarray]:
     """The features of some tracklets after those of others, so that what is done can be saved; memory is that of one shard.
 
@@ -73,6 +73,7 @@ def extract_shards(
         workers: decoding processes.
         damaged: what to do about damaged images; by default the first is an error. A tracklet's feature is that of its
             other frames.
+        progress: the name of a progress bar over frames; none where empty.
 
     Yields:
         (S, D) float32 rows of unit length per shard, the same in every process.
@@ -113,10 +114,10 @@ def _turns(split: Split, shard: np.ndarray, runtime: Runtime, batch_size: int) -
     return [(frames[i : i + batch_size], rows[i : i + batch_size]) for i in starts]
 
 
-def _bar(total: int, shown: bool) -> tqdm:
+def _bar(total: int, name: str) -> tqdm:
     watched = sys.stderr.isatty()
     pace = {"mininterval": 0.1 if watched else 60.0, "leave": not watched}  # in a log file, a line a minute
-    return tqdm(total=total, desc="extract", unit="frame", disable=not shown, **pace)
+    return tqdm(total=total, desc=name, unit="frame", disable=not name, **pace)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ _RC: dict[Any, Any] = {
     "ytick.minor.size": 0,
     "text.color": COLOUR["ink"],
 }
-_WIDTH = 4.9  # inches; the page scales the drawing to its card
+_WIDTH = 4.4  # inches; the page scales the drawing to its card
 
 
 @dataclass(frozen=True)

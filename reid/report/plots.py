@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _MOST_POINTS = 500
 _ACCURACIES = (
-    ("accuracy", "all samples"),
+    ("accuracy", "all images"),
     ("accuracy_intact", "right labels"),
     ("accuracy_corrupted", "wrong labels"),
 )
@@ -47,14 +47,16 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
     Returns:
         None where no row holds any of them.
     """
-    wanted = (("loss", "loss", 1.7), ("grad_l1", "gradient L1", 0.9), ("lr", "learning rate", 0.7))
+    wanted = (("loss", "loss", 1.6), ("grad_l1", "gradient L1 norm", 1.15), ("lr", "learning rate", 1.05))
     panels = [(label, height, *series) for key, label, height in wanted if (series := _series(metrics, key))]
     if not panels:
         return None
     figure, axes = canvas([height for _, height, _, _ in panels])
     for ax, (label, _, step_T, value_T) in zip(axes, panels, strict=True):
         _trend(ax, step_T, value_T, "c1", smooth=label != "learning rate")
-        ax.set_ylabel(label)
+        ax.set_title(
+            label, loc="left", fontsize="medium"
+        )  # beside the axes, names of low panels would run into each other
     _step_axis(axes[-1])
     ends = ", ".join(f"{label} from {value_T[0]:.4g} to {value_T[-1]:.4g}" for label, _, _, value_T in panels)
     return Plot(to_svg(figure), f"Training over steps: {ends}.")
@@ -79,7 +81,7 @@ def accuracy_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
     for key, (_, _, step_T, value_T) in zip(legend, found, strict=True):
         _trend(ax, step_T, 100 * value_T, key.role, key.dash)
     ax.set_ylim(0, 100)
-    ax.set_ylabel("accuracy against given labels, %")
+    ax.set_ylabel("predicted as labelled, %")
     _step_axis(ax)
     ends = ", ".join(f"{label} {percent(value_T[-1])}" for _, label, _, value_T in found)
     return Plot(to_svg(figure), f"Training accuracy against the given labels; at the last step: {ends}.", legend)
@@ -158,7 +160,7 @@ def weight_curves(
         _share(axes[1], p_N, ("right", "wrong")[i % 2])
     if groups:
         axes[1].set_ylim(bottom=0)
-    axes[-1].set_xlabel("p, the probability given to the annotated label")
+    axes[-1].set_xlabel("p of the label as given")
     ends = "; ".join(f"{name} {w_P[0]:.3g} at p = {p_P[0]:.2g}, at most {np.max(w_P):.3g}" for name, p_P, w_P in curves)
     means = "".join(f" Mean p of {name}: {p_N.mean():.2f}." for name, p_N in groups)
     return Plot(to_svg(figure), f"Weight of a sample against p: {ends}.{means}", tuple(legend))
@@ -199,7 +201,7 @@ def _share(ax: Axes, p_N: np.ndarray, role: str) -> None:
     count_P, edge_P = np.histogram(p_N, bins=40, range=(0, 1))
     ax.stairs(100 * count_P / len(p_N), edge_P, fill=True, color=COLOUR[role], alpha=0.3, linewidth=0)
     ax.stairs(100 * count_P / len(p_N), edge_P, color=COLOUR[role], linewidth=1.2)
-    ax.set_ylabel("samples, %")
+    ax.set_ylabel("images, %")
 
 
 def _weight_axis(ax: Axes, highest: float) -> None:

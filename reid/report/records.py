@@ -24,7 +24,7 @@ class Thumbnail:
 
     Args:
         image: bytes of a JPEG or PNG file.
-        caption: a few words, in lines of about twelve characters, such as ``pid 12\\ncam 3 · 0.83``.
+        caption: a few words, in lines of about twelve characters, such as ``pid 12\\ncam 3\\n0.83``.
         kind: ``query``; ``match`` (same identity); ``wrong`` (another one); ``distractor`` (pid 0, matches nobody).
 
     Raises:
@@ -80,6 +80,7 @@ class ReportInput:
         worst: those with the lowest.
         settings: the resolved config as YAML text.
         environment: versions and hardware.
+        commands: (command, what it does) to go on with.
     """
 
     title: str
@@ -94,3 +95,4 @@ class ReportInput:
     worst: Sequence[RankedList] = ()
     settings: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    commands: Sequence[tuple[str, str]] = ()

@@ -113,7 +113,7 @@ def weight_charts(weights: Mapping[str, Sequence[Weighting]]) -> list[Chart]:
         ends = "; ".join(f"{line.key.label} {line.y[0]:.3g} at p = 0, at most {line.y.max():.3g}" for line in lines)
         panel = Panel("weight w(p)", lines, *scale)
         charts.append(
-            Chart(title, f"Weight of a sample against p: {ends}.", (panel,), "p of the annotated label", (0, 1))
+            Chart(title, f"Weight of a sample against p: {ends}.", (panel,), "p of the label as given", (0, 1))
         )
     return charts
 

@@ -42,21 +42,19 @@ def _block(result: EvalResult) -> str:
 
 
 def protocols_table(results: Sequence[EvalResult]) -> str:
-    """All protocols in one aligned table, the queries lost to each counted."""
-    header = ["protocol", "mAP", *(f"Rank-{k}" for k in RANKS), "mINP", "queries", "lost", "gallery"]
-    rows = [
+    """All protocols in one aligned table, a column each so that four fit 80 characters; the queries lost to each are counted."""
+    shares = ("mAP", *(f"Rank-{k}" for k in RANKS), "mINP")
+    columns = [
         [
-            result.protocol.name,
-            percent(result.mAP),
-            *(percent(result.at_rank(k)) for k in RANKS),
-            percent(result.mINP),
+            *(percent(share) for share in (result.mAP, *(result.at_rank(k) for k in RANKS), result.mINP)),
             str(result.num_queries),
             str(result.num_without_match),
             str(result.num_gallery),
         ]
         for result in results
     ]
-    return text_table(header, rows)
+    header = ["figure", *(result.protocol.name for result in results)]
+    return text_table(header, list(zip((*shares, "queries", "lost", "gallery"), *columns, strict=True)))
 
 
 def markdown_row(name: str, result: EvalResult) -> str:
@@ -114,7 +112,7 @@ def _verification_table(check: Mapping[str, Any]) -> str:
     ]
     title = f"verification: {check['num_genuine']} genuine and {check['num_impostor']} impostor pairs"
     at = "n/a" if check["eer"] is None else f"{percent(check['eer'])} at similarity {check['eer_threshold']:.6f}"
-    return f"{title}; equal error rate {at}\n{text_table(['at FPR', 'similarity', 'FMR', 'FNMR', 'TPR'], rows)}"
+    return f"{title}\nequal error rate {at}\n{text_table(['at FPR', 'similarity', 'FMR', 'FNMR', 'TPR'], rows)}"
 
 
 def comparison_text(a: str, b: str, comparisons: Sequence[Mapping[str, Any]]) -> str:
@@ -174,7 +172,7 @@ def weight_table(
     """
     groups = [(name, np.asarray(p_N, float)) for name, p_N in histogram if len(p_N)]
     groups = groups if len(groups) > 1 else []
-    header = ["loss", "w(0)", "w(½)", "w(1)", *(f"pull of {name}" for name, _ in groups)]
+    header = ["loss", "w(0)", "w(½)", "w(1)", *(f"share of {name}" for name, _ in groups)]
     equal = [("equal weights", np.array([0.0, 1.0]), np.ones(2))] if groups else []
     rows = []
     for name, p_P, w_P in [*curves, *equal]:

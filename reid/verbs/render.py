@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     if (root / TRUTH_FILE).is_file() and load_truth(root).settings == wanted:
         print(f"reusing {root}")
     else:
-        write_demo(root, workers=workers, progress=partial(tqdm, unit="tracklet", disable=None), **options)
+        write_demo(
+            root, workers=workers, progress=partial(tqdm, desc="rendering", unit="tracklet", disable=None), **options
+        )
         print(f"wrote {root}")
     summary = load_mars(root, name="demo").summary()
     print(text_table(["subset", "ids", "tracklets", "frames", "cameras"], summary))

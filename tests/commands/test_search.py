@@ -1,5 +1,6 @@
 """Galleries as people search and change them, with a network of random weights."""
 
+import csv
 import importlib
 import json
 import os
@@ -27,6 +28,8 @@ def test_searching_by_key(gallery: Path, capsys: pytest.CaptureFixture[str]) -> 
     similarity = features.features.astype(float) @ features.features[5].astype(float)
     similarity[5] = -2
     expected = np.argsort(-similarity, kind="stable")[:4]
+    with open(gallery / "meta.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
     assert [hit["row"] for hit in found["hits"]] == expected.tolist()
     for rank, (hit, row) in enumerate(zip(found["hits"], expected, strict=True), start=1):
         assert hit == {
@@ -36,12 +39,15 @@ def test_searching_by_key(gallery: Path, capsys: pytest.CaptureFixture[str]) -> 
             "pid": features.pid[row],
             "camid": features.camid[row],
             "similarity": pytest.approx(similarity[row], abs=1e-12),
+            "path": rows[row]["path"],
         }
+        assert Path(hit["path"]).is_file()
     out = capsys.readouterr().out
     assert all(hit["key"] in out for hit in found["hits"])
     page = Path("out/hits.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 5
     assert f"<h3>{key}</h3>" in page
+    assert all(f'<span class="caption">{hit["key"]}\n' in page for hit in found["hits"])
 
 
 def test_searching_by_frames_finds_their_own_tracklet(gallery: Path, data_root: Path) -> None:

@@ -93,14 +93,16 @@ def test_histogram_fits_its_panel_and_counts_in_the_legend():
         ([{"step": 1}], None),
         ([{"step": 1, "loss": None}], None),
         ([{"step": 1, "loss": 2.0}], ["loss"]),
-        ([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "grad_l1": 0.5}], ["loss", "gradient L1"]),
+        ([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "grad_l1": 0.5}], ["loss", "gradient L1 norm"]),
         ([{"step": 1, "lr": 0.1}, {"step": 2, "lr": float("nan")}], ["learning rate"]),
     ],
 )
 def test_training_draws_what_was_logged(rows, panels):
     plot = plots.training_curves(rows)
     drawn = (
-        None if plot is None else [name for name in ("loss", "gradient L1", "learning rate") if f">{name}<" in plot.svg]
+        None
+        if plot is None
+        else [name for name in ("loss", "gradient L1 norm", "learning rate") if f">{name}<" in plot.svg]
     )
     assert drawn == panels
 
@@ -193,7 +195,7 @@ def test_drawing_ignores_and_keeps_the_readers_own_style():
 
 def test_importing_and_drawing_need_no_pyplot():
     code = (
-        "import sys; from reid.report import html, plots; assert 'matplotlib' not in sys.modules;"
+        "import sys; from reid.report import plots, run_page; assert 'matplotlib' not in sys.modules;"
         "plots.training_curves([{'step': 1, 'loss': 2.0}]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,7 @@ from reid.errors import ConfigError, DataError
 from reid.report import charts, study_plots
 from reid.report.study_page import study_html, write_study_page
 from tests.report.conftest import PAPER, imae, record
-from tests.report.test_html import HOSTILE, Walk
+from tests.report.test_run_page import HOSTILE, Walk
 
 
 def test_curves_are_the_records_in_per_cent_and_seeds_are_averaged_where_they_share_steps():

@@ -58,10 +58,17 @@ def test_inp_stands_below_the_lines_that_are_scraped():
 
 def test_protocols_table_counts_the_lost_queries():
     assert protocols_table([WITH_INP, EMPTY]).splitlines() == [
-        "protocol       |   mAP | Rank-1 | Rank-5 | Rank-10 | Rank-20 |  mINP | queries | lost | gallery",
-        "---------------+-------+--------+--------+---------+---------+-------+---------+------+--------",
-        "mars-official  | 75.2% |  81.1% |  90.0% |   90.0% |   90.0% | 40.1% |    1980 |    0 |   12180",
-        "mars-torchreid |   n/a |    n/a |    n/a |     n/a |     n/a |   n/a |       0 |  140 |   10200",
+        "figure  | mars-official | mars-torchreid",
+        "--------+---------------+---------------",
+        "mAP     |         75.2% |            n/a",
+        "Rank-1  |         81.1% |            n/a",
+        "Rank-5  |         90.0% |            n/a",
+        "Rank-10 |         90.0% |            n/a",
+        "Rank-20 |         90.0% |            n/a",
+        "mINP    |         40.1% |            n/a",
+        "queries |          1980 |              0",
+        "lost    |             0 |            140",
+        "gallery |         12180 |          10200",
     ]
 
 
@@ -92,12 +99,12 @@ def test_percent(fraction, text):
     assert percent(fraction) == text
 
 
-def test_weight_table_shares_the_pull_as_summed_by_hand():
+def test_weight_table_shares_the_weight_as_summed_by_hand():
     p_P = np.linspace(0, 1, 101)
     curves = [("CCE", p_P, 2 * (1 - p_P)), ("nothing", p_P, 0 * p_P)]
     # CCE: right 2(0.2) + 2(0.4) = 1.2, wrong 2(0.9) = 1.8
     header, rows = weight_table(curves, [("right", np.array([0.8, 0.6])), ("wrong", np.array([0.1]))])
-    assert header == ["loss", "w(0)", "w(½)", "w(1)", "pull of right", "pull of wrong"]
+    assert header == ["loss", "w(0)", "w(½)", "w(1)", "share of right", "share of wrong"]
     assert rows == [
         ["CCE", "2.00", "1.00", "0.00", "40.0%", "60.0%"],
         ["nothing", "0.00", "0.00", "0.00", "n/a", "n/a"],
@@ -161,7 +168,8 @@ def test_analysis_text_to_the_character():
         "\n"
         "2 queries of unknown camera are in no pair\n"
         "\n"
-        "verification: 100 genuine and 50000 impostor pairs; equal error rate 5.1% at similarity 0.250000\n"
+        "verification: 100 genuine and 50000 impostor pairs\n"
+        "equal error rate 5.1% at similarity 0.250000\n"
         "at FPR | similarity |     FMR |  FNMR |   TPR\n"
         "-------+------------+---------+-------+------\n"
         "   0.1 |   0.125000 | 0.09998 | 10.0% | 90.0%\n"

@@ -8,12 +8,15 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 from PIL import Image
 
 from reid.errors import DataError
 from reid.features import EvalResult
 from reid.protocol import MARS_HIT_AP, MARS_OFFICIAL
-from reid.report.html import RankedList, ReportInput, Thumbnail, report_html, write_report
+from reid.report.pages import render
+from reid.report.records import RankedList, ReportInput, Thumbnail
+from reid.report.run_page import report_html, verdict, write_report
 from reid.report.style import CSS
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -84,6 +87,7 @@ REPORT = ReportInput(
     worst=[RANKED, RANKED],
     settings="loss:\n  name: cce\n",
     environment={"torch": "2"},
+    commands=[("robust-reid test 'runs/my run' --full", "how sure the figures are")],
 )
 
 
@@ -98,7 +102,7 @@ def walk(page):
 
 
 def test_nothing_is_fetched_or_run(page, walk):
-    assert not re.search(r"https?:|//[a-z]", page.replace(CSS, ""))
+    assert not re.search(r"https?:|//[a-z]", page)
     assert not re.search(r"url\((?!#)|@import|http", CSS)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _, _ in walk.elements}
     sources = [value for _, attrs, _ in walk.elements for name, value in attrs.items() if name in ("src", "href")]
@@ -163,6 +167,7 @@ def test_whatever_comes_from_data_is_escaped(tmp_path):
         best=[RankedList(HOSTILE, None, replace(hostile, kind="query"), [hostile])],
         settings=HOSTILE,
         environment={HOSTILE: HOSTILE},
+        commands=[(HOSTILE, HOSTILE)],
     )
     page = report_html(report)
     assert "<script" not in page and "<b>" not in page
@@ -228,3 +233,64 @@ def test_the_parser_would_notice_a_tag_left_open():
         Walk("<div><p></div>")
     with pytest.raises(AssertionError):
         Walk("<div>")
+
+
+def words(walk):
+    return " ".join(" ".join(walk.text).split())
+
+
+def test_the_verdict_says_how_far_above_what_by_which_rules_and_what_wrong_labels_did():
+    last = {"step": 9, "accuracy_intact": 0.875, "accuracy_corrupted": 0.125}
+    other = ("random weights", result(ap=(0.75, 0.875)))
+    elsewhere = ("other rules", result(MARS_HIT_AP, ap=(0.5,)))
+    report = replace(REPORT, baselines=[*REPORT.baselines, other, elsewhere], metrics=[{"step": 1}, last])
+    assert verdict(report) == (
+        "75.0% mAP over 2 queries under the protocol mars-official: 6.2 points below random weights (81.2%), 62.5 points above colour "
+        "histogram (12.5%). At the end of training the network predicted the label as given for 12.5% of the images whose label is wrong "
+        "(it has memorised those) and for 87.5% of those whose label is right."
+    )
+    assert verdict(report) in words(Walk(report_html(report)))
+
+
+def test_the_verdict_claims_nothing_that_is_not_known():
+    assert verdict(ReportInput("x")) == ""
+    assert verdict(replace(REPORT, results=[result(ap=())])) == (
+        "No query has a match under the protocol mars-official, so there is no mAP."
+    )
+    alone = ReportInput("x", results=[result(ap=(1.0,))])
+    unknown = "Which labels are wrong is not known, so what they did cannot be told."
+    assert verdict(alone) == f"100.0% mAP over 1 query under the protocol mars-official. {unknown}"
+    clean = replace(alone, metrics=[{"step": 1, "accuracy_intact": 1.0}])
+    assert verdict(clean).endswith("No training label is known to be wrong.")
+
+
+def test_each_term_is_explained_once_and_the_next_commands_stand_there(walk):
+    terms = re.findall(r"<dt>(.*?)</dt> <dd>", report_html(REPORT))
+    assert len(terms) == len(set(terms))
+    assert {"protocol", "match", "junk", "distractor", "AP", "Rank-k", "no match", "baseline"} == set(terms)
+    text = words(walk)
+    for meaning in (
+        "Mean average precision:",
+        "Cumulative match characteristic:",
+        "Gradient L1 norm:",
+        "w(p), the weight:",
+    ):
+        assert text.count(meaning) == 1
+    assert "robust-reid test 'runs/my run' --full how sure" in text.replace("  ", " ")
+
+
+def test_on_a_phone_every_figure_says_its_column(walk):
+    cells = walk.all("td")
+    assert len(cells) == 3 * 8 + 2 * 5
+    assert all(cell["data-title"] for cell in cells)
+    assert [cell["data-title"] for cell in cells[:8]] == [
+        *("mAP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"),
+        *("queries", "no match", "gallery"),
+    ]
+    (narrow,) = re.findall(r"@media \(max-width: 620px\) \{(.*?)\n\}", CSS, re.DOTALL)
+    assert "td::before { content: attr(data-title)" in narrow
+
+
+def test_a_template_that_names_what_it_does_not_get_is_an_error():
+    with pytest.raises(UndefinedError):
+        render("hits.html", title="x")

@@ -1,0 +1,102 @@
+"""``report.html``: one file that shows a run. It loads nothing and runs no script; same input, same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from reid.features import EvalResult
+from reid.report import plots
+from reid.report.drawing import Plot
+from reid.report.pages import render, write_page
+from reid.report.records import ReportInput
+from reid.report.tables import percent, weight_table
+
+
+def write_report(path: str | Path, report: ReportInput) -> None:
+    """Write the page, whole or not at all.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    write_page(path, report_html(report))
+
+
+def report_html(report: ReportInput) -> str:
+    """The whole page as text."""
+    return render(
+        "run.html",
+        report=report,
+        title=report.title,
+        verdict=verdict(report),
+        entries=[*(("this run", result) for result in report.results), *report.baselines],
+        peers=list(_peers(report)),
+        curves=[one for one in _curves(report) if one[1] is not None],
+        weights=plots.weight_curves(report.weight_curves, report.probability_histogram),
+        weight_table=weight_table(report.weight_curves, report.probability_histogram),
+    )
+
+
+def verdict(report: ReportInput) -> str:
+    """In plain words: how good, by which rules, how far above the baselines, and what became of wrong labels; empty without a result."""
+    if not report.results:
+        return ""
+    run = report.results[0]
+    if run.mAP is None:
+        return f"No query has a match under the protocol {run.protocol.name}, so there is no mAP."
+    queries = f"{run.num_queries:,} {'query' if run.num_queries == 1 else 'queries'}"
+    leads = [
+        f"{100 * abs(run.mAP - other.mAP):.1f} points {'above' if run.mAP >= other.mAP else 'below'} {name} ({percent(other.mAP)})"
+        for name, other in sorted(_peers(report), key=lambda peer: -(peer[1].mAP or 0))
+        if other.mAP is not None
+    ]
+    lead = f": {', '.join(leads)}" if leads else ""
+    return f"{percent(run.mAP)} mAP over {queries} under the protocol {run.protocol.name}{lead}. {_memorised(report)}"
+
+
+def _memorised(report: ReportInput) -> str:
+    """What the wrong labels did to the network, as far as the last row of metrics tells."""
+    last = report.metrics[-1] if report.metrics else {}
+    right, wrong = last.get("accuracy_intact"), last.get("accuracy_corrupted")
+    if right is None:
+        return "Which labels are wrong is not known, so what they did cannot be told."
+    if wrong is None:
+        return "No training label is known to be wrong."
+    return (
+        f"At the end of training the network predicted the label as given for {percent(wrong)} of the images whose label is wrong (it has "
+        f"memorised those) and for {percent(right)} of those whose label is right."
+    )
+
+
+def _peers(report: ReportInput) -> Iterator[tuple[str, EvalResult]]:
+    """The baselines that the headline may be compared with: those under its protocol."""
+    return ((name, one) for name, one in report.baselines if one.protocol == report.results[0].protocol)
+
+
+def _curves(report: ReportInput) -> Iterator[tuple[str, Plot | None, str]]:
+    """Title, drawing and note of each chart."""
+    yield (
+        "Training",
+        plots.training_curves(report.metrics),
+        "Loss: what training lowers, a mean over images. Gradient L1 norm: how hard an image pulls at the network, also a mean. Step: one "
+        "batch of images. Thin: as logged; thick: running mean.",
+    )
+    yield (
+        "Training accuracy",
+        plots.accuracy_curves(report.metrics),
+        "Share of the training images for which the network predicts the label as given. Where that label is wrong, a rising curve means "
+        "that it is memorised.",
+    )
+    entries = [(f"this run, {r.protocol.name}", r) for r in report.results[:1]]
+    entries += [(f"{name}, {r.protocol.name}", r) for name, r in report.baselines]
+    yield (
+        "CMC",
+        plots.cmc_curve(entries),
+        "Cumulative match characteristic: Rank-k for every k, the share of the queries with a match among their k nearest.",
+    )
+    for result in report.results[:1]:
+        yield (
+            "Average precision",
+            plots.ap_histogram(result),
+            f"AP of every query under {result.protocol.name}; mAP is their mean.",
+        )
