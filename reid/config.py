@@ -53,8 +53,11 @@ class Component(BaseModel):
 
 
 class Data(Section):
-    name: str = Field("mars", description="dataset: mars or demo")
+    name: str = Field("mars", description="dataset: mars, demo, market1501, msmt17, cuhk03, …")
     root: str | None = Field(None, description="folder that holds one folder per dataset; else REID_DATA, else ./data")
+    split: Annotated[int, Field(ge=0, lt=10)] | None = Field(
+        None, description="which of the ten published splits (ilids-vid, prid2011); the first by default"
+    )
     labels: Literal["given", "truth"] = Field("given", description="truth: the demo's side file, not the names on disk")
     noise: Component | None = Field(None, description="extra label noise on training tracklets: {name, rate, seed}")
     holdout: Share = Field(0.0, description="share of training identities kept out of training to choose best.pt")

@@ -1,0 +1,55 @@
+"""Which files of a folder are images, and which are what systems leave behind: one rule for every loader and command."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
+_RUBBISH = {
+    "__macosx",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "@eadir",
+    "$recycle.bin",
+    "system volume information",
+}
+
+
+def is_rubbish(name: str) -> bool:
+    """Whether a file or folder is hidden or a system's own: ``._x.jpg``, ``.DS_Store``, ``Thumbs.db``, ``__MACOSX``.
+
+    Args:
+        name: without a folder.
+    """
+    return name.startswith(".") or name.lower() in _RUBBISH
+
+
+def is_image(name: str) -> bool:
+    """Whether a name, with folders or without, is an image's and no rubbish."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not is_rubbish(name.rpartition("/")[2])
+
+
+def is_video(name: str) -> bool:
+    """Whether a name, with folders or without, is a video's and no rubbish."""
+    return name.lower().endswith(VIDEO_SUFFIXES) and not is_rubbish(name.rpartition("/")[2])
+
+
+def entries(folder: Path) -> list[str]:
+    """The names in a folder but for rubbish, sorted by code point.
+
+    Raises:
+        OSError: it is no folder that can be read.
+    """
+    return sorted(name for name in os.listdir(folder) if not is_rubbish(name))
+
+
+def images_in(folder: Path) -> list[str]:
+    """The names of the images directly in a folder, sorted by code point.
+
+    Raises:
+        OSError: it is no folder that can be read.
+    """
+    return [name for name in entries(folder) if is_image(name)]

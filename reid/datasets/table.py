@@ -1,0 +1,356 @@
+"""A table of tracklets as it lies on disk, CSV or Parquet: read with the quirks of spreadsheets and of pandas, and written.
+
+Nothing here looks at images or decides who is trained on; `manifest.py` does.
+
+Shapes: N rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from reid.errors import DataError
+from reid.files import atomic
+
+REQUIRED = ("path", "tracklet")
+COLUMNS = (*REQUIRED, "pid", "camid", "split", "role", "first", "last", "x", "y", "w", "h", "weight")
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+# What people call these columns; named in errors, never taken for granted.
+_ALSO_CALLED = {
+    "path": ("file", "filename", "file_name", "filepath", "image", "img", "img_path", "image_path", "frame_path"),
+    "tracklet": ("track", "track_id", "tracklet_id", "trackid", "tid", "sequence"),
+    "pid": ("person", "person_id", "personid", "identity", "id", "label", "name"),
+    "camid": ("camera", "cam", "camera_id", "cam_id", "cameraid"),
+    "split": ("subset", "set", "partition", "fold"),
+}
+_EMPTY = ("nan", "NaN", "<NA>", "None", "NULL", "null", "NA", "N/A", "#N/A")  # as programs write an empty cell
+_WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?")
+_FRACTION = re.compile(r"[+-]?\d*\.\d+|[+-]?\d+(?:\.\d+)?[eE]\+\d+")
+_JSON = (b"{", b"[")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The cells of a table as text, trimmed.
+
+    Args:
+        file: where it was read from.
+        columns: name in lower case -> (N,) texts, empty where the cell is. Columns of other names than `COLUMNS` are kept.
+        row: (N,) int64, the number of each row as a spreadsheet shows it: the header is row 1.
+        decimal_comma: numbers may be written 0,5.
+    """
+
+    file: Path
+    columns: Mapping[str, pa.StringArray]
+    row: np.ndarray
+    decimal_comma: bool = field(default=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.columns
+
+    def cells(self, column: str) -> list[str]:
+        """(N,) texts of one column."""
+        return self.columns[column].to_pylist()
+
+    def coded(self, column: str) -> tuple[np.ndarray, list[str]]:
+        """(N,) int64 places in the list of the column's different texts, which stand in order of appearance."""
+        encoded = self.columns[column].dictionary_encode()
+        return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
+
+    def error(self, i: int, column: str, problem: str) -> DataError:
+        """An error about cell i of a column."""
+        return DataError(f"{self.file}: row {self.row[i]}, column {column}: {problem}")
+
+    def numbers(self, column: str, *, low: float, whole: bool = False) -> np.ndarray:
+        """(N,) float64 of a column of numbers, NaN where a cell is empty.
+
+        Raises:
+            DataError: a cell is no number, no whole one where that is asked for, or below `low`; names its row.
+        """
+        codes, texts = self.coded(column)
+        values = np.full(len(texts), np.nan)
+        for i, text in enumerate(texts):
+            try:
+                values[i] = float(text.replace(",", ".") if self.decimal_comma else text) if text else np.nan
+                good = not text or (values[i] >= low and np.isfinite(values[i]) and (not whole or values[i] % 1 == 0))
+            except ValueError:
+                good = False
+            if not good:
+                kind = "a whole number" if whole else "a number"
+                where = int(np.argmax(codes == i))
+                raise self.error(where, column, f"expected {kind} >= {low:g}, or an empty cell, got {text!r}")
+        return values[codes]
+
+
+class Ids(NamedTuple):
+    """The persons or the cameras of a table as numbers.
+
+    `number` (N,) int64, `UNKNOWN` where the cell is empty · `names` number -> text, empty where the table has numbers ·
+    `note` what a reader should know, or empty.
+    """
+
+    number: np.ndarray
+    names: dict[int, str]
+    note: str
+
+
+UNKNOWN = np.iinfo(np.int64).min
+
+
+def read_table(path: Path) -> Table:
+    """Reads a table of tracklets and checks its shape; the meaning of cells is checked by who asks for it.
+
+    A CSV is UTF-8 or, with its mark, UTF-16; cells are separated by commas, semicolons or tabs, whichever the header has. Spaces
+    around cells, capitals in the header, empty rows and a column without a name (a data frame's index) do not matter.
+
+    Args:
+        path: ``.csv``, ``.tsv``, ``.txt`` or ``.parquet``.
+
+    Raises:
+        DataError: it cannot be read, lacks a column, or a row has another number of cells; names row and column.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() == ".parquet":
+            return _checked(_read_parquet(path))
+        data = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot read this table: {reason}; expected one of {', '.join(SUFFIXES)}") from None
+    return _checked(_read_csv(path, data))
+
+
+def _read_csv(path: Path, data: bytes) -> Table:
+    data = _as_utf8(path, data)
+    if data.lstrip()[:1] in _JSON:
+        raise DataError(
+            f"{path}: this is JSON, not a CSV; robust-reid import {path} --as coco (or jsonl) --out tracks.csv makes a table of it"
+        )
+    first_line = data.split(b"\n", 1)[0].rstrip(b"\r").decode()
+    delimiter, header = _header(first_line)
+    wrong: list[tuple[int, int]] = []
+
+    def note(row: Any) -> str:
+        wrong.append((row.number, row.actual_columns))
+        return "skip"
+
+    names = [f"f{i}" for i in range(len(header))]
+    try:
+        held = pyarrow.csv.read_csv(
+            io.BytesIO(data),
+            # One block, so that a quoted line break is never cut in two; one thread, so that rows are numbered.
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, column_names=names, block_size=len(data) + 1),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=note
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+        )
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: not a readable CSV file: {error}") from None
+    if wrong:
+        number, count = wrong[0]
+        more = f" ({len(wrong) - 1} more rows like it)" if len(wrong) > 1 else ""
+        raise DataError(
+            f"{path}: row {number}: expected {len(header)} cells ({', '.join(header)}), got {count}{more}; "
+            f'put cells that hold a {delimiter!r} into quotes, and close every "'
+        )
+    columns = [held.column(i).combine_chunks()[1:] for i in range(len(header))]
+    return _table(path, header, columns, decimal_comma=delimiter == ";")
+
+
+def _as_utf8(path: Path, data: bytes) -> bytes:
+    """The text of a file as UTF-8 without a mark."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        try:
+            return data.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: damaged UTF-16 text: {error}; save it as CSV in UTF-8") from None
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        row = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: row {row}: not text in UTF-8 ({error.reason}); save it as CSV in UTF-8") from None
+    if b"\0" in data:
+        raise DataError(f"{path}: not a text file: it holds zero bytes; expected CSV in UTF-8")
+    return data
+
+
+def _header(line: str) -> tuple[str, list[str]]:
+    """The separator of a CSV and its column names; the separator is the one that finds most of the names we know."""
+
+    def split(delimiter: str) -> list[str]:
+        try:
+            return [cell.strip().lower() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+        except csv.Error:
+            return []
+
+    delimiter = max(",;\t", key=lambda mark: len(set(split(mark)) & set(COLUMNS)))
+    return delimiter, split(delimiter)
+
+
+def _read_parquet(path: Path) -> Table:
+    try:
+        held = pyarrow.parquet.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        if not path.exists():
+            raise FileNotFoundError(2, "no such file") from None
+        raise DataError(f"{path}: not a readable Parquet file: {error}") from None
+    header = [name.strip().lower() for name in held.column_names]
+    columns = []
+    for name, column in zip(header, held.columns, strict=True):
+        try:
+            columns.append(pc.fill_null(column.cast(pa.string()), "").combine_chunks())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            if name in COLUMNS:
+                raise DataError(f"{path}: column {name}: expected numbers or text, got {column.type}") from None
+            columns.append(pa.array([str(value) for value in column.to_pylist()], pa.string()))
+    return _table(path, header, columns)
+
+
+def _table(path: Path, header: list[str], columns: list[pa.Array], *, decimal_comma: bool = False) -> Table:
+    """Trims cells, empties those that programs fill with a word for nothing, and leaves empty rows out."""
+    named: dict[str, pa.Array] = {}
+    for name, column in zip(header, columns, strict=True):
+        if name in named and name in COLUMNS:
+            raise DataError(f"{path}: row 1: the column {name} stands twice; leave one of them out")
+        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        if name not in REQUIRED:  # "NA" may name a folder, but no person
+            text = pc.if_else(pc.is_in(text, pa.array(_EMPTY)), "", text)
+        if name and not name.startswith("unnamed:"):
+            named.setdefault(name, text)
+    count = len(columns[0]) if columns else 0
+    filled = np.zeros(count, bool)
+    for column in named.values():
+        filled |= pc.not_equal(column, "").to_numpy(zero_copy_only=False)
+    kept = pa.array(filled)
+    return Table(
+        path, {name: column.filter(kept) for name, column in named.items()}, np.flatnonzero(filled) + 2, decimal_comma
+    )
+
+
+def _checked(table: Table) -> Table:
+    for column in REQUIRED:
+        if column not in table:
+            raise DataError(_missing(table, column))
+    if not len(table):
+        raise DataError(f"{table.file}: expected one row per frame or tracklet after the header, got none")
+    for column in REQUIRED:
+        empty = pc.index(table.columns[column], "").as_py()
+        if empty >= 0:
+            raise table.error(empty, column, f"is empty; every row names its {column}")
+    return table
+
+
+def _missing(table: Table, column: str) -> str:
+    got = ",".join(table.columns) or "nothing"
+    hint = also_called(table, column)
+    return f"{table.file}: row 1: expected a header with path,tracklet[,pid,camid,split,role], got {got:.200}{hint}"
+
+
+def also_called(table: Table, column: str) -> str:
+    """A hint where a table seems to have a column under another name, else empty."""
+    found = next((name for name in _ALSO_CALLED.get(column, ()) if name in table), None)
+    return f"; if {found} is that column, call it {column}" if found else ""
+
+
+def read_ids(table: Table, column: str) -> Ids:
+    """The numbers that stand for a column of persons or cameras, which may be text.
+
+    Whole numbers, also written ``12.0``, stand for themselves. Where a cell holds a word, all of the column are names and are numbered
+    from 1 in sorted order; -1 and 0 keep their meaning.
+
+    Args:
+        table: has the column or not; without it all are unknown.
+        column: ``pid`` or ``camid``.
+
+    Raises:
+        DataError: a cell holds a fraction, or a number below -1 or of more than 64 bits; names its row.
+    """
+    if column not in table:
+        return Ids(np.full(len(table), UNKNOWN), {}, "")
+    codes, texts = table.coded(column)
+    whole = [int(match[1]) if (match := _WHOLE.fullmatch(text)) else None for text in texts]
+    for i, (text, number) in enumerate(zip(texts, whole, strict=True)):
+        if (number is not None and not -1 <= number < 2**63) or (_FRACTION.fullmatch(text) and number is None):
+            where = int(np.argmax(codes == i))
+            raise table.error(where, column, f"expected a whole 64-bit number from -1 on, or a name, got {text!r}")
+    meaningful = (-1, 0) if column == "pid" else (-1,)
+    words = [i for i, (text, number) in enumerate(zip(texts, whole, strict=True)) if text and number is None]
+    numbers = np.array([UNKNOWN if number is None else number for number in whole], np.int64)
+    if not words:
+        return Ids(numbers[codes], {}, "")
+    name_of = {
+        i: texts[i] if number is None else str(number)
+        for i, number in enumerate(whole)
+        if texts[i] and number not in meaningful
+    }
+    names = sorted(set(name_of.values()))
+    place = {name: number for number, name in enumerate(names, start=1)}
+    for i, name in name_of.items():
+        numbers[i] = place[name]
+    note = ""
+    if len(words) < len(name_of):
+        where = int(np.argmax(codes == words[0]))
+        note = (
+            f"column {column}: {len(words)} of {len(name_of)} different values are text, such as {texts[words[0]]!r} in row "
+            f"{table.row[where]}, so all of them are taken as names"
+        )
+    return Ids(numbers[codes], dict(enumerate(names, start=1)), note)
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Writes a table of tracklets, whole or not at all, its columns in the order of `COLUMNS`, then the others as given.
+
+    Args:
+        path: ``.csv`` (UTF-8, commas, lines end with a line feed) or ``.parquet``.
+        columns: name -> N values: texts, numbers, or None for an empty cell. ``path`` and ``tracklet`` are required.
+
+    Raises:
+        DataError: another suffix, a column is missing or of another length, or the file cannot be written.
+    """
+    path = Path(path)
+    if missing := [name for name in REQUIRED if name not in columns]:
+        raise DataError(f"{path}: a table of tracklets has a column {missing[0]}, got {', '.join(columns)}")
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{path}: columns of different lengths: {lengths}")
+    order = [*(name for name in COLUMNS if name in columns), *(name for name in columns if name not in COLUMNS)]
+    if path.suffix.lower() == ".parquet":
+        held = pa.table({name: _arrow(columns[name]) for name in order})
+        with atomic(path) as temporary:
+            pyarrow.parquet.write_table(held, temporary)
+    elif path.suffix.lower() == ".csv":
+        with (
+            atomic(path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as stream,
+        ):
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(order)
+            writer.writerows(zip(*(columns[name] for name in order), strict=True))
+    else:
+        raise DataError(f"{path}: expected a name that ends in .csv or .parquet")
+
+
+def _arrow(values: Sequence[Any]) -> pa.Array:
+    """Numbers as numbers where all are; else text."""
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    try:
+        return pa.array(plain)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in plain], pa.string())
