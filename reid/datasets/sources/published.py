@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reid.datasets.sources.base import Published, images_of
+from reid.datasets.images import images_in
+from reid.datasets.sources.base import Published
 from reid.errors import DataError
 from reid.tracklets import Benchmark, Split
 
@@ -71,7 +72,7 @@ def parse_folder(root: Path, folder: str, pattern: re.Pattern[str], example: str
     Raises:
         DataError: an image has another name, or there is none.
     """
-    names = images_of(root / folder)
+    names = images_in(root / folder)
     if not names:
         raise DataError(f"{root / folder}: expected images such as {example}, got none")
     matches = [pattern.match(name) for name in names]

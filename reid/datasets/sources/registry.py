@@ -72,14 +72,20 @@ def recognise(source: Path) -> Found:
     if not source.exists():
         raise DataError(f"{source}: expected a folder or file to import, got nothing there")
     for name in KINDS:
+        if name == "folders" and (deeper := _dataset_inside(source)):
+            raise DataError(f"{source}: expected one dataset or one set of folders; {deeper} in it is a dataset: name that one")
         if why := kind(name).recognise(source):
             return Found(name, why)
-    deeper = next((inner for inner in _inside(source) for name in _DATASETS if kind(name).recognise(inner)), None)
-    hint = f"; {deeper} in it is one" if deeper else "; name the kind with --as (robust-reid import --help lists them)"
-    raise DataError(f"{source}: expected one of {', '.join(KINDS)}, got none that is known by its layout{hint}")
+    raise DataError(
+        f"{source}: expected one of {', '.join(KINDS)}, got none that is known by its layout; "
+        "name the kind with --as (docs/import.md shows what each looks like)"
+    )
 
 
-_DATASETS = list(KINDS)[: list(KINDS).index("mot")]
+def _dataset_inside(source: Path) -> Path | None:
+    """A folder directly in another that is a public dataset; an unpacked archive is often one level too deep."""
+    datasets = list(KINDS)[: list(KINDS).index("mot")]
+    return next((inner for inner in _inside(source) for name in datasets if kind(name).recognise(inner)), None)
 
 
 def _inside(source: Path) -> list[Path]:
