@@ -53,7 +53,7 @@ def run(data: Path, kind: str, options: Options, *, quick: bool, json_file: Path
         print(f"  {sentence}")
     print(_table(rows, parts))
     for finding in found:
-        print(_in_words(finding))
+        print(_in_words(finding).replace(f"{data.absolute()}/", "").replace(f"{data}/", ""))
     mended = _mend(data, rows, found) if fix else []
     print("\n".join(mended) if mended else "", end="\n" if mended else "")
     findings = sum(finding.kind == "finding" for finding in found)

@@ -63,7 +63,11 @@ def boxes(tracks: list[Tracklet]):
 
 def of_size(people: list[Tracklet], count: int, skip: int = 0) -> list[Tracklet]:
     """Tracklets that fit onto the canvas side by side."""
-    small = [track for track in people if all(decode(path).shape[0] <= 150 and decode(path).shape[1] <= 70 for path in track.paths)]
+    small = [
+        track
+        for track in people
+        if all(decode(path).shape[0] <= 150 and decode(path).shape[1] <= 70 for path in track.paths)
+    ]
     assert len(small) >= skip + count
     return small[skip : skip + count]
 
@@ -84,7 +88,9 @@ def test_folders_of_persons_and_tracklets(here, people, capsys):
     for track in people:
         (here / "people" / f"person {track.pid}" / track.key).mkdir(parents=True)
         for i, path in enumerate(track.paths):
-            shutil.copy(path, here / "people" / f"person {track.pid}" / track.key / f"{i + 9}.jpg")  # 9.jpg before 10.jpg
+            shutil.copy(
+                path, here / "people" / f"person {track.pid}" / track.key / f"{i + 9}.jpg"
+            )  # 9.jpg before 10.jpg
     (here / "people/.DS_Store").touch()
     (here / "people/__MACOSX").mkdir()
     (here / "people/__MACOSX/._9.jpg").touch()
@@ -115,7 +121,8 @@ def test_folders_of_tracklets_or_of_persons(here, people, capsys, fails):
     assert "pid" not in table(here / "t.parquet")[0]
     assert call("import", "in", "--layout", "person", "--out", "p.csv") == 0
     assert {row["pid"] for row in table(here / "p.csv")} == {track.key for track in people[:4]}
-    assert "layout: expected person/tracklet, person, tracklet" in fails("import", "in", "--layout", "camera", "--as", "folders", "--out", "q.csv")
+    message = fails("import", "in", "--layout", "camera", "--as", "folders", "--out", "q.csv")
+    assert "layout: expected person/tracklet, person, tracklet" in message
 
 
 def test_flat_names_by_a_pattern(here, people, fails, capsys):
@@ -134,7 +141,9 @@ def test_flat_names_by_a_pattern(here, people, fails, capsys):
     message = fails("import", "crops", "--as", "flat", "--pattern", pattern, "--out", "other.csv")
     assert "expected names such as {pid}_c{camid}_{tracklet}_{frame}.jpg, got group photo.jpg" in message
     assert not (here / "other.csv").exists()
-    assert "expected each field once" in fails("import", "crops", "--as", "flat", "--pattern", "{pid}_{pid}.jpg", "--out", "o.csv")
+    assert "expected each field once" in fails(
+        "import", "crops", "--as", "flat", "--pattern", "{pid}_{pid}.jpg", "--out", "o.csv"
+    )
     assert "is there already; --overwrite" in fails("import", "crops", "--out", "crops.csv")
 
 
@@ -149,7 +158,9 @@ def test_flat_finds_the_pattern_of_market_and_reads_folders_too(here, people, ca
     assert "pattern {pid}_c{camid}s{}_{frame}_{}.jpg, found out" in capsys.readouterr().out
     assert {int(row["pid"]) for row in table(here / "flat.csv")} == {track.pid for track in people[:5]}
     assert call("import", "deep", "--as", "flat", "--pattern", "{camid}/{pid}/{frame}.jpg", "--out", "deep.csv") == 0
-    assert {(row["camid"], int(row["pid"])) for row in table(here / "deep.csv")} == {(f"gate {t.camid}", t.pid) for t in people[:5]}
+    assert {(row["camid"], int(row["pid"])) for row in table(here / "deep.csv")} == {
+        (f"gate {t.camid}", t.pid) for t in people[:5]
+    }
 
 
 def sequence(folder: Path, tracks: list[Tracklet], *, truth: bool, image_folder: str = "img1") -> None:
@@ -183,7 +194,11 @@ def test_mot_ground_truth_of_two_cameras(here, people, capsys):
     assert "1 boxes of other classes left out" in said
     assert "ids of different sequences are taken for different persons" in said
     rows = table(here / "mot.csv")
-    tracks = {f"{name}/{i + 1:04d}": track for name, held in (("north", north), ("south", south)) for i, track in enumerate(held)}
+    tracks = {
+        f"{name}/{i + 1:04d}": track
+        for name, held in (("north", north), ("south", south))
+        for i, track in enumerate(held)
+    }
     same_pixels(rows, here, tracks)
     assert {row["pid"] for row in rows} == {f"{name}:{i}" for name in ("north", "south") for i in (1, 2, 3)}
     assert {row["camid"] for row in rows} == {"north", "south"}
@@ -202,7 +217,9 @@ def test_mot_a_trackers_output_knows_no_person(here, people, capsys, fails):
     assert (rows[0]["x"], rows[0]["y"]) == ("10", "20")  # pixels are counted from 1 on disk
     # The table of boxes can be cut later.
     assert call("import", "gate.csv", "--as", "video", "--crops", "later", "--png", "--out", "cut.csv") == 0
-    same_pixels(table(here / "cut.csv"), here, {f"gate/{i + 1:04d}": track for i, track in enumerate(of_size(people, 2))})
+    same_pixels(
+        table(here / "cut.csv"), here, {f"gate/{i + 1:04d}": track for i, track in enumerate(of_size(people, 2))}
+    )
     (here / "gate/tracker.txt").write_text("1,-1,5,5,20,40,0.9\n")
     assert "got detections only (every id is -1); run a tracker first" in fails("import", "gate", "--out", "x.csv")
     (here / "gate/tracker.txt").write_text("999,1,5,5,20,40,0.9\n")
@@ -229,12 +246,16 @@ def coco(folder: Path, cameras: dict[str, list[Tracklet]]) -> dict:
         for frame in range(max(len(track.paths) for track in tracks)):
             Image.fromarray(scene(tracks, frame)).save(folder / camera / f"{frame}.png")
             number[frame] = len(images) + 1
-            images.append({"id": number[frame], "file_name": f"{camera}/{frame}.png", "video_id": video, "frame_id": frame})
+            images.append(
+                {"id": number[frame], "file_name": f"{camera}/{frame}.png", "video_id": video, "frame_id": frame}
+            )
         for frame, track, box in boxes(tracks):
             annotation = {"id": len(annotations), "image_id": number[frame], "bbox": list(box), "category_id": 1}
             annotations.append({**annotation, "attributes": {"track_id": track + 1}})
     annotations.append({"id": 900, "image_id": 1, "bbox": [0, 0, 9, 9], "category_id": 2, "track_id": 7})
-    annotations.append({"id": 901, "image_id": 1, "bbox": [0, 0, 99, 99], "category_id": 1, "track_id": 8, "iscrowd": 1})
+    annotations.append(
+        {"id": 901, "image_id": 1, "bbox": [0, 0, 99, 99], "category_id": 1, "track_id": 8, "iscrowd": 1}
+    )
     categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]
     videos = [{"id": i, "name": camera} for i, camera in enumerate(cameras, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories, "videos": videos}
@@ -244,11 +265,15 @@ def test_coco_with_track_ids(here, people, capsys, fails):
     cameras = {"gate": of_size(people, 2), "yard": of_size(people, 3, skip=2)}
     content = coco(here / "images", cameras)
     (here / "labels.json").write_text(json.dumps(content))
-    assert "names this image, which is not there; --images names their folder" in fails("import", "labels.json", "--out", "x.csv")
+    assert "names this image, which is not there; --images names their folder" in fails(
+        "import", "labels.json", "--out", "x.csv"
+    )
     assert call("import", "labels.json", "--images", "images", "--crops", "crops", "--png", "--out", "coco.csv") == 0
     assert "1 annotations of other categories were left out" in capsys.readouterr().out
     rows = table(here / "coco.csv")
-    same_pixels(rows, here, {f"{name}/{i + 1}": track for name, held in cameras.items() for i, track in enumerate(held)})
+    same_pixels(
+        rows, here, {f"{name}/{i + 1}": track for name, held in cameras.items() for i, track in enumerate(held)}
+    )
     assert {row["camid"] for row in rows} == {"gate", "yard"}
     assert {row["pid"] for row in rows} == {"gate:1", "gate:2", "yard:1", "yard:2", "yard:3"}
     del content["annotations"][0]["attributes"]
@@ -273,10 +298,13 @@ def test_json_lines_with_and_without_boxes(here, people, fails):
     assert call("import", "t.jsonl", "--crops", "crops", "--png", "--out", "t.csv") == 0
     rows = table(here / "t.csv")
     same_pixels(rows, here, {str(i): track for i, track in enumerate(tracks)})
-    assert {(row["pid"], row["camid"], row["score"]) for row in rows} == {("alice", "gate 3", "0.5"), ("bob", "gate 3", "0.5")}
+    assert {(row["pid"], row["camid"], row["score"]) for row in rows} == {
+        ("alice", "gate 3", "0.5"),
+        ("bob", "gate 3", "0.5"),
+    }
     (here / "t.jsonl").write_text('{"path": "0.png"}\n')
     assert "line 1: expected tracklet (or track" in fails("import", "t.jsonl", "--out", "x.csv")
-    (here / "t.jsonl").write_text('[1, 2\n')
+    (here / "t.jsonl").write_text("[1, 2\n")
     assert "line 1: expected a JSON object, got '[1, 2'" in fails("import", "t.jsonl", "--out", "x.csv")
     (here / "t.jsonl").write_text('{"path": "gone.png", "tracklet": 1}\n')
     assert "gone.png is not there" in fails("import", "t.jsonl", "--out", "x.csv")
@@ -289,7 +317,9 @@ def film(file: Path, tracks: list[Tracklet]) -> int:
         stream = container.add_stream("ffv1", rate=Fraction(30))
         stream.width, stream.height, stream.pix_fmt = *CANVAS, "bgr0"
         for frame in range(count):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(scene(tracks, frame), format="rgb24").reformat(format="bgr0")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(scene(tracks, frame), format="rgb24").reformat(format="bgr0"))
+            )
         container.mux(stream.encode())
     return count
 
@@ -298,7 +328,9 @@ def test_video_is_cut_exactly_at_its_frames(here, people, fails):
     tracks = of_size(people, 3)
     count = film(here / "gate.mkv", tracks)
     lines = ["frame,track,x,y,w,h,pid"]
-    lines += [f"{frame},{number},{x},{y},{w},{h},p{number}" for frame, number, (x, y, w, h) in reversed(list(boxes(tracks)))]
+    lines += [
+        f"{frame},{number},{x},{y},{w},{h},p{number}" for frame, number, (x, y, w, h) in reversed(list(boxes(tracks)))
+    ]
     (here / "gate.csv").write_text("\n".join(lines) + "\n")
     assert call("import", "gate.mkv", "--crops", "crops", "--png", "--out", "video.csv") == 0
     rows = table(here / "video.csv")
@@ -337,7 +369,9 @@ def test_crops_are_written_once_gone_on_with_and_never_mixed(here, people, fails
     (here / "mine/gate").mkdir(parents=True)
     (here / "mine/gate/holiday.jpg").touch()
     assert "choose another --crops folder" in fails("import", "gate", "--crops", "mine", "--out", "v.csv")
-    assert "quality: expected >= 1 and <= 100, got 101" in fails("import", "gate", "--crops", "w", "--quality", "101", "--out", "v.csv")
+    assert "quality: expected >= 1 and <= 100, got 101" in fails(
+        "import", "gate", "--crops", "w", "--quality", "101", "--out", "v.csv"
+    )
 
 
 def test_a_damaged_picture_stops_the_cut_which_goes_on_afterwards(here, people, fails):
@@ -379,7 +413,9 @@ def test_several_sources_one_table_and_ids_kept_apart(here, people, fails):
     assert {row["camid"] for row in rows} == {"monday", "tuesday"}
     assert len({row["tracklet"] for row in rows}) == 6
     assert call("import", "monday", "tuesday", "--ids", "separate", "--out", "u.csv") == 0
-    assert {row["pid"] for row in table(here / "u.csv")} == {f"{place}:{pid}" for place in ("monday", "tuesday") for pid in pids}
+    assert {row["pid"] for row in table(here / "u.csv")} == {
+        f"{place}:{pid}" for place in ("monday", "tuesday") for pid in pids
+    }
 
 
 def market(root: Path, data_root: Path) -> Path:
@@ -406,7 +442,10 @@ def test_market_and_mars_in_one_table(here, data_root):
     assert {row["split"] for row in rows} == {"train", "test"}
     held = load_mars(data_root / "demo", "demo")
     persons = {int(pid) for pid in held.train.pid} | {int(pid) for pid in held.test.pid if pid > 0}
-    assert {row["pid"] for row in rows} == {f"{name}:{pid}" for name in ("market1501", "demo") for pid in persons} | {"0", "-1"}
+    assert {row["pid"] for row in rows} == {f"{name}:{pid}" for name in ("market1501", "demo") for pid in persons} | {
+        "0",
+        "-1",
+    }
     assert {row["camid"].partition(":")[0] for row in rows} == {"market1501", "demo"}
 
 

@@ -73,7 +73,9 @@ def recognise(source: Path) -> Found:
         raise DataError(f"{source}: expected a folder or file to import, got nothing there")
     for name in KINDS:
         if name == "folders" and (deeper := _dataset_inside(source)):
-            raise DataError(f"{source}: expected one dataset or one set of folders; {deeper} in it is a dataset: name that one")
+            raise DataError(
+                f"{source}: expected one dataset or one set of folders; {deeper} in it is a dataset: name that one"
+            )
         if why := kind(name).recognise(source):
             return Found(name, why)
     raise DataError(

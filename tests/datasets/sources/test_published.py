@@ -1,6 +1,7 @@
-"""Public datasets, each on a small tree in its exact layout: who is who, what is junk, which rows are queries; counts beside the published ones."""
+"""Public datasets, each on a small tree in its exact layout: who is who, what is junk, which rows are queries; published counts."""
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from reid.datasets.sources import cuhk03, ilids_vid, ls_vid, mars, market1501, msmt17, prid2011, registry, veri776
+from reid.datasets.sources import cuhk03, ilids_vid, ls_vid, market1501, mars, msmt17, prid2011, registry, veri776
 from reid.datasets.sources.base import Options
 from reid.errors import ConfigError, DataError
 from reid.tracklets import Benchmark
@@ -21,16 +22,28 @@ def touch(root: Path, *names: str) -> None:
         (root / name).touch()
 
 
+def create(file: Path) -> None:
+    """An empty file, quickly."""
+    os.close(os.open(file, os.O_CREAT | os.O_WRONLY))
+
+
 def of(benchmark: Benchmark, part: str) -> list[tuple[str, int, int]]:
     """First frame, person and camera of each tracklet of a part."""
     split = benchmark.train if part == "train" else benchmark.test.select(getattr(benchmark, part))
     return [
-        (track.paths[0].relative_to(split.root).as_posix(), track.pid, track.camid) for track in (split[i] for i in range(len(split)))
+        (track.paths[0].relative_to(split.root).as_posix(), track.pid, track.camid)
+        for track in (split[i] for i in range(len(split)))
     ]
 
 
 def market(root: Path) -> Path:
-    touch(root / "bounding_box_train", "0002_c1s1_000451_03.jpg", "0007_c3s3_077419_03.jpg", "0007_c2s3_070952_01.jpg", "Thumbs.db")
+    touch(
+        root / "bounding_box_train",
+        "0002_c1s1_000451_03.jpg",
+        "0007_c3s3_077419_03.jpg",
+        "0007_c2s3_070952_01.jpg",
+        "Thumbs.db",
+    )
     touch(root / "query", "0001_c1s1_001051_00.jpg", "0003_c4s6_015641_00.jpg", "Thumbs.db")
     touch(
         root / "bounding_box_test",
@@ -80,10 +93,10 @@ def test_a_whole_market1501_is_called_so(tmp_path):
     ):
         (tmp_path / part).mkdir()
         for i in range(count):
-            (tmp_path / part / f"{pids[i % len(pids)]:04d}_c{i % 6 + 1}s1_{i:06d}_00.jpg").touch()
+            create(tmp_path / part / f"{pids[i % len(pids)]:04d}_c{i % 6 + 1}s1_{i:06d}_00.jpg")
     for pid, count in (("-1", 3_819), ("0000", 2_798)):
         for i in range(count):
-            (tmp_path / "bounding_box_test" / f"{pid}_c{i % 6 + 1}s1_{i:06d}_00.jpg").touch()
+            create(tmp_path / "bounding_box_test" / f"{pid}_c{i % 6 + 1}s1_{i:06d}_00.jpg")
     found = market1501.load_market1501(tmp_path)
     assert found.name == "market1501"
     assert (len(found.query), len(found.gallery)) == (3_368, 19_732)
@@ -106,7 +119,8 @@ def msmt(root: Path, folders: tuple[str, str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("inner", "folders"), [("MSMT17_V1", ("train", "test")), ("MSMT17_V2", ("mask_train_v2", "mask_test_v2")), ("", ("train", "test"))]
+    ("inner", "folders"),
+    [("MSMT17_V1", ("train", "test")), ("MSMT17_V2", ("mask_train_v2", "mask_test_v2")), ("", ("train", "test"))],
 )
 def test_msmt17_person_0_is_a_person_and_not_the_same_in_train_and_test(tmp_path, inner, folders):
     msmt(tmp_path / inner, folders)
@@ -153,7 +167,9 @@ def test_cuhk03_new_protocol_counts_rows_from_1(tmp_path, boxes):
     assert of(found, "query") == [(f"images_{boxes}/1_002_1_01.png", 2, 1)]
     assert [row[1:] for row in of(found, "gallery")] == [(2, 2), (3, 2)]
     assert found.name == ("cuhk03-subset" if boxes == "detected" else "cuhk03-labeled-subset")
-    assert cuhk03.read(tmp_path, Options()).said == [f"boxes: {'detected' if boxes == 'detected' else 'labeled by hand'}"]
+    assert cuhk03.read(tmp_path, Options()).said == [
+        f"boxes: {'detected' if boxes == 'detected' else 'labeled by hand'}"
+    ]
 
 
 def test_cuhk03_an_image_that_the_split_names_is_missing(tmp_path):
@@ -163,7 +179,12 @@ def test_cuhk03_an_image_that_the_split_names_is_missing(tmp_path):
 
 
 def test_cuhk03_np_in_the_layout_of_market(tmp_path):
-    touch(tmp_path / "detected", "bounding_box_train/0001_c1_1.png", "query/0003_c1_22.png", "bounding_box_test/0003_c2_26.png")
+    touch(
+        tmp_path / "detected",
+        "bounding_box_train/0001_c1_1.png",
+        "query/0003_c1_22.png",
+        "bounding_box_test/0003_c2_26.png",
+    )
     found = cuhk03.load_cuhk03(tmp_path)
     assert of(found, "query") == [("detected/query/0003_c1_22.png", 3, 1)]
 
@@ -201,11 +222,20 @@ def test_ilids_vid_refuses_a_split_of_other_persons(tmp_path):
 def test_prid2011_takes_the_persons_that_its_splits_name(tmp_path):
     for person in (1, 2, 3, 200):
         for camera in "ab":
-            touch(tmp_path / f"prid_2011/multi_shot/cam_{camera}/person_{person:04d}", "0001.png", "0002.png", "0010.png")
-    splits = [{"train": ["person_0002"], "test": ["person_0001"]}] * 9 + [{"train": ["person_0001"], "test": ["person_0002"]}]
+            touch(
+                tmp_path / f"prid_2011/multi_shot/cam_{camera}/person_{person:04d}", "0001.png", "0002.png", "0010.png"
+            )
+    splits = [{"train": ["person_0002"], "test": ["person_0001"]}] * 9 + [
+        {"train": ["person_0001"], "test": ["person_0002"]}
+    ]
     (tmp_path / "splits_prid2011.json").write_text(json.dumps(splits))
     found = prid2011.load_prid2011(tmp_path)
-    assert [row[1:] for row in of(found, "train") + of(found, "query") + of(found, "gallery")] == [(2, 1), (2, 2), (1, 1), (1, 2)]
+    assert [row[1:] for row in of(found, "train") + of(found, "query") + of(found, "gallery")] == [
+        (2, 1),
+        (2, 2),
+        (1, 1),
+        (1, 2),
+    ]
     assert [row[1] for row in of(prid2011.load_prid2011(tmp_path, 9), "query")] == [2]
     (tmp_path / "splits_prid2011.json").write_text("{}")
     with pytest.raises(DataError, match=r"splits_prid2011\.json: expected a list of 10 objects"):
@@ -215,13 +245,20 @@ def test_prid2011_takes_the_persons_that_its_splits_name(tmp_path):
 def lsvid(root: Path, store: str) -> Path:
     frames = {
         "tracklet_train/0000": ["0000_0000_01_0001.jpg", "0000_0000_01_0002.jpg", "0000_0001_02_0001.jpg"],
-        "tracklet_test/0000": ["0000_0000_03_0001.jpg", "0000_00001_07_0001.jpg", "0000_0001_15_0001.jpg", "0000_0001_15_0010.jpg"],
+        "tracklet_test/0000": [
+            "0000_0000_03_0001.jpg",
+            "0000_00001_07_0001.jpg",
+            "0000_0001_15_0001.jpg",
+            "0000_0001_15_0010.jpg",
+        ],
         "tracklet_test/0001": ["0001_0000_04_0001.jpg"],
     }
     for folder, names in frames.items():
         touch(root / folder, *names, ".DS_Store")
     (root / "list_sequence").mkdir()
-    (root / "list_sequence/list_seq_train.txt").write_text("tracklet_train/0000/0000_0000 0\ntracklet_train/0000/0000_0001 0\n")
+    (root / "list_sequence/list_seq_train.txt").write_text(
+        "tracklet_train/0000/0000_0000 0\ntracklet_train/0000/0000_0001 0\n"
+    )
     test = ["tracklet_test/0000/0000_0000 0", "tracklet_test/0000/0000_0001 0", "tracklet_test/0001/0001_0000 1"]
     (root / "list_sequence/list_seq_test.txt").write_text("\n".join(test) + "\n")
     (root / "test/data").mkdir(parents=True)
@@ -294,7 +331,9 @@ def test_auto_tells_the_datasets_apart_and_says_why(tmp_path):
     ilids(tmp_path / "d", [3, 1, 4, 2])
     touch(tmp_path / "e/prid_2011/multi_shot/cam_a/person_0001", "0001.png")
     lsvid(tmp_path / "f", "npy")
-    touch(tmp_path / "g", "image_train/0001_c001_1_0.jpg", "image_query/0002_c002_1_0.jpg", "image_test/0002_c003_1_0.jpg")
+    touch(
+        tmp_path / "g", "image_train/0001_c001_1_0.jpg", "image_query/0002_c002_1_0.jpg", "image_test/0002_c003_1_0.jpg"
+    )
     names = ["market1501", "msmt17", "cuhk03", "ilids-vid", "prid2011", "ls-vid", "veri776"]
     found = [registry.recognise(tmp_path / folder) for folder in "abcdefg"]
     assert [kind for kind, _ in found] == names
