@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from reid.datasets.images import is_video
 from reid.datasets.sources import registry
 from reid.datasets.sources.base import Options, Rows
 from reid.datasets.sources.boxes import BOX, CropFormat, cut
@@ -75,9 +74,8 @@ def run(
         if camera_per_source:
             rows.columns["camid"] = [name] * len(rows)
     if crops is not None and form is not None:
-        parts = [_cut(rows, crops.folder, form, overwrite) for rows in parts]
+        parts = _cut(parts, crops.folder, form, overwrite)
     table = joined(parts, options.ids)
-    _check_boxes_of_videos(table)
     columns = {name: _tidy(name, values) for name, values in table.columns.items()}
     columns["path"] = _relative(columns["path"], out.parent)
     filled = {name: values for name, values in columns.items() if any(value is not None for value in values)}
@@ -152,19 +150,19 @@ def _prefixed(name: str, value: Any) -> Any:
     return value if value is None or str(value) in ("0", "-1") else f"{name}:{value}"
 
 
-def _cut(rows: Rows, folder: Path, form: CropFormat, overwrite: bool) -> Rows:
-    boxes = sum(value is not None for value in rows.column("x"))
-    if not boxes:
-        raise ConfigError(f"crops: {rows.name} has no boxes; its files are used as they are, so leave --crops out")
-    with tqdm(desc=f"{rows.name}: crops, {form}", total=boxes, unit=" crops", disable=None) as bar:
-        return cut(rows, folder / rows.name, form, overwrite=overwrite, tick=bar.update)
-
-
-def _check_boxes_of_videos(table: Rows) -> None:
-    if "x" in table.columns and not any(map(is_video, table.columns["path"][:1])):
-        missing = next((path for path in dict.fromkeys(table.columns["path"]) if not os.path.exists(path)), None)
-        if missing:
-            raise DataError(f"{missing}: a row names this picture, which is not there")
+def _cut(parts: Sequence[Rows], folder: Path, form: CropFormat, overwrite: bool) -> list[Rows]:
+    """The sources with files of crops instead of boxes; those without boxes as they are."""
+    boxes = {rows.name: sum(value is not None for value in rows.column("x")) for rows in parts}
+    if not any(boxes.values()):
+        raise ConfigError(
+            f"crops: {', '.join(boxes)}: no boxes there; the files are used as they are, so leave --crops out"
+        )
+    done = []
+    for rows in parts:
+        with tqdm(desc=f"{rows.name}: crops, {form}", total=boxes[rows.name], unit=" crops", disable=None) as bar:
+            own = folder / rows.name
+            done.append(cut(rows, own, form, overwrite=overwrite, tick=bar.update) if boxes[rows.name] else rows)
+    return done
 
 
 def _tidy(column: str, values: list[Any]) -> list[Any]:

@@ -140,7 +140,7 @@ def check_pictures(rows: Rows, tick: Callable[[int], object]) -> list[Finding]:
             Finding("unreadable", "finding", "images are missing or damaged", len(faulty), examples, fix, left_out)
         )
     crops = [row for row in whole if paths[row] in pictures and boxed[row] is None]
-    found += _sizes(rows, crops, pictures)
+    found += [*_sizes(rows, crops, pictures), *_small_boxes(rows)]
     return [*found, *_same_pictures(rows, crops, pictures)]
 
 
@@ -331,6 +331,17 @@ def _sizes(rows: Rows, crops: Sequence[int], pictures: dict[str, _Picture]) -> I
         examples = _examples(f"{path}: {w} x {h}" for path, (w, h) in wide.items())
         text = f"images wider than {WIDEST} times their height: whole pictures instead of crops of one person?"
         yield Finding("wide", "finding", text, len(wide), examples)
+
+
+def _small_boxes(rows: Rows) -> Iterator[Finding]:
+    boxes = zip(rows.columns["tracklet"], rows.columns["path"], rows.column("w"), rows.column("h"), strict=True)
+    tiny = [
+        f"{tracklet} in {path}: {w:g} x {h:g}"
+        for tracklet, path, w, h in boxes
+        if w is not None and min(w, h) < SMALLEST
+    ]
+    if tiny:
+        yield Finding("tiny-box", "finding", f"boxes with a side below {SMALLEST} pixels", len(tiny), _examples(tiny))
 
 
 def _same_pictures(rows: Rows, crops: Sequence[int], pictures: dict[str, _Picture]) -> Iterator[Finding]:

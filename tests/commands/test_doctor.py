@@ -232,6 +232,19 @@ def test_unusable_data_is_exit_code_2_and_one_line(rows, fails):
     assert "expected one row per frame" in fails("doctor", "t.csv")
 
 
+def test_boxes_of_a_tracker_too_small_to_tell_anybody(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("gate/img1").mkdir(parents=True)
+    Image.effect_noise((320, 240), 60).convert("RGB").save("gate/img1/000001.png")
+    Path("gate/tracker.txt").write_text("1,1,10,10,30,60,1\n1,2,80,10,9,60,1\n")
+    assert call("doctor", "gate", "--json", "d.json") == FINDINGS
+    found = {finding["code"]: finding for finding in json.loads(Path("d.json").read_text())["findings"]}
+    assert found["tiny-box"]["count"] == 1
+    assert "gate/0002" in found["tiny-box"]["examples"][0]
+    assert "9 x 60" in found["tiny-box"]["examples"][0]
+    assert "wide" not in found  # a whole picture is no crop
+
+
 def test_pictures_that_only_resemble_each_other_are_no_finding(tmp_path, monkeypatch):
     """Two persons before one background, and flat pictures, whose perceptual hashes are all the same."""
     monkeypatch.chdir(tmp_path)

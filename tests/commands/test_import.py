@@ -418,6 +418,16 @@ def test_several_sources_one_table_and_ids_kept_apart(here, people, fails):
     }
 
 
+def test_only_sources_with_boxes_are_cut(here, people, fails):
+    sequence(here / "gate", of_size(people, 2), truth=False)
+    (here / "kept/somebody").mkdir(parents=True)
+    shutil.copy(people[0].paths[0], here / "kept/somebody/1.jpg")
+    assert call("import", "gate", "kept", "--crops", "crops", "--out", "t.csv") == 0
+    places = {row["tracklet"]: Path(row["path"]).parts[0] for row in table(here / "t.csv")}
+    assert places == {"gate/gate/0001": "crops", "gate/gate/0002": "crops", "kept/somebody": "kept"}
+    assert "no boxes there" in fails("import", "kept", "--crops", "crops", "--out", "u.csv")
+
+
 def market(root: Path, data_root: Path) -> Path:
     """The demo's people as Market-1501 lays images out."""
     held = load_mars(data_root / "demo", "demo")
