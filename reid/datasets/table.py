@@ -137,9 +137,11 @@ def read_table(path: Path) -> Table:
 
 def _read_csv(path: Path, data: bytes) -> Table:
     data = _as_utf8(path, data)
+    if not data.strip():
+        raise DataError(_missing(Table(path, {}, np.arange(0)), "path"))
     if data.lstrip()[:1] in _JSON:
         raise DataError(
-            f"{path}: this is JSON, not a CSV; robust-reid import {path} --as coco (or jsonl) --out tracks.csv makes a table of it"
+            f"{path}: this is JSON, no CSV; robust-reid import {path} --as auto --out tracks.csv makes a table of it"
         )
     first_line = data.split(b"\n", 1)[0].rstrip(b"\r").decode()
     delimiter, header = _header(first_line)
