@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
-_RUBBISH = {
+_SYSTEMS = {
     "__macosx",
     "thumbs.db",
     "ehthumbs.db",
@@ -16,6 +17,7 @@ _RUBBISH = {
     "$recycle.bin",
     "system volume information",
 }
+_IMAGE = re.compile(rf"(?:.*/)?[^./][^/]*({'|'.join(map(re.escape, IMAGE_SUFFIXES))})", re.IGNORECASE | re.DOTALL)
 
 
 def is_rubbish(name: str) -> bool:
@@ -24,12 +26,12 @@ def is_rubbish(name: str) -> bool:
     Args:
         name: without a folder.
     """
-    return name.startswith(".") or name.lower() in _RUBBISH
+    return name.startswith(".") or name.lower() in _SYSTEMS
 
 
 def is_image(name: str) -> bool:
     """Whether a name, with folders or without, is an image's and no rubbish."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not is_rubbish(name.rpartition("/")[2])
+    return _IMAGE.fullmatch(name) is not None  # no image has a name of `_SYSTEMS`
 
 
 def is_video(name: str) -> bool:
