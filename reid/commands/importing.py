@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from reid.datasets.sources import registry
 from reid.datasets.sources.base import Options, Rows
-from reid.datasets.sources.boxes import BOX, CropFormat, cut
+from reid.datasets.sources.boxes import BOX, CropFormat, cut, num_crops
 from reid.datasets.table import write_table
 from reid.errors import ConfigError, DataError, in_range
 
@@ -152,7 +152,7 @@ def _prefixed(name: str, value: Any) -> Any:
 
 def _cut(parts: Sequence[Rows], folder: Path, form: CropFormat, overwrite: bool) -> list[Rows]:
     """The sources with files of crops instead of boxes; those without boxes as they are."""
-    boxes = {rows.name: sum(value is not None for value in rows.column("x")) for rows in parts}
+    boxes = {rows.name: num_crops(rows) for rows in parts}
     if not any(boxes.values()):
         raise ConfigError(
             f"crops: {', '.join(boxes)}: no boxes there; the files are used as they are, so leave --crops out"

@@ -347,6 +347,19 @@ def test_video_is_cut_exactly_at_its_frames(here, people, fails):
     assert "noise.avi: cannot decode this video" in fails("import", "noise.avi", "--crops", "n", "--out", "x.csv")
 
 
+def test_whole_frames_of_a_video_that_a_table_names(here, people):
+    tracks = of_size(people, 2)
+    count = film(here / "gate.mkv", tracks)
+    (here / "clips.csv").write_text(
+        f"path,tracklet,pid,camid,first,last\ngate.mkv,a,7,2,0,{count - 1}\ngate.mkv,b,8,2,1,1\n"
+    )
+    assert call("import", "clips.csv", "--crops", "crops", "--png", "--out", "cut.csv") == 0
+    rows = table(here / "cut.csv")
+    assert [(row["tracklet"], row["pid"]) for row in rows] == [("a", "7")] * count + [("b", "8")]
+    for row, frame in zip(rows, [*range(count), 1], strict=True):
+        np.testing.assert_array_equal(decode(here / row["path"]), scene(tracks, frame))
+
+
 def test_crops_are_written_once_gone_on_with_and_never_mixed(here, people, fails):
     sequence(here / "gate", of_size(people, 3), truth=True)
     arguments = ["import", "gate", "--crops", "crops", "--out", "t.csv", "--overwrite"]

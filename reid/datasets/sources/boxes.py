@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 SCHEMA = 1
 BOX = ("x", "y", "w", "h")
 _RECORD = "crops.json"
+_WHOLE = (0.0, 0.0, 1e9, 1e9)  # more than any picture has; boxes are clipped
 _NOT_OF_A_CROP = {*BOX, "first", "last"}
 
 
@@ -59,7 +60,8 @@ def cut(rows: Rows, folder: Path, form: CropFormat, *, overwrite: bool, tick: Ca
     rounded to whole pixels and clipped to its picture; one that lies outside is left out.
 
     Args:
-        rows: with columns x, y, w, h; `first` where the path is a video; a row without a box keeps its path.
+        rows: with columns x, y, w, h; `first` where the path is a video, whose whole frames are cut where there is no box. An image
+            without a box keeps its path.
         folder: of this source's crops; made where it is not there.
         form: of the files.
         overwrite: whether crops of other boxes or another format are replaced.
@@ -87,6 +89,12 @@ def cut(rows: Rows, folder: Path, form: CropFormat, *, overwrite: bool, tick: Ca
     return _with_files(rows, crops, outside)
 
 
+def num_crops(rows: Rows) -> int:
+    """How many files `cut` would write."""
+    pairs = zip(rows.columns["path"], rows.column("x"), strict=True)
+    return sum(x is not None or is_video(path) for path, x in pairs)
+
+
 def check_boxes(rows: Rows) -> None:
     """Boxes are finite and have an area, and no tracklet has two of them in one frame.
 
@@ -112,14 +120,17 @@ def _planned(rows: Rows, folder: Path, form: CropFormat) -> list[_Crop]:
     frames, boxes = rows.column("frame"), list(zip(*(rows.column(side) for side in BOX), strict=True))
     for row, tracklet in enumerate(rows.columns["tracklet"]):
         position[tracklet] = position.get(tracklet, -1) + 1
-        if boxes[row][0] is None:
-            continue
+        box = boxes[row]
+        if box[0] is None:
+            if not is_video(rows.columns["path"][row]):
+                continue
+            box = _WHOLE
         frame = frames[row] if isinstance(frames[row], int) else position[tracklet]
         # An injective name without "..": two tracklets never share a folder, and none leaves it.
         place = "/".join(
             quote(part, safe=" ") if set(part) - {"."} else part.replace(".", "%2E") for part in tracklet.split("/")
         )
-        crops.append(_Crop(row, boxes[row], folder / place / f"{frame:06d}.{form.suffix}"))
+        crops.append(_Crop(row, box, folder / place / f"{frame:06d}.{form.suffix}"))
     return crops
 
 
