@@ -14,6 +14,8 @@ VERBS = {  # module of reid.verbs -> what it does; each has `main(argv)` with it
     "gallery": "take tracklets out of a gallery, build its index",
     "compare": "two runs on the same queries: is the difference real?",
     "pack": "many small image files into a few large ones",
+    "import": "one table from folders, trackers, annotations, public datasets",
+    "doctor": "look a dataset or table over: counts, images, labels, leaks",
     "demo": "rendered people: make them, train on them, test, report",
     "render": "only make the demo dataset, with other settings if wanted",
     "cifar": "the label-noise study on CIFAR-10 and CIFAR-100",

@@ -53,11 +53,17 @@ class Component(BaseModel):
 
 
 class Data(Section):
-    name: str = Field("mars", description="dataset: mars or demo, or manifest: the table that `path` names")
+    name: str = Field(
+        "mars",
+        description="dataset: mars, demo, market1501, msmt17, cuhk03, … or manifest: the table that `path` names",
+    )
     path: str | None = Field(None, description="table of tracklets (CSV or Parquet) of the dataset manifest")
     test_share: Share = Field(0.3, description="share of persons drawn to test on where the table has no column split")
     split_seed: Natural = Field(0, description="of that draw; the run's own seed does not change who is tested")
     root: str | None = Field(None, description="folder that holds one folder per dataset; else REID_DATA, else ./data")
+    split: Annotated[int, Field(ge=0, lt=10)] | None = Field(
+        None, description="which of the ten published splits (ilids-vid, prid2011); the first by default"
+    )
     labels: Literal["given", "truth"] = Field("given", description="truth: the demo's side file, not the names on disk")
     noise: Component | None = Field(None, description="extra label noise on training tracklets: {name, rate, seed}")
     holdout: Share = Field(0.0, description="share of training identities kept out of training to choose best.pt")

@@ -14,8 +14,12 @@ LOCK = ".lock"  # there while a program holds the folder; one that a kill left b
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """A temporary file beside `path` to write to; it becomes `path` when the block ends without an error, else it is removed.
+
+    Args:
+        path: of the file.
+        flush: wait until the disk has it; without, many small files are quick, and a power cut may leave the last ones empty.
 
     Raises:
         DataError: the folder cannot be made or written.
@@ -24,8 +28,9 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        if flush:
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise DataError(

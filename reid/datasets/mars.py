@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,27 +45,31 @@ class _NameList(NamedTuple):
     changed: np.ndarray  # (F,) bool: the person, camera or tracklet differs from the frame before
 
 
-def find_dataset(data_root: Path, name: str) -> Path:
+def find_dataset(
+    data_root: Path, name: str, also: Sequence[str] = (), layout: str = "{bbox_train,bbox_test,info}"
+) -> Path:
     """The folder of a dataset below the data root, spelled ``mars``, ``MARS`` or ``Mars``.
 
     Args:
         data_root: folder that holds one folder per dataset.
         name: the dataset's name in lower case.
+        also: other names that its folder may have, such as that of its archive.
+        layout: what is in it, for the error.
 
     Raises:
         DataError: there is none; the line says what was looked for, where, and which settings name the place.
     """
     data_root = Path(data_root)
-    spellings = [name, name.upper(), name.capitalize()]
+    spellings = [*dict.fromkeys([name, name.upper(), name.capitalize(), *also])]
     for spelling in spellings:
         if (data_root / spelling).is_dir():
             return data_root / spelling
     place = str(data_root) if data_root.is_dir() else f"{data_root}, which is no folder"
-    if (data_root / "info").is_dir():
+    if (data_root / "info").is_dir() or data_root.name in spellings:
         place += f", which looks like the dataset itself (give the folder above it, holding it as {name})"
     raise DataError(
-        f"dataset {name}: looked for {spellings[0]}, {spellings[1]} or {spellings[2]} in {place}; "
-        f"expected {name}/{{bbox_train,bbox_test,info}}; name the folder that holds {name} by --data-root, "
+        f"dataset {name}: looked for {', '.join(spellings[:-1])} or {spellings[-1]} in {place}; "
+        f"expected {name}/{layout}; name the folder that holds {name} by --data-root, "
         "REID_DATA or data.root (see data/README.md)"
     )
 
@@ -208,7 +212,12 @@ def _parse_lines(text: bytes, source: Path) -> _NameList:
     return _NameList(np.array(names), np.append(True, np.array(heads[1:]) != np.array(heads[:-1])))
 
 
-def _read_variable(file: Path, variable: str) -> np.ndarray:
+def read_variable(file: Path, variable: str) -> np.ndarray:
+    """One variable of a MATLAB file, whole numbers of any shape, as int64.
+
+    Raises:
+        DataError: the file is missing or damaged, or has no such variable, or one that holds something else.
+    """
     from scipy.io import loadmat
 
     if not file.is_file():
@@ -227,7 +236,7 @@ def _read_variable(file: Path, variable: str) -> np.ndarray:
 
 
 def _read_table(file: Path, variable: str) -> np.ndarray:
-    table = _read_variable(file, variable)
+    table = read_variable(file, variable)
     if table.ndim != 2 or table.shape[1] != 4 or not len(table):
         raise DataError(f"{file}: expected {variable} of shape (tracklets, 4): start, end, pid, cam; got {table.shape}")
     return table
@@ -235,7 +244,7 @@ def _read_table(file: Path, variable: str) -> np.ndarray:
 
 def _read_query(file: Path, test: Split) -> np.ndarray:
     """(Q,) 0-based rows of the test table."""
-    index = _read_variable(file, "query_IDX").ravel()
+    index = read_variable(file, "query_IDX").ravel()
     wrong = (index < 1) | (index > len(test))
     _refuse(file, wrong, lambda i: f"expected a row of the test table, 1 to {len(test)}, got {index[i]}")
     query = index - 1

@@ -12,9 +12,10 @@ from reid.binding import Registry, problems_of, problems_of_component
 from reid.config import Component, Config, nearest
 from reid.datasets.noise import NOISES
 from reid.datasets.sampling import SAMPLERS
+from reid.datasets.sources.market1501 import DUKE_WITHDRAWN, is_duke
 from reid.engine.optim import OPTIMIZERS, SCHEDULES, constant
 from reid.errors import ConfigError
-from reid.experiment.data import DATASETS
+from reid.experiment.data import DATASETS, SPLITS
 from reid.experiment.model import build_preprocess
 from reid.experiment.training import build_loss, with_warmup
 from reid.losses import LOSSES
@@ -31,7 +32,8 @@ def check(config: Config) -> None:
     """
     problems = []
     if config.data.name not in DATASETS:
-        problems.append(f"data.name: unknown dataset {config.data.name!r}; {nearest(config.data.name, list(DATASETS))}")
+        unknown = f"unknown dataset {config.data.name!r}; {nearest(config.data.name, list(DATASETS))}"
+        problems.append(f"data.name: {DUKE_WITHDRAWN if is_duke(config.data.name) else unknown}")
     for component in _components(config):
         problems += problems_of_component(*component)
     problems += problems_of(lambda: check_name(config.model.name))
@@ -53,6 +55,8 @@ def _contradictions(config: Config) -> list[str]:
     if (config.data.name == "manifest") != (config.data.path is not None):
         got = f"got data.name {config.data.name!r} and data.path {config.data.path!r}"
         problems.append(f"data.path: the table of the dataset manifest, and of no other; {got}")
+    if config.data.split is not None and config.data.name not in SPLITS:
+        problems.append(f"data.split: only {' and '.join(SPLITS)} have several, got {config.data.name!r}")
     if config.model.freeze_norm and config.model.neck == "bn":
         problems.append(
             "model.neck: bn does nothing when model.freeze_norm keeps it as it starts; leave out one of them"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ from reid.datasets.holdout import hold_out, how_to_judge
 from reid.datasets.manifest import load_manifest
 from reid.datasets.mars import find_dataset, load_mars
 from reid.datasets.noise import NOISES, realised_rate
+from reid.datasets.sources.cuhk03 import load_cuhk03
+from reid.datasets.sources.ilids_vid import load_ilids_vid
+from reid.datasets.sources.ls_vid import load_ls_vid
+from reid.datasets.sources.market1501 import load_market1501
+from reid.datasets.sources.msmt17 import load_msmt17
+from reid.datasets.sources.places import PLACES
+from reid.datasets.sources.prid2011 import load_prid2011
+from reid.datasets.sources.veri776 import load_veri776
 from reid.datasets.splitting import Draw
 from reid.engine.train import TrainingSet
 from reid.errors import ConfigError, DataError
@@ -31,7 +40,16 @@ DATASETS: dict[str, Callable[[Path], Benchmark]] = {
     "mars": lambda folder: load_mars(folder, "mars"),
     "demo": lambda folder: load_mars(folder, "demo"),
     "manifest": load_manifest,  # of a table, where the others take a folder
+    "market1501": load_market1501,
+    "msmt17": load_msmt17,
+    "cuhk03": load_cuhk03,
+    "cuhk03-labeled": partial(load_cuhk03, boxes="labeled"),
+    "ilids-vid": load_ilids_vid,
+    "prid2011": load_prid2011,
+    "ls-vid": load_ls_vid,
+    "veri776": load_veri776,
 }
+SPLITS = {"ilids-vid": load_ilids_vid, "prid2011": load_prid2011}  # those with ten published splits
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,11 @@ def load_benchmark(config: Config, drawn: Mapping[str, str] | None = None, *, to
         if not table.exists():
             raise DataError(f"{table}: no such table; name the place where it is now by data.path=FILE")
         return load_manifest(table, draw=draw, drawn=drawn, any_camera=config.test.any_camera, to_train=to_train)
-    return DATASETS[config.data.name](find_dataset(data_root(config.data.root), config.data.name))
+    name, root = config.data.name, data_root(config.data.root)
+    folder = find_dataset(root, name, *PLACES.get(name, ()))
+    if config.data.split is not None:
+        return SPLITS[name](folder, config.data.split)
+    return DATASETS[name](folder)
 
 
 def load_data(config: Config, drawn: Mapping[str, str] | None = None) -> LabelledData:

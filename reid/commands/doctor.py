@@ -1,0 +1,163 @@
+"""Doctor: what may be wrong with a dataset or table, shown and stored; what is safe to mend, mended on request."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from reid.datasets import doctor
+from reid.datasets.doctor import Counts, Finding
+from reid.datasets.images import is_video
+from reid.datasets.sources import registry
+from reid.datasets.sources.base import Options, Rows
+from reid.datasets.sources.published import in_words
+from reid.datasets.table import SUFFIXES, read_table, write_table
+from reid.errors import DataError
+from reid.files import atomic
+from reid.report.tables import text_table
+
+SCHEMA = 1
+CLEAN, FINDINGS = 0, 3
+
+
+def run(data: Path, kind: str, options: Options, *, quick: bool, json_file: Path | None, fix: bool) -> int:
+    """Prints counts, findings and notes, and what `fix` did; returns the exit code, 0 or 3.
+
+    Args:
+        data: a dataset folder, or a table.
+        kind: of source, or `auto`.
+        options: of the kind.
+        quick: open no image.
+        json_file: gets the same as an object.
+        fix: do what is safe; nothing is deleted.
+
+    Raises:
+        ConfigError, DataError: the data are unusable, which is exit code 2.
+    """
+    name = registry.recognise(data).name if kind == "auto" else kind
+    rows = registry.kind(name).read(data, options)
+    found = doctor.check_rows(rows)
+    if data.is_dir():
+        found += doctor.check_strays(data)
+    if not quick:
+        found += _pictures(rows)
+    found.sort(key=lambda finding: finding.kind)  # findings before notes, else in the order of the checks
+    parts = doctor.counts(rows)
+    print(f"{data}: {name}")
+    for sentence in rows.said:
+        print(f"  {sentence}")
+    print(_table(rows, parts))
+    for finding in found:
+        print(_in_words(finding).replace(f"{data.absolute()}/", "").replace(f"{data}/", ""))
+    mended = _mend(data, rows, found) if fix else []
+    print("\n".join(mended) if mended else "", end="\n" if mended else "")
+    findings = sum(finding.kind == "finding" for finding in found)
+    if json_file is not None:
+        _write_json(json_file, data, name, rows, parts, found, mended, quick=quick)
+    print("clean" if not findings else f"{findings} finding{'s' if findings > 1 else ''}")
+    return FINDINGS if findings else CLEAN
+
+
+def _pictures(rows: Rows) -> list[Finding]:
+    total = len({path for path in rows.columns["path"] if not is_video(path)})
+    with tqdm(desc="pictures", total=total, unit=" images", disable=None) as bar:
+        return doctor.check_pictures(rows, bar.update)
+
+
+def _table(rows: Rows, parts: Sequence[Counts]) -> str:
+    text = text_table(["subset", "ids", "tracklets", "frames", "cameras"], parts)
+    if rows.published is None:
+        return text
+    return f"{text}\npublished: {in_words(rows.published[:4])} ({rows.published.source})"
+
+
+def _in_words(finding: Finding) -> str:
+    mendable = f" [--fix: {finding.fix}]" if finding.fix else ""
+    lines = [f"{finding.kind}: {finding.count:,} {finding.text} ({finding.code}){mendable}"]
+    if finding.code == "subset":
+        lines = [f"{finding.kind}: {finding.text} ({finding.code})"]
+    lines += [f"    {example}" for example in finding.examples]
+    if finding.count > len(finding.examples) > 0:
+        lines.append(f"    … and {finding.count - len(finding.examples):,} more")
+    return "\n".join(lines)
+
+
+def _write_json(
+    file: Path,
+    data: Path,
+    kind: str,
+    rows: Rows,
+    parts: Sequence[Counts],
+    found: Sequence[Finding],
+    mended: Sequence[str],
+    *,
+    quick: bool,
+) -> None:
+    published: dict[str, Any] | None = None if rows.published is None else rows.published._asdict()
+    content = {
+        "schema": SCHEMA,
+        "data": str(data),
+        "kind": kind,
+        "images_opened": not quick,
+        "counts": [part._asdict() for part in parts],
+        "published": published,
+        "findings": [
+            {
+                **{key: value for key, value in vars(finding).items() if key != "rows"},
+                "examples": list(finding.examples),
+            }
+            for finding in found
+        ],
+        "mended": list(mended),
+    }
+    with atomic(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _mend(data: Path, rows: Rows, found: Sequence[Finding]) -> list[str]:
+    """Does what is safe; returns what was done, in sentences."""
+    done = []
+    if data.is_dir():
+        rubbish, _ = doctor.stray_files(data)
+        if rubbish:
+            done.append(_move_away(data, rubbish))
+    elif data.suffix.lower() in SUFFIXES and any(finding.rows for finding in found):
+        done.append(_without_rows(data, len(rows), {row for finding in found for row in finding.rows}))
+    return done or ["fixed: nothing, because nothing here is safe to mend without a person's eye"]
+
+
+def _move_away(data: Path, rubbish: Sequence[Path]) -> str:
+    target = data.resolve().with_name(data.resolve().name + ".removed")
+    for path in rubbish:
+        place = target / path.relative_to(data)
+        if place.exists():
+            raise DataError(f"{place}: is there already from an earlier --fix; move {target} elsewhere first")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, place)
+    return f"fixed: moved {len(rubbish)} system files to {target}; delete that folder when you have looked at it"
+
+
+def _without_rows(file: Path, num_frames: int, rows: set[int]) -> str:
+    table = read_table(file)
+    if len(table) != num_frames:
+        return f"fixed: nothing, because rows of {file} stand for several frames each; write one row per frame (import does)"
+    kept = [i for i in range(len(table)) if i not in rows]
+    if not kept:
+        raise DataError(
+            f"{file}: --fix would leave no row, so the paths are wrong rather than the files; nothing was written"
+        )
+    suffix = ".parquet" if file.suffix.lower() == ".parquet" else ".csv"
+    target = file.with_name(f"{file.stem}.fixed{suffix}")
+    if target.exists():
+        raise DataError(f"{target}: is there already; move it away first")
+    columns = {}
+    for name in table.columns:
+        cells = table.cells(name)
+        columns[name] = [cells[i] or None for i in kept]
+    write_table(target, columns)
+    return f"fixed: wrote {target} without {len(table) - len(kept)} of {len(table)} rows; {file} is as it was"

@@ -1,0 +1,385 @@
+"""What may be wrong with a set of tracklets: what its rows say, and what its pictures show. Nothing is changed here.
+
+A finding needs a look before figures can be trusted; a note is worth knowing, and is so in good datasets too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from reid.datasets import frames
+from reid.datasets.images import is_image, is_rubbish, is_video
+from reid.datasets.layouts import mixture
+from reid.datasets.sources.base import Rows
+from reid.errors import DataError
+
+SMALLEST = 16  # pixels of a side: below this nobody can be told
+WIDEST = 1.5  # width over height of a standing person's crop, and more than most sitting ones'
+EXAMPLES = 5
+_SAME_PICTURE = 6.0  # mean difference of grey values, 0 to 255, of two pictures with one perceptual hash
+_THUMBNAIL = (8, 16)
+_LARGEST_GROUP = 50  # pictures of one hash that are compared with each other: more are one flat colour
+_COMMON_IDS = {"market1501", "mars"}  # MARS is of the same recording as Market-1501, under the same ids
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of fault, or of what is worth knowing.
+
+    Args:
+        code: a short name that stays.
+        kind: `finding` or `note`.
+        text: one sentence.
+        count: how often.
+        examples: the first few places.
+        fix: what `--fix` does about it, None where a person has to decide.
+        rows: numbers of the rows that the fix would leave out.
+    """
+
+    code: str
+    kind: Literal["finding", "note"]
+    text: str
+    count: int
+    examples: tuple[str, ...] = ()
+    fix: str | None = None
+    rows: tuple[int, ...] = ()
+
+
+class Counts(NamedTuple):
+    """Of one part of the data."""
+
+    part: str
+    ids: int
+    tracklets: int
+    frames: int
+    cameras: int
+
+
+class _Picture(NamedTuple):
+    content: bytes  # digest of the file
+    looks: int  # perceptual hash, 64 bits
+    thumbnail: np.ndarray
+    width: int
+    height: int
+
+
+def counts(rows: Rows) -> list[Counts]:
+    """How many of everything each part has: train, val, query, gallery, or all where there are no splits."""
+    parts: dict[str, list[int]] = defaultdict(list)
+    for row, (split, role) in enumerate(zip(rows.column("split"), rows.column("role"), strict=True)):
+        if split == "test" and role is not None:
+            for part in ("query", "gallery") if role == "both" else (role,):
+                parts[part].append(row)
+        else:
+            parts[split or "all"].append(row)
+    order = ["all", "train", "val", "test", "query", "gallery"]
+    return [_counted(rows, part, parts[part]) for part in sorted(parts, key=lambda part: (order + [part]).index(part))]
+
+
+def _counted(rows: Rows, part: str, members: Sequence[int]) -> Counts:
+    pid, camid, tracklet = (rows.column(column) for column in ("pid", "camid", "tracklet"))
+    persons = {pid[row] for row in members if is_person(pid[row])}
+    cameras = {camid[row] for row in members if camid[row] is not None}
+    return Counts(part, len(persons), len({tracklet[row] for row in members}), len(members), len(cameras))
+
+
+def is_person(pid: Any) -> bool:
+    """Whether a cell names a person: it is neither empty nor junk (−1) nor a distractor (0)."""
+    return pid is not None and str(pid) not in ("", "0", "-1")
+
+
+def published_counts(rows: Rows) -> tuple[int, int, int, int]:
+    """Training ids, training tracklets, queries, gallery: what `Published` holds."""
+    by_part = {part.part: part for part in counts(rows)}
+    nothing = Counts("", 0, 0, 0, 0)
+    train, query, gallery = (by_part.get(part, nothing) for part in ("train", "query", "gallery"))
+    return train.ids, train.tracklets, query.tracklets, gallery.tracklets
+
+
+def check_rows(rows: Rows) -> list[Finding]:
+    """What the rows alone say: counts, tracklets that disagree with themselves, cameras, leaks between the splits."""
+    found = [*_subset(rows), *_mixed(rows), *_names_disagree(rows), *_repeated(rows)]
+    return [*found, *_few_cameras(rows), *_unlabelled(rows), *_leaks(rows)]
+
+
+def check_pictures(rows: Rows, tick: Callable[[int], object]) -> list[Finding]:
+    """What the pictures show: missing, unreadable, tiny, wide, and the same picture twice. Every picture is decoded.
+
+    Args:
+        rows: videos are passed over; of a row with a box, only that its picture can be read and its box is large enough.
+        tick: called with a number of pictures that are done.
+    """
+    paths, boxed = rows.columns["path"], rows.column("x")
+    whole = [row for row in range(len(rows)) if not is_video(paths[row])]
+    distinct = list(dict.fromkeys(paths[row] for row in whole))
+    pictures: dict[str, _Picture] = {}
+    faulty: dict[str, str] = {}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, seen in zip(distinct, pool.map(_look, distinct), strict=True):
+            if isinstance(seen, _Picture):
+                pictures[path] = seen
+            else:
+                faulty[path] = seen
+            tick(1)
+    found = []
+    if faulty:
+        left_out = tuple(row for row in whole if paths[row] in faulty)
+        examples = _examples(f"{path}: {reason}" for path, reason in faulty.items())
+        fix = "a copy of the table without these rows"
+        found.append(
+            Finding("unreadable", "finding", "images are missing or damaged", len(faulty), examples, fix, left_out)
+        )
+    crops = [row for row in whole if paths[row] in pictures and boxed[row] is None]
+    found += [*_sizes(rows, crops, pictures), *_small_boxes(rows)]
+    return [*found, *_same_pictures(rows, crops, pictures)]
+
+
+def stray_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Rubbish of systems, and files beside images that are none, below a dataset's folder; what lies in rubbish folders once."""
+    rubbish: list[Path] = []
+    others: list[Path] = []
+    for place, inside, names in os.walk(folder):
+        rubbish += [Path(place, name) for name in [*inside, *names] if _is_system_rubbish(Path(place, name))]
+        inside[:] = [name for name in inside if not is_rubbish(name)]
+        if sum(map(is_image, names)) > 1:
+            others += [Path(place, name) for name in names if not is_image(name) and not is_rubbish(name)]
+    return sorted(rubbish), sorted(others)
+
+
+def check_strays(folder: Path) -> list[Finding]:
+    """Stray files as findings."""
+    rubbish, others = stray_files(folder)
+    found = []
+    if rubbish:
+        fix = "moves them to a folder beside the dataset"
+        examples = _examples(map(str, rubbish))
+        found.append(
+            Finding("rubbish", "note", "files that systems left behind; passed over", len(rubbish), examples, fix)
+        )
+    if others:
+        text = "files beside images that are none, or whose suffix says so"
+        found.append(Finding("stray-file", "note", text, len(others), _examples(map(str, others))))
+    return found
+
+
+def _is_system_rubbish(path: Path) -> bool:
+    """Certain rubbish only: other hidden files may be somebody's."""
+    name = path.name.lower()
+    if name.startswith("._") and path.is_file():
+        with open(path, "rb") as file:
+            return file.read(4) in (b"\x00\x05\x16\x07", b"")  # AppleDouble
+    return name in (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx")
+
+
+def _look(path: str) -> _Picture | str:
+    """A picture, or why there is none."""
+    import imagehash
+
+    from reid.datasets.loader import decode
+
+    try:
+        content = frames.read(path)
+        pixels_HWC = decode(path)
+    except DataError as error:
+        return error.problems[0].removeprefix(f"{path}: ")
+    picture = Image.fromarray(pixels_HWC)
+    bits = imagehash.phash(picture).hash.ravel()
+    looks = int.from_bytes(np.packbits(bits).tobytes(), "big")
+    thumbnail = np.asarray(picture.convert("L").resize(_THUMBNAIL, Image.Resampling.BOX), np.int16)
+    return _Picture(hashlib.blake2b(content, digest_size=16).digest(), looks, thumbnail, picture.width, picture.height)
+
+
+def _examples(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(text if len(text) < 300 else text[:297] + "…" for _, text in zip(range(EXAMPLES), texts, strict=False))
+
+
+def _subset(rows: Rows) -> Iterator[Finding]:
+    if rows.published is None:
+        return
+    words = ("training ids", "training tracklets", "queries", "gallery tracklets")
+    differing = [
+        f"{word}: {found:,} instead of {expected:,}"
+        for word, found, expected in zip(words, published_counts(rows), rows.published[:4], strict=True)
+        if found != expected
+    ]
+    if differing:
+        text = f"not all of {rows.name}: a subset, whose figures are not the dataset's"
+        yield Finding("subset", "finding", text, len(differing), tuple(differing))
+
+
+def _tracklets(rows: Rows) -> dict[str, list[int]]:
+    members: dict[str, list[int]] = defaultdict(list)
+    for row, tracklet in enumerate(rows.columns["tracklet"]):
+        members[tracklet].append(row)
+    return members
+
+
+def _mixed(rows: Rows) -> Iterator[Finding]:
+    members = _tracklets(rows)
+    for column, word in (("pid", "person"), ("camid", "camera"), ("split", "split"), ("role", "role")):
+        values = rows.column(column)
+        mixed = {
+            tracklet: held
+            for tracklet, own in members.items()
+            if len(held := list(dict.fromkeys(str(values[row]) for row in own))) > 1
+        }
+        if mixed:
+            examples = _examples(f"{tracklet}: {', '.join(held[:4])}" for tracklet, held in mixed.items())
+            yield Finding(f"mixed-{column}", "finding", f"tracklets with more than one {word}", len(mixed), examples)
+
+
+def _names_disagree(rows: Rows) -> Iterator[Finding]:
+    paths = rows.columns["path"]
+    said = {
+        tracklet: mixed
+        for tracklet, own in _tracklets(rows).items()
+        if len(own) > 1 and (mixed := mixture(os.path.basename(paths[row]) for row in own))
+    }
+    if said:
+        examples = _examples(
+            f"{tracklet}: {mixed.persons} persons, {mixed.cameras} cameras ({mixed.layout})"
+            for tracklet, mixed in said.items()
+        )
+        text = "tracklets whose file names tell of several persons or cameras"
+        yield Finding("names-disagree", "finding", text, len(said), examples)
+
+
+def _repeated(rows: Rows) -> Iterator[Finding]:
+    cells = [rows.column(column) for column in ("path", "tracklet", "first", "last", "x", "y", "w", "h")]
+    seen: set[tuple[Any, ...]] = set()
+    repeated = []
+    for row, key in enumerate(zip(*cells, strict=True)):
+        if key in seen:
+            repeated.append(row)
+        seen.add(key)
+    if repeated:
+        examples = _examples(f"row {row + 1}: {cells[0][row]}" for row in repeated)
+        fix = "a copy of the table without the repetitions"
+        text = "rows that stand twice in one tracklet"
+        yield Finding("repeated-row", "finding", text, len(repeated), examples, fix, tuple(repeated))
+
+
+def _few_cameras(rows: Rows) -> Iterator[Finding]:
+    """Persons with one camera: a test query of such a person has no match, in training they say little across cameras."""
+    cameras: dict[tuple[str, Any], set[Any]] = defaultdict(set)
+    queried = set()
+    columns = (rows.column(column) for column in ("split", "role", "pid", "camid"))
+    for split, role, pid, camid in zip(*columns, strict=True):
+        if is_person(pid) and camid is not None:
+            cameras["test" if split == "test" else "train", pid].add(camid)
+            if split == "test" and role in ("query", "both"):
+                queried.add(pid)
+    lonely = [key for key, held in cameras.items() if len(held) == 1]
+    without = [f"{pid}" for part, pid in lonely if part == "test" and pid in queried]
+    others = [f"{pid} ({part})" for part, pid in lonely if part == "train" or pid not in queried]
+    if without:
+        text = "persons among the queries whom only one camera sees: they have no match where the own camera is junk"
+        yield Finding("query-without-match", "finding", text, len(without), _examples(without))
+    if others:
+        text = "persons whom only one camera sees"
+        yield Finding("one-camera", "note", text, len(others), _examples(others))
+
+
+def _unlabelled(rows: Rows) -> Iterator[Finding]:
+    for column, consequence in (("pid", "it cannot be trained on"), ("camid", "its camera is junk to no query")):
+        empty = sum(value is None for value in rows.column(column))
+        if empty:
+            yield Finding(f"no-{column}", "note", f"frames without {column}: {consequence}", empty)
+
+
+def _leaks(rows: Rows) -> Iterator[Finding]:
+    parts: dict[str, set[Any]] = {"train": set(), "test": set()}
+    for split, pid in zip(rows.column("split"), rows.column("pid"), strict=True):
+        if split in parts and is_person(pid):
+            parts[split].add(pid)
+    both = sorted(map(str, parts["train"] & parts["test"]))
+    if both:
+        text = "persons in both the training and the test set: the test measures what was learned by heart"
+        yield Finding("leak", "finding", text, len(both), _examples(both))
+    common = sorted(_common(parts["train"]) & _common(parts["test"]) - set(both))
+    if common:
+        text = "persons of Market-1501 and MARS, the same recording, in training under one name and in the test under the other"
+        yield Finding("leak-between-datasets", "finding", text, len(common), _examples(common))
+
+
+def _common(pids: set[Any]) -> set[str]:
+    """Ids of the datasets that share their persons, without the dataset's name."""
+    split = [str(pid).partition(":") for pid in pids]
+    return {number for dataset, _, number in split if dataset in _COMMON_IDS}
+
+
+def _sizes(rows: Rows, crops: Sequence[int], pictures: dict[str, _Picture]) -> Iterator[Finding]:
+    sizes = {
+        path: (pictures[path].width, pictures[path].height) for path in (rows.columns["path"][row] for row in crops)
+    }
+    tiny = {path: size for path, size in sizes.items() if min(size) < SMALLEST}
+    if tiny:
+        examples = _examples(f"{path}: {w} x {h}" for path, (w, h) in tiny.items())
+        yield Finding("tiny", "finding", f"images with a side below {SMALLEST} pixels", len(tiny), examples)
+    wide = {path: (w, h) for path, (w, h) in sizes.items() if w > WIDEST * h}
+    if wide and rows.name != "veri776":
+        examples = _examples(f"{path}: {w} x {h}" for path, (w, h) in wide.items())
+        text = f"images wider than {WIDEST} times their height: whole pictures instead of crops of one person?"
+        yield Finding("wide", "finding", text, len(wide), examples)
+
+
+def _small_boxes(rows: Rows) -> Iterator[Finding]:
+    boxes = zip(rows.columns["tracklet"], rows.columns["path"], rows.column("w"), rows.column("h"), strict=True)
+    tiny = [
+        f"{tracklet} in {path}: {w:g} x {h:g}"
+        for tracklet, path, w, h in boxes
+        if w is not None and min(w, h) < SMALLEST
+    ]
+    if tiny:
+        yield Finding("tiny-box", "finding", f"boxes with a side below {SMALLEST} pixels", len(tiny), _examples(tiny))
+
+
+def _same_pictures(rows: Rows, crops: Sequence[int], pictures: dict[str, _Picture]) -> Iterator[Finding]:
+    paths, pid, split = rows.columns["path"], rows.column("pid"), rows.column("split")
+    by_content: dict[bytes, list[int]] = defaultdict(list)
+    by_looks: dict[int, list[int]] = defaultdict(list)
+    for row in crops:
+        by_content[pictures[paths[row]].content].append(row)
+        by_looks[pictures[paths[row]].looks].append(row)
+    persons: dict[tuple[str, str], str] = {}
+    leaks: dict[tuple[str, str], str] = {}
+    for group in by_looks.values():
+        for first, second in _alike(group, paths, pictures):
+            pair = paths[first], paths[second]
+            if is_person(pid[first]) and is_person(pid[second]) and pid[first] != pid[second]:
+                persons[pair] = f"{pair[0]} ({pid[first]}) and {pair[1]} ({pid[second]})"
+            if {split[first], split[second]} == {"train", "test"}:
+                leaks[pair] = f"{pair[0]} and {pair[1]}"
+    if persons:
+        text = "pairs of pictures that look the same under two persons"
+        yield Finding("same-picture-two-pids", "finding", text, len(persons), _examples(persons.values()))
+    if leaks:
+        text = "pairs of pictures that look the same in the training and the test set"
+        yield Finding("same-picture-leak", "finding", text, len(leaks), _examples(leaks.values()))
+    copies = [group for group in by_content.values() if len({paths[row] for row in group}) > 1]
+    if copies:
+        examples = _examples(" = ".join(paths[row] for row in group[:3]) for group in copies)
+        text = "files with the very same content as another"
+        number = sum(len({paths[row] for row in group}) - 1 for group in copies)
+        yield Finding("duplicate", "note", text, number, examples)
+
+
+def _alike(group: Sequence[int], paths: Sequence[str], pictures: dict[str, _Picture]) -> Iterator[tuple[int, int]]:
+    """Pairs of rows of one perceptual hash whose pictures differ little as well."""
+    few = group[:_LARGEST_GROUP]
+    for i, first in enumerate(few):
+        for second in few[i + 1 :]:
+            one, other = pictures[paths[first]], pictures[paths[second]]
+            near = np.abs(one.thumbnail - other.thumbnail).mean() <= _SAME_PICTURE
+            if paths[first] != paths[second] and (one.content == other.content or near):
+                yield first, second

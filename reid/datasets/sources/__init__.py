@@ -1,0 +1,1 @@
+"""What people have, as rows of one table: one file per kind; `registry.py` lists them."""

@@ -1,0 +1,227 @@
+"""Crops of persons from whole pictures: cut once, atomically, and gone on with after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
+
+from reid.datasets.images import is_video
+from reid.datasets.sources.base import Rows
+from reid.errors import DataError
+from reid.files import atomic
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+BOX = ("x", "y", "w", "h")
+_RECORD = "crops.json"
+_WHOLE = (0.0, 0.0, 1e9, 1e9)  # more than any picture has; boxes are clipped
+_NOT_OF_A_CROP = {*BOX, "first", "last"}
+
+
+@dataclass(frozen=True)
+class CropFormat:
+    """How crops are stored.
+
+    Args:
+        suffix: ``jpg`` or ``png``.
+        quality: of JPEG, 1 to 100, colour at full resolution; PNG loses nothing.
+    """
+
+    suffix: Literal["jpg", "png"] = "jpg"
+    quality: int = 95
+
+    def __str__(self) -> str:
+        return "PNG" if self.suffix == "png" else f"JPEG of quality {self.quality}"
+
+
+class _Crop(NamedTuple):
+    row: int
+    box: tuple[float, float, float, float]
+    file: Path
+
+
+def cut(rows: Rows, folder: Path, form: CropFormat, *, overwrite: bool, tick: Callable[[int], object]) -> Rows:
+    """Writes the part of each picture that its box names, and returns the rows with these files instead.
+
+    Files are ``folder/tracklet/frame.jpg``. Those that are there from a run with the same boxes and format are kept. A box is
+    rounded to whole pixels and clipped to its picture; one that lies outside is left out.
+
+    Args:
+        rows: with columns x, y, w, h; `first` where the path is a video, whose whole frames are cut where there is no box. An image
+            without a box keeps its path.
+        folder: of this source's crops; made where it is not there.
+        form: of the files.
+        overwrite: whether crops of other boxes or another format are replaced.
+        tick: called with a number of crops that are done.
+
+    Raises:
+        DataError: a picture cannot be read, a tracklet has two boxes in one frame, or the folder holds something else.
+    """
+    crops = _planned(rows, folder, form)
+    _begin(folder, _digest(rows, crops, form), form, overwrite)
+    outside: set[int] = set()
+    pictures: dict[str, list[_Crop]] = {}
+    for crop in crops:
+        pictures.setdefault(rows.columns["path"][crop.row], []).append(crop)
+    images = [(path, wanted) for path, wanted in pictures.items() if not is_video(path)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for done, missed in pool.map(lambda item: _cut_image(item[0], item[1], form), images):
+            outside |= missed
+            tick(done)
+    for path, wanted in pictures.items():
+        if is_video(path):
+            for done, missed in _cut_video(path, wanted, rows.column("first"), form):
+                outside |= missed
+                tick(done)
+    return _with_files(rows, crops, outside)
+
+
+def num_crops(rows: Rows) -> int:
+    """How many files `cut` would write."""
+    pairs = zip(rows.columns["path"], rows.column("x"), strict=True)
+    return sum(x is not None or is_video(path) for path, x in pairs)
+
+
+def check_boxes(rows: Rows) -> None:
+    """Boxes are finite and have an area, and no tracklet has two of them in one frame.
+
+    Raises:
+        DataError: naming tracklet, frame and box.
+    """
+    seen = set()
+    cells = zip(rows.columns["tracklet"], rows.column("frame"), *(rows.column(side) for side in BOX), strict=True)
+    for tracklet, frame, x, y, w, h in cells:
+        if x is None:
+            continue
+        if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0:
+            raise DataError(
+                f"{rows.name}: tracklet {tracklet}, frame {frame}: expected a box of some size, got {x, y, w, h}"
+            )
+        if frame is not None and (tracklet, frame) in seen:
+            raise DataError(f"{rows.name}: tracklet {tracklet}: expected one box in frame {frame}, got two")
+        seen.add((tracklet, frame))
+
+
+def _planned(rows: Rows, folder: Path, form: CropFormat) -> list[_Crop]:
+    crops, position = [], dict[str, int]()
+    frames, boxes = rows.column("frame"), list(zip(*(rows.column(side) for side in BOX), strict=True))
+    for row, tracklet in enumerate(rows.columns["tracklet"]):
+        position[tracklet] = position.get(tracklet, -1) + 1
+        box = boxes[row]
+        if box[0] is None:
+            if not is_video(rows.columns["path"][row]):
+                continue
+            box = _WHOLE
+        frame = frames[row] if isinstance(frames[row], int) else position[tracklet]
+        # An injective name without "..": two tracklets never share a folder, and none leaves it.
+        place = "/".join(
+            quote(part, safe=" ") if set(part) - {"."} else part.replace(".", "%2E") for part in tracklet.split("/")
+        )
+        crops.append(_Crop(row, box, folder / place / f"{frame:06d}.{form.suffix}"))
+    return crops
+
+
+def _digest(rows: Rows, crops: list[_Crop], form: CropFormat) -> str:
+    digest = hashlib.sha256(str(form).encode())
+    for crop in crops:
+        digest.update(
+            repr((rows.columns["path"][crop.row], rows.column("first")[crop.row], crop.box, crop.file.name)).encode()
+        )
+    return digest.hexdigest()
+
+
+def _begin(folder: Path, digest: str, form: CropFormat, overwrite: bool) -> None:
+    """Says what the folder's crops are before the first is written; refuses a folder that holds others."""
+    record = folder / _RECORD
+    if record.is_file():
+        try:
+            held: dict[str, Any] = json.loads(record.read_bytes())
+        except ValueError:
+            held = {}
+        if held.get("boxes") == digest:
+            return
+        if not overwrite:
+            was = held.get("format", "an unknown form")
+            raise DataError(
+                f"{folder}: holds crops of other boxes or another format ({was}); --overwrite replaces them"
+            )
+        for file in [*folder.rglob("*.jpg"), *folder.rglob("*.png")]:
+            file.unlink()
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder}: holds files that are not crops of an import; choose another --crops folder")
+    with atomic(record) as temporary:
+        temporary.write_text(json.dumps({"schema": SCHEMA, "format": str(form), "boxes": digest}) + "\n")
+
+
+def _is_there(file: Path) -> bool:
+    """Whether a crop was written; a power cut may leave empty files."""
+    return file.is_file() and file.stat().st_size > 0
+
+
+def _cut_image(path: str, crops: list[_Crop], form: CropFormat) -> tuple[int, set[int]]:
+    from reid.datasets.loader import decode  # it imports torch, which an import without crops does not need
+
+    missing = [crop for crop in crops if not _is_there(crop.file)]
+    if not missing:
+        return len(crops), set()
+    return len(crops), _cut(decode(path), missing, form)
+
+
+def _cut_video(
+    path: str, crops: list[_Crop], first: list[int | None], form: CropFormat
+) -> Iterator[tuple[int, set[int]]]:
+    """Frame by frame from the start, so that a number is a frame and not a seek's guess."""
+    from reid.datasets.sources.frames_of_video import frames_of_video
+
+    wanted: dict[int, list[_Crop]] = {}
+    for crop in crops:
+        frame = first[crop.row]
+        wanted.setdefault(crop.row if frame is None else frame, []).append(crop)
+    needed = {frame for frame, held in wanted.items() if not all(_is_there(crop.file) for crop in held)}
+    yield sum(len(held) for frame, held in wanted.items() if frame not in needed), set()
+    for frame, picture in frames_of_video(Path(path), needed):
+        missing = [crop for crop in wanted[frame] if not _is_there(crop.file)]
+        yield len(wanted[frame]), _cut(picture, missing, form)
+
+
+def _cut(picture_HWC: np.ndarray, crops: list[_Crop], form: CropFormat) -> set[int]:
+    """The rows whose box lies outside of the picture; the others' crops are written."""
+    height, width, _ = picture_HWC.shape
+    outside = set()
+    for row, (x, y, w, h), file in crops:
+        left, right = max(round(x), 0), min(round(x + w), width)
+        top, bottom = max(round(y), 0), min(round(y + h), height)
+        if right <= left or bottom <= top:
+            outside.add(row)
+            continue
+        options = (
+            {"format": "PNG"} if form.suffix == "png" else {"format": "JPEG", "quality": form.quality, "subsampling": 0}
+        )
+        with atomic(file, flush=False) as temporary:
+            Image.fromarray(picture_HWC[top:bottom, left:right]).save(temporary, **options)
+    return outside
+
+
+def _with_files(rows: Rows, crops: list[_Crop], outside: set[int]) -> Rows:
+    if outside:
+        logger.warning("%s: %d boxes lie outside of their picture and were left out", rows.name, len(outside))
+    kept = [row for row in range(len(rows)) if row not in outside]
+    columns = {
+        name: [values[row] for row in kept] for name, values in rows.columns.items() if name not in _NOT_OF_A_CROP
+    }
+    files = {crop.row: os.fspath(crop.file.absolute()) for crop in crops}
+    columns["path"] = [files.get(row, rows.columns["path"][row]) for row in kept]
+    return Rows(rows.name, columns, rows.said, rows.is_dataset)

@@ -1,0 +1,137 @@
+"""COCO JSON whose annotations carry track ids: ``images`` (id, file_name), ``annotations`` (image_id, bbox, track_id or instance_id).
+
+A track id names a person within its video (``videos`` and ``video_id``, else the folder of the image); that video is the camera. An
+annotation's ``pid``, ``person_id`` or ``identity``, itself or under ``attributes``, names the person everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from reid.datasets.sources.base import Options, Rows, require_folder
+from reid.datasets.sources.boxes import check_boxes
+from reid.errors import DataError
+
+SHAPE = "a .json with images and annotations that have bbox and track_id"
+_TRACK = ("track_id", "instance_id", "tracklet_id", "object_id")
+_PERSON = ("pid", "person_id", "identity")
+_CAMERA = ("camid", "camera", "camera_id", "cam_id")
+_FRAME = ("frame_id", "frame_index", "frame")
+
+
+def recognise(source: Path) -> str | None:
+    """Why it is this kind, or None."""
+    return "a .json file" if source.is_file() and source.suffix.lower() == ".json" else None
+
+
+def read(source: Path, options: Options) -> Rows:
+    """One row per annotated box, with its whole picture.
+
+    Raises:
+        DataError: the file is no COCO JSON, an annotation has no track or box, or an image is not there.
+    """
+    content = _load(source)
+    folder = require_folder(options.images or source.parent, "the folder that file_name is relative to")
+    images = {image.get("id"): image for image in content["images"]}
+    videos = {video.get("id"): str(video.get("name", video.get("id"))) for video in content.get("videos", [])}
+    persons, other = _person_categories(content)
+    rows, left_out = Rows(source.stem), {"crowds": 0, "other categories": 0}
+    for number, annotation in enumerate(content["annotations"]):
+        where = f"{source}: annotation {annotation.get('id', number)}"
+        if annotation.get("iscrowd"):
+            left_out["crowds"] += 1
+        elif other and annotation.get("category_id") not in persons:
+            left_out["other categories"] += 1
+        else:
+            image = images.get(annotation.get("image_id"))
+            if image is None or "file_name" not in image:
+                raise DataError(
+                    f"{where}: expected an image with a file_name, got image_id {annotation.get('image_id')!r}"
+                )
+            _add(rows, where, annotation, image, folder, videos, shared=options.ids == "shared")
+    if not len(rows):
+        raise DataError(f"{source}: expected annotations of persons, got none")
+    missing = next((path for path in dict.fromkeys(rows.columns["path"]) if not os.path.isfile(path)), None)
+    if missing:
+        raise DataError(f"{missing}: {source.name} names this image, which is not there; --images names their folder")
+    check_boxes(rows)
+    rows.said += [f"{count} annotations of {what} were left out" for what, count in left_out.items() if count]
+    return _sorted(rows)
+
+
+def _add(
+    rows: Rows,
+    where: str,
+    annotation: dict[str, Any],
+    image: dict[str, Any],
+    folder: Path,
+    videos: dict[Any, str],
+    *,
+    shared: bool,
+) -> None:
+    attributes = annotation.get("attributes")
+    held = {**(attributes if isinstance(attributes, dict) else {}), **annotation}
+    track, person = _first(held, _TRACK), _first(held, _PERSON)
+    if track is None:
+        raise DataError(
+            f"{where}: expected a track ({', '.join(_TRACK)}), got none; detections without tracks are no tracklets"
+        )
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
+        raise DataError(f"{where}: expected bbox [x, y, w, h], got {str(box)[:60]}")
+    name = str(image["file_name"])
+    video = videos.get(image.get("video_id"), str(Path(name).parent.as_posix()))
+    camera = _first(image, _CAMERA)
+    if person is None:
+        person = str(track) if shared else f"{video}:{track}"
+    place = "" if video == "." else f"{video}/"
+    sides = dict(zip("xywh", map(float, box), strict=True))
+    rows.add(
+        folder / name,
+        f"{place}{track}",
+        pid=str(person),
+        camid=str(video if camera is None else camera) if camera is not None or video != "." else None,
+        frame=_first(image, _FRAME),
+        **sides,
+    )
+
+
+def _first(held: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next((held[name] for name in names if held.get(name) is not None), None)
+
+
+def _sorted(rows: Rows) -> Rows:
+    """A tracklet's frames in order: by number where they have one, else by name."""
+    frames = rows.column("frame")
+    order = sorted(
+        range(len(rows)),
+        key=lambda i: (
+            rows.columns["tracklet"][i],
+            frames[i] if isinstance(frames[i], int) else -1,
+            rows.columns["path"][i],
+        ),
+    )
+    return Rows(rows.name, {name: [values[i] for i in order] for name, values in rows.columns.items()}, rows.said)
+
+
+def _person_categories(content: dict[str, Any]) -> tuple[set[Any], bool]:
+    """The ids of categories called person or pedestrian, and whether there are such and others beside them."""
+    categories = {item.get("id"): str(item.get("name", "")).lower() for item in content.get("categories", [])}
+    persons = {number for number, name in categories.items() if name in ("person", "pedestrian", "people", "human")}
+    return persons, bool(persons) and len(persons) < len(categories)
+
+
+def _load(source: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(source.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source}: not a readable JSON file ({str(error)[:120]})") from None
+    lists = isinstance(content, dict) and all(isinstance(content.get(part), list) for part in ("images", "annotations"))
+    if not lists or not all(isinstance(item, dict) for part in ("images", "annotations") for item in content[part]):
+        raise DataError(
+            f"{source}: expected COCO JSON, an object with lists of objects images and annotations; got something else"
+        )
+    return dict(content)

@@ -1,0 +1,109 @@
+"""CUHK03 under its new protocol (767 and 700 persons): images as files, and the published split in a MATLAB file.
+
+``images_detected/`` or ``images_labeled/`` hold ``1_001_1_01.png`` (camera pair, person, view, image), as every toolkit writes them out
+of ``cuhk-03.mat``; ``cuhk03_new_protocol_config_detected.mat`` or ``…_labeled.mat`` names them (``filelist``), their persons
+(``labels``) and the rows of each part, counted from 1 (``train_idx``, ``query_idx``, ``gallery_idx``).
+The copies called CUHK03-NP, laid out as Market-1501 (``detected/bounding_box_train/0001_c1_1.png``), are taken too.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from reid.datasets.sources.base import Options, Published, Rows, has_folders, require_file, require_folder, rows_of
+from reid.datasets.sources.published import Images, image_benchmark, named, parse_folder
+from reid.errors import DataError
+from reid.tracklets import Benchmark
+
+Boxes = Literal["detected", "labeled"]
+
+_SOURCE = "Zhong et al., CVPR 2017, and its configuration files"
+PUBLISHED = Published(767, 7_365, 1_400, 5_332, _SOURCE)
+PUBLISHED_LABELED = Published(767, 7_368, 1_400, 5_328, _SOURCE)
+SHAPE = "images_detected/ and cuhk03_new_protocol_config_detected.mat (or …_labeled), or detected/bounding_box_train/ …"
+_NAME = re.compile(r"\d+_\d+_(\d)_\d+\.png")
+_FLAT_NAME = re.compile(r"(\d+)_c(\d+)_")
+_FLAT_PARTS = ("bounding_box_train", "query", "bounding_box_test")
+
+
+def load_cuhk03(folder: Path, boxes: Boxes = "detected") -> Benchmark:
+    """Read the index.
+
+    Args:
+        folder: of the dataset.
+        boxes: by a detector, or drawn by hand.
+
+    Raises:
+        DataError: a folder, the split or an image is missing, or the split has another form.
+    """
+    name = "cuhk03" if boxes == "detected" else "cuhk03-labeled"
+    published = PUBLISHED if boxes == "detected" else PUBLISHED_LABELED
+    if has_folders(folder / boxes, *_FLAT_PARTS):
+        parts = [parse_folder(folder, f"{boxes}/{part}", _FLAT_NAME, "0001_c1_1.png") for part in _FLAT_PARTS]
+    else:
+        images = require_folder(folder / f"images_{boxes}", f"CUHK03 has {SHAPE}")
+        split = folder / f"cuhk03_new_protocol_config_{boxes}.mat"
+        parts = _parse_split(require_file(split, f"CUHK03 has {SHAPE}"), images)
+    return named(image_benchmark(name, folder, *parts), published)
+
+
+def recognise(source: Path) -> str | None:
+    """Why it is this dataset, or None."""
+    for boxes in ("detected", "labeled"):
+        if (source / f"cuhk03_new_protocol_config_{boxes}.mat").is_file():
+            return f"cuhk03_new_protocol_config_{boxes}.mat"
+        if has_folders(source / boxes, *_FLAT_PARTS):
+            return f"{boxes}/bounding_box_train"
+    return None
+
+
+def read(source: Path, options: Options) -> Rows:
+    """The dataset as rows, the detector's boxes where they are there."""
+    has_detected = (source / "images_detected").is_dir() or (source / "detected").is_dir()
+    boxes: Boxes = "detected" if has_detected else "labeled"
+    rows = rows_of(load_cuhk03(source, boxes), PUBLISHED if has_detected else PUBLISHED_LABELED)
+    rows.said.append(f"boxes: {'detected' if has_detected else 'labeled by hand'}")
+    return rows
+
+
+def _parse_split(file: Path, images: Path) -> list[Images]:
+    content = _load(file)
+    names = [str(np.asarray(cell).item()) for cell in content["filelist"].ravel()]
+    labels = content["labels"].ravel().astype(np.int64)
+    if len(labels) != len(names):
+        raise DataError(f"{file}: expected one label for each of {len(names)} files, got {len(labels)}")
+    parts = []
+    for key in ("train_idx", "query_idx", "gallery_idx"):
+        rows = content[key].ravel().astype(np.int64) - 1
+        if not len(rows) or rows.min() < 0 or rows.max() >= len(names):
+            raise DataError(f"{file}: expected {key} to hold rows 1 to {len(names)} of filelist, got others")
+        part = Images([], [], [])
+        for row in rows.tolist():
+            match = _NAME.fullmatch(names[row])
+            if match is None:
+                raise DataError(f"{file}: filelist: expected names such as 1_001_1_01.png, got {names[row]}")
+            part.names.append(f"{images.name}/{names[row]}")
+            part.pid.append(int(labels[row]))
+            part.camid.append(int(match[1]))
+        parts.append(part)
+    missing = next((name for part in parts for name in part.names if not (images.parent / name).is_file()), None)
+    if missing:
+        raise DataError(f"{images.parent / missing}: {file.name} names this image, which is not there")
+    return parts
+
+
+def _load(file: Path) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(file)
+    except Exception as error:  # SciPy raises many kinds on damaged files
+        raise DataError(f"{file}: not a readable MATLAB file ({error}); copy it again") from None
+    wanted = ("filelist", "labels", "train_idx", "query_idx", "gallery_idx")
+    if lacking := [key for key in wanted if key not in content]:
+        raise DataError(f"{file}: expected variables {', '.join(wanted)}, got no {lacking[0]}")
+    return dict(content)

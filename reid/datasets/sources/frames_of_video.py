@@ -1,0 +1,40 @@
+"""A video's frames by number, counted from 0 in the order in which they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from pathlib import Path
+
+import numpy as np
+
+from reid.errors import DataError
+
+
+def frames_of_video(path: Path, wanted: Set[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames of these numbers, rising, each (H, W, 3) uint8 RGB.
+
+    Every frame up to the last wanted is decoded, because containers find frames by time, and times are rounded.
+
+    Raises:
+        DataError: PyAV is not installed, the file is missing or no video, or it ends before the last wanted frame.
+    """
+    if not wanted:
+        return
+    try:
+        import av
+    except ImportError:
+        raise DataError(
+            f"{path}: videos are decoded by PyAV, which is not installed: pip install 'robust-reid[video]'"
+        ) from None
+    last, count = max(wanted), 0
+    try:
+        with av.open(str(path)) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                count = number + 1
+                if number in wanted:
+                    yield number, frame.to_ndarray(format="rgb24")
+                if number == last:
+                    return
+    except (av.FFmpegError, IndexError) as error:
+        raise DataError(f"{path}: cannot decode this video behind frame {count}: {error}") from None
+    raise DataError(f"{path}: expected a frame {last} (counted from 0), got a video of {count} frames")

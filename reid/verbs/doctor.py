@@ -1,0 +1,39 @@
+"""Look a dataset or table over before it is trained on: counts, images, duplicates, labels that contradict each other, leaks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reid import cli
+
+EXAMPLES = """\
+  robust-reid doctor people.csv
+  robust-reid doctor Market-1501-v15.09.15/ --json market.json
+  robust-reid doctor data/mars --quick                    # tables and names only; opens no image
+  robust-reid doctor people.csv --fix                     # writes people.fixed.csv without what is certainly wrong
+
+exit codes: 0 clean (notes are no findings), 3 findings, 2 unusable"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("data", type=Path, metavar="DATA", help="dataset folder, or table (.csv, .parquet)")
+    parser.add_argument(
+        "--as", dest="kind", default="auto", metavar="KIND", help="as in robust-reid import (default: found out)"
+    )
+    parser.add_argument("--pattern", help="of file names, as in robust-reid import --as flat")
+    parser.add_argument("--layout", metavar="LEVELS", help="of folders, as in robust-reid import --as folders")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings to this file too")
+    parser.add_argument("--quick", action="store_true", help="open no image")
+    parser.add_argument(
+        "--fix",
+        action="store_true",
+        help="do what is safe: system files go into DATA.removed/, a table is copied without its faulty rows; deletes nothing",
+    )
+    flags = parser.parse_args(argv)
+    cli.log_to_stderr()
+
+    from reid.commands import doctor
+    from reid.datasets.sources.base import Options
+
+    options = Options(pattern=flags.pattern, layout=flags.layout)
+    return doctor.run(flags.data, flags.kind, options, quick=flags.quick, json_file=flags.json, fix=flags.fix)
