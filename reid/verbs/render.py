@@ -17,8 +17,9 @@ from reid.report.tables import text_table
 
 EXAMPLES = """\
   robust-reid render --out data/demo
-  robust-reid render --out clean/demo --label-noise 0      # then: robust-reid train demo --data-root clean
-  robust-reid render --out load/demo --train-ids 2000 --test-ids 1000 --distractors 5000"""
+  # then: robust-reid train demo --data-root clean
+  robust-reid render --out clean/demo --label-noise 0
+  robust-reid render --out load/demo --train-ids 2000 --test-ids 1000"""
 
 MEANING = {
     "train_ids": "training identities, each seen by 2 to 6 cameras",
@@ -35,22 +36,8 @@ MEANING = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the dataset, or find it already there with the same settings; then print its size."""
-    options = vars(_parser().parse_args(argv))
-    root, workers = options.pop("out"), options.pop("workers")
-    wanted = DemoSettings(**options)
-    if (root / TRUTH_FILE).is_file() and load_truth(root).settings == wanted:
-        print(f"reusing {root}")
-    else:
-        write_demo(root, workers=workers, progress=partial(tqdm, unit="tracklet", disable=None), **options)
-        print(f"wrote {root}")
-    summary = load_mars(root, name="demo").summary()
-    print(text_table(["subset", "ids", "tracklets", "frames", "cameras"], summary))
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid render`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("--out", type=Path, default=Path("data/demo"), help="folder to make (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
@@ -61,3 +48,18 @@ def _parser() -> argparse.ArgumentParser:
             flag, type=kind, default=field.default, metavar="SHARE" if kind is float else "N", help=text
         )
     return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the dataset, or find it already there with the same settings; then print its size."""
+    options = vars(parser().parse_args(argv))
+    root, workers = options.pop("out"), options.pop("workers")
+    wanted = DemoSettings(**options)
+    if (root / TRUTH_FILE).is_file() and load_truth(root).settings == wanted:
+        print(f"reusing {root}")
+    else:
+        write_demo(root, workers=workers, progress=partial(tqdm, unit="tracklet", disable=None), **options)
+        print(f"wrote {root}")
+    summary = load_mars(root, name="demo").summary()
+    print(text_table(["subset", "ids", "tracklets", "frames", "cameras"], summary))
+    return 0
