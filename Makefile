@@ -33,7 +33,9 @@ constraints: $(READY) ## write constraints.txt: the versions in .venv, for conti
 	  $(PY) -m pip freeze --exclude-editable --exclude faiss-gpu) >constraints.txt
 
 licences: $(READY) ## write docs/licences.md: the licences of everything in .venv
-	$(PY) docs/licences.py
+	@(sed '/^| /,$$d' docs/licences.md; \
+	  $(PY) -m piplicenses --from=mixed --format=markdown --order=name --ignore-packages robust-reid) >docs/licences.new
+	@mv docs/licences.new docs/licences.md
 
 bench: $(READY) ## CCE, MAE, GCE and IMAE on the demo data at 0, 30 and 60 % wrong labels (resumable, an hour on 2 cores)
 	@$(PY) tools/make_demo.py --out data/demo

@@ -17,7 +17,15 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).parents[1]
 PAGES, SITE = ROOT / "build/pages", ROOT / "build/site"
-FILES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "data/README.md", "benchmarks/README.md"]
+FILES = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "LICENSE",
+    "data/README.md",
+    "benchmarks/README.md",
+]
 FOLDERS = ["docs", "configs", "benchmarks/results"]
 HERE_COMES_HELP = "<!-- docs/build.py puts the help of every command here -->"
 

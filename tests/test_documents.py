@@ -16,9 +16,13 @@ from reid.__main__ import VERBS
 from tests.test_command import parse
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "data/README.md", "benchmarks/README.md")]
+PAGES = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "data/README.md", "benchmarks/README.md")
+]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
-MARK = re.compile(r"#.*\b(needs|takes) (MARS|CIFAR-10|a GPU|the network|robust-reid demo|a minute|minutes|\d+ minutes|an hour|\d+ hours)")
+MARK = re.compile(
+    r"#.*\b(needs|takes) (MARS|CIFAR-10|a GPU|the network|robust-reid demo|a minute|minutes|\d+ minutes|an hour|\d+ hours)"
+)
 OTHER_PROGRAMS = {"pip", "python3", "mkdir"}  # installation; not checked here
 
 
@@ -32,19 +36,18 @@ class Command:
     text: str
 
 
-def blocks(page: Path, *languages: str) -> list[str]:
-    """The fenced blocks of a page in these languages; "" is a block without one, which holds shell commands."""
-    found = re.findall(r"(?ms)^```([^\n]*)\n(.*?)^```$", page.read_text())
-    return [text for language, text in found if language in languages]
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The fenced blocks of a page in its order: the language, "" for shell commands, and the text."""
+    return re.findall(r"(?ms)^```([^\n]*)\n(.*?)^```$", page.read_text())
 
 
-def shell_lines(page: Path) -> list[str]:
-    return [line for text in blocks(page, "", "sh") for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+def lines_of(block: str) -> list[str]:
+    return [line for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-def commands(page: Path) -> list[Command]:
+def commands(block: str) -> list[Command]:
     found = []
-    for line in shell_lines(page):
+    for line in lines_of(block):
         words = shlex.split(line, comments=True)
         words = words[: words.index(">")] if ">" in words else words
         start = words[:1] == ["torchrun"] and words.index("reid")
@@ -74,7 +77,7 @@ def test_links_are_there(page):
 
 @every_page
 def test_commands_have_the_flags_and_arguments_of_their_parsers(page):
-    for command in commands(page):
+    for command in [command for language, text in blocks(page) if not language for command in commands(text)]:
         assert command.verb in VERBS, command.text
         parse(importlib.import_module(f"reid.verbs.{command.verb}").parser(), command.argv)
         if command.verb in ("train", "cifar"):
@@ -101,7 +104,7 @@ def test_commands_in_the_text_exist(page):
 def test_every_other_line_of_shell_is_known(page):
     """A make target that exists, or a line of the installation."""
     targets = re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text())
-    for line in shell_lines(page):
+    for line in [line for language, text in blocks(page) if not language for line in lines_of(text)]:
         program, *words = shlex.split(line, comments=True) or ["robust-reid"]
         if program == "make":
             assert set(words) <= set(targets), line
