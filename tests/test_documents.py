@@ -112,6 +112,11 @@ def test_every_other_line_of_shell_is_known(page):
             assert program in OTHER_PROGRAMS, line
 
 
+def test_every_page_is_in_the_navigation_of_the_site():
+    listed = re.findall(r'"([\w./]+\.md)"', (ROOT / "zensical.toml").read_text())
+    assert {page.relative_to(ROOT).as_posix() for page in PAGES} == set(listed) - {"CHANGELOG.md"}
+
+
 def test_the_readme_stays_short():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150

@@ -25,7 +25,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    print(shtab.complete(whole_command(), parser().parse_args(argv).shell))
+    shell = parser().parse_args(argv).shell
+    print(shtab.complete(whole_command(), shell))
     return 0
 
 
