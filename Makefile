@@ -4,9 +4,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # faiss-cpu and faiss-gpu exclude each other; a machine with an NVIDIA driver gets the GPU build.
+# CONSTRAINTS=constraints.txt installs the versions that the tests last passed with.
 FAISS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 
-.PHONY: help demo test lint bench
+.PHONY: help demo test lint docs bench constraints licences
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,6 +25,18 @@ lint: $(READY) ## check style and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+docs: $(READY) ## build the docs site into build/site; a warning or a broken link is an error
+	$(PY) docs/build.py
+
+constraints: $(READY) ## write constraints.txt: the versions in .venv, for continuous integration
+	@(echo "# Versions that the tests last passed with (Linux, Python 3.11). Made by: make constraints"; \
+	  $(PY) -m pip freeze --exclude-editable --exclude faiss-gpu) >constraints.txt
+
+licences: $(READY) ## write docs/licences.md: the licences of everything in .venv
+	@(sed '/^| /,$$d' docs/licences.md; \
+	  $(PY) -m piplicenses --from=mixed --format=markdown --order=name --ignore-packages robust-reid) >docs/licences.new
+	@mv docs/licences.new docs/licences.md
+
 bench: $(READY) ## CCE, MAE, GCE and IMAE on the demo data at 0, 30 and 60 % wrong labels (resumable, an hour on 2 cores)
 	@$(PY) tools/make_demo.py --out data/demo
 	$(PY) benchmarks/demo_losses.py
@@ -31,5 +44,5 @@ bench: $(READY) ## CCE, MAE, GCE and IMAE on the demo data at 0, 30 and 60 % wro
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11, 4) else f"Python 3.11.4 or newer is needed, {v[0]}.{v[1]}.{v[2]} found; call: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[$(FAISS),dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[$(FAISS),dev,docs]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	@touch $@

@@ -2,7 +2,8 @@
 
 import sys
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from reid import cli
 
@@ -20,6 +21,7 @@ VERBS = {  # module of reid.verbs -> what it does; each has `main(argv)` with it
     "render": "only make the demo dataset, with other settings if wanted",
     "cifar": "the label-noise study on CIFAR-10 and CIFAR-100",
     "env": "versions and devices, and packages that get in the way",
+    "completion": "completion of commands and flags, for bash, zsh, fish, …",
 }
 
 
@@ -28,17 +30,24 @@ def main() -> int:
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print("usage: robust-reid VERB …   (robust-reid VERB --help tells more)\n")
-        print("\n".join(f"  {verb:<9}{meaning}" for verb, meaning in VERBS.items()))
+        print("\n".join(f"  {verb:<12}{meaning}" for verb, meaning in VERBS.items()))
         print("\n  --version")
         return 0
     if name == "--version":
-        print(f"robust-reid {version('robust-reid')}")
+        print(f"robust-reid {_version()}")
         return 0
     if name not in VERBS:
         print(f"error: unknown command {name!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
     sys.argv = [f"robust-reid {name}", *rest]  # what usage lines and logs name
     return cli.run(import_module(f"reid.verbs.{name}").main)
+
+
+def _version() -> str:
+    try:
+        return version("robust-reid")
+    except PackageNotFoundError:  # a checkout that was never installed has no record of its version
+        return f"(not installed; the checkout in {Path(__file__).parents[1]})"
 
 
 if __name__ == "__main__":

@@ -110,9 +110,12 @@ def _ignore(signum: int, frame: FrameType | None) -> None:
 
 
 def parser(description: str, examples: str) -> argparse.ArgumentParser:
-    """A parser that shows examples as they are written."""
+    """A parser that shows examples as they are written; they must fit 80 columns, as the rest of its help does."""
     return argparse.ArgumentParser(
-        description=description, epilog=f"examples:\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=Path(sys.argv[0]).name,  # `python -m reid` would otherwise be named from Python 3.14 on
+        description=textwrap.fill(description, 80),
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
@@ -121,9 +124,10 @@ def add_config_flags(arguments: argparse.ArgumentParser, example: str = "machine
     arguments.add_argument(
         "overrides", nargs="*", metavar="key.path=value", help=f"change a setting, e.g. {example} (or with a space)"
     )
-    arguments.add_argument("--data-root", metavar="DIR", help="folder that holds one folder per dataset (data.root)")
-    arguments.add_argument("--device", help="auto, cpu, cuda or cuda:N (machine.device)")
-    arguments.add_argument("--seed", type=int, help="of everything but label noise (seed)")
+    group = arguments.add_argument_group("settings with a flag of their own")
+    group.add_argument("--data-root", metavar="DIR", help="folder that holds one folder per dataset (data.root)")
+    group.add_argument("--device", help="auto, cpu, cuda or cuda:N (machine.device)")
+    group.add_argument("--seed", type=int, help="of everything but label noise (seed)")
 
 
 def overrides_of(flags: argparse.Namespace) -> list[str]:

@@ -277,8 +277,10 @@ class IMAEReleased(DM):
     """IMAE as its authors released it: `DM` with lam = 1. Eq. 22 (`IMAE`) with a guard at p -> 1 and the batch's weights adding up to 1.
 
     Args:
-        T, epsilon, normalise: as in `DM`. Against `IMAE` at the same rate, a step is shorter by the batch's mean weight:
-            with T = 8 that is 1.01 at the start with 625 classes, 2.05 with 10.
+        T: as in `DM`. Against `IMAE` at the same rate, a step is shorter by the batch's mean weight: with T = 8 that is
+            1.01 at the start with 625 classes, 2.05 with 10.
+        epsilon: as in `DM`.
+        normalise: as in `DM`.
     """
 
     def __init__(

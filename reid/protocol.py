@@ -75,10 +75,11 @@ def get_protocols(choice: str | Sequence[str | Mapping[str, Any]], *, any_camera
     Raises:
         ConfigError: no such name, the nearest is suggested; no such rule; or no protocol in the file.
 
-    >>> [protocol.ap for protocol in get_protocols("market1501")]
-    ['hit']
-    >>> get_protocols([{"name": "ours", "ap": "hit", "camera_filter": False}])[0].gallery
-    'as_given'
+    Examples:
+        >>> [protocol.ap for protocol in get_protocols("market1501")]
+        ['hit']
+        >>> get_protocols([{"name": "ours", "ap": "hit", "camera_filter": False}])[0].gallery
+        'as_given'
     """
     if isinstance(choice, str) and choice.endswith((".yaml", ".yml")):
         entries = _read(Path(choice))

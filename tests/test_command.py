@@ -1,6 +1,10 @@
 """The command `robust-reid` from outside: verbs, help, packaged configs, a wheel that works alone."""
 
+import argparse
+import importlib
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,6 +37,30 @@ def test_every_verb_has_help_that_shows_how_to_call_it(verb):
     assert f"  robust-reid {verb}" in done.stdout.split("examples:")[1]
 
 
+@pytest.mark.parametrize("command", [*([verb] for verb in VERBS), ["gallery", "remove"], ["gallery", "index"], []])
+def test_help_fits_80_columns(command):
+    lines = robust_reid(*command, "--help").stdout.splitlines()
+    assert lines
+    assert [line for line in lines if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_example_of_the_help_parses(verb):
+    module = importlib.import_module(f"reid.verbs.{verb}")
+    examples = module.parser().epilog.split("exit codes:")[0].replace("\\\n", " ")
+    commands = re.findall(rf"(?m)^  .*(?:robust-reid|-m reid) {verb}\b(.*)", examples)
+    assert commands
+    for text in commands:
+        argv = shlex.split(text.partition(" > ")[0])
+        parser = module.parser()
+        assert parse(parser, argv), text
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """As the verbs do; a parser with subparsers cannot mix flags and arguments."""
+    return parser.parse_args(argv) if parser._subparsers else parser.parse_intermixed_args(argv)
+
+
 def test_every_verb_is_in_the_list_and_every_module_is_a_verb():
     modules = {path.stem for path in (ROOT / "reid/verbs").glob("*.py")} - {"__init__"}
     assert modules == set(VERBS)
@@ -46,6 +74,56 @@ def test_an_unknown_verb_is_one_line():
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown command 'trian'")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["train.lr", "0.1"], ["train.lr=0.1", "seed", "3"], ["seed", "3"]])
+def test_demo_does_not_take_a_setting_for_a_folder(words, tmp_path):
+    done = robust_reid("demo", "train.iterations", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: demo: train.iterations is a setting, and the first word after demo is")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_reports_a_wrong_setting_before_it_renders(tmp_path):
+    done = robust_reid("demo", "train.iterations=10", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "train.schedule.warmup: expected 0 <= warmup < 10 iterations, got 20" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_of_a_checkout_that_was_never_installed(tmp_path):
+    shutil.copytree(ROOT / "reid", tmp_path / "reid", ignore=shutil.ignore_patterns("__pycache__"))
+    # Without site-packages (-S), where the record of an installation would be.
+    command = [sys.executable, "-S", "-m", "reid", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"robust-reid (not installed; the checkout in {tmp_path})\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["gal"], {"gallery"}),
+        (["train", "--over"], {"--overwrite"}),
+        (["test", "--after", ""], {"rerank", "expand"}),
+        (["gallery", "re"], {"remove"}),
+        (["gallery", "remove", "gallery_"], {"gallery_of_mine"}),
+    ],
+)
+def test_bash_completes_commands_flags_choices_and_files(typed, offered, tmp_path):
+    (tmp_path / "gallery_of_mine").mkdir()
+    (tmp_path / "completion").write_text(robust_reid("completion", "bash").stdout)
+    words = " ".join(shlex.quote(word) for word in ["robust-reid", *typed])
+    script = f"""
+        source completion
+        COMP_WORDS=({words}); COMP_CWORD={len(typed)}
+        function=$(complete -p robust-reid | grep -oP '(?<=-F )\\S+')
+        $function
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert {word.rstrip() for word in done.stdout.splitlines()} == offered, done.stderr
 
 
 def test_a_packaged_config_is_found_by_name_and_a_file_wins(tmp_path, monkeypatch):

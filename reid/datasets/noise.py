@@ -132,8 +132,10 @@ def write_flips(
 
     Args:
         path: the file; it appears whole or not at all.
-        clean_N, given_N: (N,) int, labels before and after.
+        clean_N: (N,) int, labels before.
+        given_N: (N,) int, labels after.
         index_N: (N,) int, rising: each sample's row in the whole training set.
+
     Raises:
         DataError: the file cannot be written.
     """

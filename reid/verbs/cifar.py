@@ -1,29 +1,42 @@
 """The label-noise study on CIFAR: train a grid of losses, noises, depths and seeds, then print the paper's table with ours beside it."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from reid import cli
 
 EXAMPLES = """\
-  robust-reid cifar cifar10_quick                   # five networks at 50 % noise, about an hour on 2 cores
+  # five networks at 50 % noise, an hour or two on 2 cores
+  robust-reid cifar cifar10_quick
   robust-reid cifar cifar10_table2 --data-root /data --device cuda
-  robust-reid cifar cifar10_quick --resume auto     # go on after Ctrl-C; finished cells are not trained again
-  robust-reid cifar cifar10_quick seed=[0,1] --resume auto    # a finished study, with a second seed added
-  robust-reid cifar cifar10_quick 'loss=[{name: imae, T: 4}, {name: sce}]' --output-dir runs/mine
-exit codes: 0 done, 2 your input (one line per mistake), 130 and 143 stopped by a signal (resumable)"""
+  # go on after Ctrl-C; finished cells are not trained again
+  robust-reid cifar cifar10_quick --resume auto
+  # a finished study, with a second seed added
+  robust-reid cifar cifar10_quick seed=[0,1] --resume auto
+  robust-reid cifar cifar10_quick 'loss=[{name: imae, T: 4}, {name: sce}]' \\
+      --output-dir runs/mine
+exit codes:
+  0 done, 2 your input (one line per mistake), 1 our bug; 130 and 143 stopped
+  by a signal (resumable)"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid cifar`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged one")
     cli.add_config_flags(parser, example="train.iterations=8000")
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="the study's folder (default: runs/NAME)")
-    how = parser.add_mutually_exclusive_group()
+    study = parser.add_argument_group("the study")
+    study.add_argument("--output-dir", type=Path, metavar="DIR", help="the study's folder (default: runs/NAME)")
+    how = study.add_mutually_exclusive_group()
     how.add_argument("--resume", choices=["auto"], help="auto: go on with this study, or start it")
     how.add_argument("--overwrite", action="store_true", help="replace an existing study")
     how.add_argument("--dry-run", action="store_true", help="read the dataset, check the grid, write nothing")
-    flags = parser.parse_intermixed_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_intermixed_args(argv)
     cli.log_to_stderr()
 
     from reid import config  # after parsing: importing torch takes seconds

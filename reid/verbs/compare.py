@@ -1,5 +1,6 @@
 """Compare two runs, or features of two models, on the same queries: is the difference real?"""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,11 +8,13 @@ from reid import cli
 
 EXAMPLES = """\
   robust-reid compare runs/mars_imae runs/mars_cce
-  robust-reid compare a.npz b.npz --protocol mars-official --json difference.json
-  robust-reid compare features_a features_b --any-camera      # data from a single camera"""
+  robust-reid compare a.npz b.npz --protocol mars-official --json ab.json
+  # data from a single camera
+  robust-reid compare features_a features_b --any-camera"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid compare`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     for name in ("a", "b"):
         parser.add_argument(
@@ -20,7 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--protocol", metavar="NAME|all|FILE.yaml", default="all", help="default: all")
     parser.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparisons there too")
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_args(argv)
     cli.log_to_stderr()
 
     from reid.commands import compare

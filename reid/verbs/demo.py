@@ -1,27 +1,56 @@
-"""Make the demo dataset of rendered people, train with IMAE on its 30 % wrong labels, test, and write the report."""
+"""Make the demo dataset of rendered people, train with IMAE on its partly wrong labels, test, and write the report."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from reid import cli
+from reid.errors import ConfigError
 
 EXAMPLES = """\
-  robust-reid demo                                     # data/demo and runs/demo, in the folder you are in
-  robust-reid demo /tmp/try                            # /tmp/try/data/demo and /tmp/try/runs/demo
-  robust-reid demo /tmp/quick train.iterations=50      # any setting of the config may follow
+  # data/demo and runs/demo, in the folder you are in
+  robust-reid demo
+  # /tmp/try/data/demo and /tmp/try/runs/demo
+  robust-reid demo /tmp/try
+  # any setting of the config may follow
+  robust-reid demo /tmp/quick train.iterations=50
 What is there already is used again; a training that was stopped goes on."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid demo`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="DIR", help="where to work")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting of the config")
-    flags = parser.parse_intermixed_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_intermixed_args(argv)
     if "=" in str(flags.folder):  # no folder was given
         flags.folder, flags.overrides = Path(), [str(flags.folder), *flags.overrides]
+    else:
+        _require_folder(flags.folder)
 
+    from reid import config, experiment
     from reid.verbs import render, train
 
+    experiment.check(config.load(config.find(Path("demo")), flags.overrides))  # before minutes of rendering
     render.main(["--out", str(flags.folder / "data/demo")])
     places = ["--data-root", str(flags.folder / "data"), "--output-dir", str(flags.folder / "runs/demo")]
     return train.main(["demo", *flags.overrides, *places, "--resume", "auto"])
+
+
+def _require_folder(word: Path) -> None:
+    """Refuse a setting in the folder's place: in `demo train.lr 0.1` nobody means a folder `train.lr`.
+
+    Raises:
+        ConfigError: the word names a section or a key of the config, and no folder that is there.
+    """
+    from reid.config import Config
+
+    if str(word).partition(".")[0] in Config.model_fields and not word.is_dir():
+        raise ConfigError(
+            f"demo: {word} is a setting, and the first word after demo is the folder to work in; expected {word}=VALUE, "
+            f"or a folder before it, as in: robust-reid demo . {word} VALUE"
+        )

@@ -1,5 +1,6 @@
 """Look a dataset or table over before it is trained on: counts, images, duplicates, labels that contradict each other, leaks."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,13 +9,16 @@ from reid import cli
 EXAMPLES = """\
   robust-reid doctor people.csv
   robust-reid doctor Market-1501-v15.09.15/ --json market.json
-  robust-reid doctor data/mars --quick                    # tables and names only; opens no image
-  robust-reid doctor people.csv --fix                     # writes people.fixed.csv without what is certainly wrong
+  # tables and names only; opens no image
+  robust-reid doctor data/mars --quick
+  # writes people.fixed.csv without what is certainly wrong
+  robust-reid doctor people.csv --fix
 
 exit codes: 0 clean (notes are no findings), 3 findings, 2 unusable"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid doctor`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("data", type=Path, metavar="DATA", help="dataset folder, or table (.csv, .parquet)")
     parser.add_argument(
@@ -29,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="do what is safe: system files go into DATA.removed/, a table is copied without its faulty rows; deletes nothing",
     )
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_args(argv)
     cli.log_to_stderr()
 
     from reid.commands import doctor

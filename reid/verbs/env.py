@@ -1,5 +1,6 @@
 """Print versions and devices, and name other installed packages that get in the way."""
 
+import argparse
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
@@ -8,8 +9,13 @@ from reid import cli
 PACKAGES = ("robust-reid", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "faiss-cpu", "faiss-gpu")
 
 
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid env`."""
+    return cli.parser(__doc__ or "", "  robust-reid env")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    cli.parser(__doc__ or "", "  robust-reid env").parse_args(argv)
+    parser().parse_args(argv)
 
     from reid.runtime import environment
 

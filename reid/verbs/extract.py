@@ -1,5 +1,6 @@
 """Embed tracklets with a trained model and write a feature folder: features.npy, meta.csv, gallery.json, and an index if wanted."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,31 +8,45 @@ from reid import cli
 
 EXAMPLES = """\
   robust-reid extract runs/mars_imae /data/mars --out galleries/mars
-  robust-reid extract runs/mars_imae my_tracklets/ --out galleries/mine     # one folder of images per tracklet
-  robust-reid extract runs/mars_imae frames.csv --kind manifest --out galleries/mine
-  robust-reid extract runs/mars_imae monday/ --out galleries/mine --add     # more tracklets, by the same model
-  robust-reid extract runs/mars_imae /data/mars --out galleries/mars --resume auto      # after a kill
-  robust-reid extract runs/mars_imae /data/mars --out galleries/mars --index IVF1024,Flat:nprobe=16
-  torchrun --nproc-per-node 4 -m reid extract runs/mars_imae /data/mars --out galleries/mars"""
+  # one folder of images per tracklet
+  robust-reid extract runs/mars_imae my_tracklets/ --out galleries/mine
+  # more tracklets, by the same model
+  robust-reid extract runs/mars_imae monday/ --out galleries/mine --add
+  # one row per frame: path,tracklet[,pid,camid]
+  robust-reid extract runs/mars_imae frames.csv --out galleries/listed
+  # after a kill
+  robust-reid extract runs/mars_imae /data/mars --out galleries/mars \\
+      --resume auto
+  robust-reid extract runs/mars_imae /data/mars --out galleries/fast \\
+      --index IVF1024,Flat:nprobe=16
+  torchrun --nproc-per-node 4 -m reid extract runs/mars_imae /data/mars \\
+      --out galleries/mars"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid extract`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("run", type=Path, help="run directory of robust-reid train")
     parser.add_argument(
         "input", type=Path, help="dataset in MARS layout, folder of tracklet folders, or table (CSV, Parquet)"
     )
     cli.add_config_flags(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="feature folder to write")
-    parser.add_argument("--kind", choices=["auto", "mars", "folders", "manifest"], default="auto", help="what INPUT is")
-    parser.add_argument("--checkpoint", default="last", metavar="last|best|PATH", help="which weights (default: last)")
-    parser.add_argument("--index", metavar="FACTORY", help="build a faiss index; search parameters after a colon")
-    parser.add_argument("--resume", choices=["auto"], help="go on with an extraction that was killed, if there is one")
-    parser.add_argument("--shard", type=int, metavar="FRAMES", help="frames between two saved parts (default: 16384)")
-    mode = parser.add_mutually_exclusive_group()
+    what = parser.add_argument_group("what is embedded, by which weights")
+    what.add_argument("--kind", choices=["auto", "mars", "folders", "manifest"], default="auto", help="what INPUT is")
+    what.add_argument("--checkpoint", default="last", metavar="last|best|PATH", help="which weights (default: last)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, required=True, metavar="DIR", help="feature folder to write")
+    mode = output.add_mutually_exclusive_group()
     mode.add_argument("--add", action="store_true", help="add to the feature folder that is there")
     mode.add_argument("--overwrite", action="store_true", help="replace an existing feature folder")
-    flags = parser.parse_intermixed_args(argv)
+    output.add_argument("--resume", choices=["auto"], help="go on with an extraction that was killed, if there is one")
+    output.add_argument("--shard", type=int, metavar="FRAMES", help="frames between two saved parts (default: 16384)")
+    output.add_argument("--index", metavar="FACTORY", help="build a faiss index; search parameters after a colon")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_intermixed_args(argv)
     cli.log_to_stderr()
 
     from reid.commands import extract

@@ -1,5 +1,6 @@
 """Change a gallery without a model: take tracklets out, or build its index. (robust-reid extract --add puts tracklets in.)"""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,10 +8,12 @@ from reid import cli
 
 EXAMPLES = """\
   robust-reid gallery remove galleries/mine monday_0017 monday_0018
-  robust-reid gallery index galleries/mine IVF1024,Flat:nprobe=16       # robust-reid search galleries/mine --tune compares"""
+  # robust-reid search galleries/mine --tune shows which index is worth it
+  robust-reid gallery index galleries/mine IVF1024,Flat:nprobe=16"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid gallery`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="remove|index")
     remove = commands.add_parser("remove", help="take tracklets out")
@@ -19,7 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     index = commands.add_parser("index", help="build a faiss index")
     index.add_argument("folder", type=Path, metavar="DIR", help="feature folder of robust-reid extract")
     index.add_argument("factory", metavar="FACTORY", help="faiss factory string; search parameters after a colon")
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_args(argv)
     cli.log_to_stderr()
 
     from reid.gallery import change

@@ -1,24 +1,33 @@
 """One table of tracklets from what trackers, annotators and public datasets write; crops where boxes are given."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from reid import cli
 
 EXAMPLES = """\
-  robust-reid import people/ --out people.csv                             # finds out what it is and says so
-  robust-reid import people/ --as folders --layout person/tracklet --out people.csv
-  robust-reid import crops/ --as flat --pattern '{pid}_c{camid}_{tracklet}_{frame}.jpg' --out crops.csv
+  robust-reid import people/ --out people.csv      # finds out what it is
+  robust-reid import people/ --as folders --layout person/tracklet \\
+      --out people.csv
+  robust-reid import crops/ --as flat --out crops.csv \\
+      --pattern '{pid}_c{camid}_{tracklet}_{frame}.jpg'
   robust-reid import MOT17/train --as mot --crops crops/ --out mot17.parquet
-  robust-reid import north/ south/ --as mot --tracks tracker_output/ --crops crops/ --out tracks.csv
-  robust-reid import annotations.json --as coco --images images/ --crops crops/ --out tracks.csv
-  robust-reid import gate3.mp4 --as video --tracks gate3.csv --crops crops/ --out gate3.csv
+  robust-reid import north/ south/ --as mot --tracks tracker_output/ \\
+      --crops crops/ --out tracks.csv
+  robust-reid import annotations.json --as coco --images images/ \\
+      --crops crops/ --out tracks.csv
+  robust-reid import gate3.mp4 --as video --tracks gate3.csv \\
+      --crops crops/ --out people.csv
   robust-reid import Market-1501-v15.09.15/ MSMT17_V1/ --out both.parquet
 
-Then `robust-reid doctor people.csv` looks it over, and `data: {name: manifest, path: people.csv}` in a config trains on it."""
+Then look it over and train on it:
+  robust-reid doctor people.csv
+  robust-reid train own_tracklets data.path=people.csv"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid import`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument(
         "sources", nargs="+", type=Path, metavar="SOURCE", help="folder or file; several become one table"
@@ -57,7 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--split", type=int, default=0, metavar="N", help="ilids-vid, prid2011: which of the ten splits (default: 0)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the table, and crops of other boxes")
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_args(argv)
     cli.log_to_stderr()
 
     from reid.commands import importing

@@ -1,18 +1,24 @@
 """Pack the small image files of a dataset in MARS layout into a few large ones, which are read faster and stand in for the folders."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from reid import cli
 
 EXAMPLES = """\
-  robust-reid pack data/mars                          # data/mars/bbox_train.pack, bbox_test.pack; deletes nothing
-  robust-reid pack data/mars --resume auto            # after a kill, or after images have changed
-  robust-reid pack /mnt/share/mars --out /scratch/mars      # a dataset by itself, info/ included
-  robust-reid pack data/mars --verify                 # check every byte of the packs"""
+  # writes data/mars/bbox_train.pack and bbox_test.pack, deletes nothing
+  robust-reid pack data/mars
+  # after a kill, or after images have changed
+  robust-reid pack data/mars --resume auto
+  # check every byte of the packs
+  robust-reid pack data/mars --verify
+  # a dataset by itself, info/ included
+  robust-reid pack /mnt/share/mars --out /scratch/mars"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid pack`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="dataset in MARS layout; a pack too, with --verify")
     parser.add_argument(
@@ -27,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--resume", choices=["auto"], help="keep what is done and right of the packs that are there, if any"
     )
     mode.add_argument("--overwrite", action="store_true", help="replace the packs that are there")
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_args(argv)
     cli.log_to_stderr()
 
     from reid.commands import pack

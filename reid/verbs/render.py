@@ -17,8 +17,9 @@ from reid.report.tables import text_table
 
 EXAMPLES = """\
   robust-reid render --out data/demo
-  robust-reid render --out clean/demo --label-noise 0      # then: robust-reid train demo --data-root clean
-  robust-reid render --out load/demo --train-ids 2000 --test-ids 1000 --distractors 5000"""
+  # then: robust-reid train demo --data-root clean
+  robust-reid render --out clean/demo --label-noise 0
+  robust-reid render --out load/demo --train-ids 2000 --test-ids 1000"""
 
 MEANING = {
     "train_ids": "training identities, each seen by 2 to 6 cameras",
@@ -35,9 +36,23 @@ MEANING = {
 }
 
 
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid render`."""
+    parser = cli.parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("--out", type=Path, default=Path("data/demo"), help="folder to make (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+    for field in dataclasses.fields(DemoSettings):
+        flag, kind = f"--{field.name.replace('_', '-')}", type(field.default)
+        text = f"{MEANING[field.name]} (default: %(default)s)"
+        parser.add_argument(
+            flag, type=kind, default=field.default, metavar="SHARE" if kind is float else "N", help=text
+        )
+    return parser
+
+
 def main(argv: list[str] | None = None) -> int:
     """Write the dataset, or find it already there with the same settings; then print its size."""
-    options = vars(_parser().parse_args(argv))
+    options = vars(parser().parse_args(argv))
     root, workers = options.pop("out"), options.pop("workers")
     wanted = DemoSettings(**options)
     if (root / TRUTH_FILE).is_file() and load_truth(root).settings == wanted:
@@ -50,16 +65,3 @@ def main(argv: list[str] | None = None) -> int:
     summary = load_mars(root, name="demo").summary()
     print(text_table(["subset", "ids", "tracklets", "frames", "cameras"], summary))
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("--out", type=Path, default=Path("data/demo"), help="folder to make (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
-    for field in dataclasses.fields(DemoSettings):
-        flag, kind = f"--{field.name.replace('_', '-')}", type(field.default)
-        text = f"{MEANING[field.name]} (default: %(default)s)"
-        parser.add_argument(
-            flag, type=kind, default=field.default, metavar="SHARE" if kind is float else "N", help=text
-        )
-    return parser

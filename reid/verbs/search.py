@@ -1,5 +1,6 @@
 """Find the nearest tracklets of a gallery: to images, to folders of frames, or to tracklets of the gallery itself."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,39 +8,52 @@ from reid import cli
 
 EXAMPLES = """\
   robust-reid search galleries/mars 0002C1T0002 --top-k 20
-  robust-reid search galleries/mars person.jpg tracklet_folder/ --html hits.html --json hits.json
-  robust-reid search galleries/mars 0002C1T0002 --not-camera 1 --false-match-rate 0.001
-  robust-reid search galleries/mars --tune          # what an index would gain and lose here"""
+  robust-reid search galleries/mars person.jpg tracklet_folder/ \\
+      --html hits.html --json hits.json
+  robust-reid search galleries/mars 0002C1T0002 --not-camera 1 \\
+      --false-match-rate 0.001
+  # what an index would gain and lose here
+  robust-reid search galleries/mars --tune"""
 
 
 def _cameras(text: str) -> list[str]:
     return [camera.strip() for camera in text.split(",")]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid search`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("folder", type=Path, metavar="DIR", help="feature folder of robust-reid extract")
     parser.add_argument(
         "queries", nargs="*", metavar="QUERY", help="key of the gallery, image (of a pack too), or folder of frames"
     )
-    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="hits per query (default: 10)")
-    parser.add_argument(
+    which = parser.add_argument_group("which hits")
+    which.add_argument("--top-k", type=int, default=10, metavar="K", help="hits per query (default: 10)")
+    which.add_argument(
         "--camera", type=_cameras, metavar="ID[,ID…]", help="search these cameras only, by number or name"
     )
-    parser.add_argument("--not-camera", type=_cameras, metavar="ID[,ID…]", help="leave these cameras out")
-    least = parser.add_mutually_exclusive_group()
+    which.add_argument("--not-camera", type=_cameras, metavar="ID[,ID…]", help="leave these cameras out")
+    least = which.add_mutually_exclusive_group()
     least.add_argument("--min-similarity", type=float, metavar="X", help="hits at least so similar, -1 to 1")
     least.add_argument("--false-match-rate", type=float, metavar="R", help="the same, told from the gallery's labels")
-    parser.add_argument("--index", metavar="FACTORY", help="Flat: exactly; else build this faiss index for the search")
-    parser.add_argument("--tune", action="store_true", help="measure recall and time of indexes on this gallery")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="run that embeds queries (default: in gallery.json)")
-    parser.add_argument("--checkpoint", metavar="last|best|PATH", help="of that run (default: in gallery.json)")
-    parser.add_argument("--device", default="auto", help="where queries are embedded: auto, cpu, cuda or cuda:N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the hits there too")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a sheet of the hits with pictures")
-    flags = parser.parse_intermixed_args(argv)
+    engine = parser.add_argument_group("how the search is done")
+    engine.add_argument("--index", metavar="FACTORY", help="Flat: exactly; else build this faiss index for the search")
+    engine.add_argument("--tune", action="store_true", help="measure recall and time of indexes on this gallery")
+    embed = parser.add_argument_group("how queries are embedded")
+    embed.add_argument("--run", type=Path, metavar="RUN", help="by this run (default: in gallery.json)")
+    embed.add_argument("--checkpoint", metavar="last|best|PATH", help="of that run (default: in gallery.json)")
+    embed.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", type=Path, metavar="FILE", help="write the hits there too")
+    output.add_argument("--html", type=Path, metavar="FILE", help="write a sheet of the hits with pictures")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser()
+    flags = arguments.parse_intermixed_args(argv)
     if flags.tune == bool(flags.queries):
-        parser.error("give either queries or --tune")
+        arguments.error("give either queries or --tune")
     cli.log_to_stderr()
 
     from reid.commands import search

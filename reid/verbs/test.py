@@ -1,5 +1,6 @@
 """Test a run's checkpoint, or features made by any model, and print mAP and CMC with the protocol's name beside them."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,43 +11,54 @@ EXAMPLES = """\
   robust-reid test runs/mars_imae --protocol mars-official --data-root /data
   robust-reid test runs/mars_imae --checkpoint best --json best.json
   robust-reid test --features features.npz --protocol all
-  robust-reid test --features features.npz --protocol ours.yaml   # {name: ours, gallery: without_queries, ap: hit}
+  # rules of your own: {name: ours, gallery: without_queries, ap: hit}
+  robust-reid test --features features.npz --protocol ours.yaml
   robust-reid test --features features.npz --full --json full.json
   robust-reid test --features features.npz --after rerank
-  robust-reid test --features features.npz --any-camera       # data from a single camera"""
+  # data from a single camera
+  robust-reid test --features features.npz --any-camera"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid test`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("run", type=Path, nargs="?", help="run directory of robust-reid train")
     cli.add_config_flags(parser)
-    parser.add_argument(
+    what = parser.add_argument_group("what is tested")
+    what.add_argument(
         "--features",
         type=Path,
         metavar="FILE|DIR",
         help="evaluate these; an .npz file or a folder of robust-reid extract",
     )
-    parser.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights (default: last)")
-    parser.add_argument("--protocol", metavar="NAME|all|FILE.yaml", help="default: the run's, or all")
-    parser.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
-    parser.add_argument("--markdown", action="store_true", help="print rows of a Markdown table as well")
-    parser.add_argument("--full", action="store_true", help="also intervals, camera pairs, ROC and thresholds")
-    parser.add_argument(
+    what.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights of RUN (default: last)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--protocol", metavar="NAME|all|FILE.yaml", help="default: the run's, or all")
+    how.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
+    how.add_argument(
         "--after",
         choices=["rerank", "expand"],
         help="k-reciprocal re-ranking, or average query expansion, of the ranking",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
-    flags = parser.parse_intermixed_args(argv)
+    output = parser.add_argument_group("output")
+    output.add_argument("--full", action="store_true", help="also intervals, camera pairs, ROC and thresholds")
+    output.add_argument("--markdown", action="store_true", help="print rows of a Markdown table as well")
+    output.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser()
+    flags = arguments.parse_intermixed_args(argv)
     if (flags.run is None) == (flags.features is None):
-        parser.error("give either a run directory or --features")
+        arguments.error("give either a run directory or --features")
     overrides = cli.overrides_of(flags)
     if flags.features is not None and (overrides or flags.checkpoint):
-        parser.error(
+        arguments.error(
             "--features loads no model and no config: --protocol, --any-camera, --markdown, --full, --after and --json are all it takes"
         )
     if flags.after and flags.full:
-        parser.error("--after changes the ranking, and much of --full is about similarities: choose one")
+        arguments.error("--after changes the ranking, and much of --full is about similarities: choose one")
     cli.log_to_stderr()
 
     from reid.commands import test

@@ -1,5 +1,6 @@
 """Train a re-identification model from a config, then test it."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,20 +10,29 @@ EXAMPLES = """\
   robust-reid train demo
   robust-reid train mars_imae --data-root /data --device cuda
   robust-reid train mars_imae loss.T=4 train.lr 0.02 --output-dir runs/imae_T4
-  robust-reid train mars_imae --resume auto      # go on after Ctrl-C, or start
-  robust-reid train mars_imae --dry-run          # build everything, one step, write nothing
-  robust-reid train mars_imae --profile 20       # where a step's time goes: table and trace
+  # go on after Ctrl-C, or start
+  robust-reid train mars_imae --resume auto
+  # build everything, do one step, write nothing
+  robust-reid train mars_imae --dry-run
+  # where a step's time goes: table and trace
+  robust-reid train mars_imae --profile 20
+  # four processes, one GPU each
   torchrun --nproc-per-node 4 -m reid train mars_imae
-exit codes: 0 done, 2 your input (one line per mistake), 130, 143 and 138 stopped by SIGINT, SIGTERM and SIGUSR1
-(resumable; with torchrun, SIGUSR1 needs --signals-to-handle SIGTERM,SIGINT,SIGUSR1)"""
+exit codes:
+  0 done, 2 your input (one line per mistake), 1 our bug; 130, 143 and 138
+  stopped by SIGINT, SIGTERM and SIGUSR1 (resumable; with torchrun, SIGUSR1
+  needs --signals-to-handle SIGTERM,SIGINT,SIGUSR1)"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid train`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
+    parser.usage = "%(prog)s CONFIG [key.path=value ...] [flags]"
     parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged one, e.g. demo")
     cli.add_config_flags(parser, example="loss.T=4")
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="run directory (default: runs/NAME)")
-    how = parser.add_mutually_exclusive_group()
+    run = parser.add_argument_group("the run")
+    run.add_argument("--output-dir", type=Path, metavar="DIR", help="run directory (default: runs/NAME)")
+    how = run.add_mutually_exclusive_group()
     how.add_argument(
         "--resume", metavar="auto|PATH", help="auto: continue this run, or start it; PATH: from that checkpoint"
     )
@@ -34,7 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="train N steps, write only profile.txt and trace.json.gz to DIR/profile",
     )
-    flags = parser.parse_intermixed_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_intermixed_args(argv)
     cli.log_to_stderr()
 
     from reid import config  # after parsing: importing torch takes seconds
