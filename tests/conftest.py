@@ -1,8 +1,11 @@
 """What holds for all tests."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+from reid import cli
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -11,3 +14,12 @@ def own_compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """A command that was called in this process ends deaf to signals; a pool that a later test forks would then never end."""
+    before = {signum: signal.getsignal(signum) for signum in cli.STOPPING}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)

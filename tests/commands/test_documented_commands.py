@@ -19,7 +19,7 @@ def world(
     """What the pages speak of, under the names that they use: runs, galleries, images. `/data` is a folder `data` here."""
     shutil.copytree(data_root / "demo", tmp_path / "data/mars")
     shutil.copytree(data_root / "demo", tmp_path / "data/demo")
-    for name in ("mars_imae", "mars_cce"):
+    for name in ("mars_imae", "mars_cce", "own_tracklets"):
         shutil.copytree(trained, tmp_path / "runs" / name)
     names = tracklets(data_root, tmp_path / "my_tracklets", slice(0, 12))
     (tmp_path / "my_tracklets" / names[0]).rename(tmp_path / "my_tracklets/monday_0017")
@@ -28,6 +28,10 @@ def world(
     shutil.copy(next((tmp_path / "frames").iterdir()), tmp_path / "person.jpg")
     if "--out galleries/mine" not in page.read_text():
         shutil.copytree(made, tmp_path / "galleries/mine")
+    for number, name in enumerate(tracklets(data_root, tmp_path / "loose", slice(0, 12))):  # person/tracklet/frames
+        person = tmp_path / "pictures" / f"person{number // 3}"
+        person.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "loose" / name).rename(person / name)
     for name in ("frames.csv", "labelled.csv"):
         write_manifest(tmp_path / name, tmp_path / "my_tracklets")
     shutil.copy(trained / "features.npz", tmp_path)
