@@ -122,7 +122,13 @@ def test_dry_run_writes_nothing(workplace: Path, caplog: pytest.LogCaptureFixtur
 def test_paper_settings_run_on_a_small_dataset(workplace: Path, data_root: Path) -> None:
     shutil.copytree(data_root / "demo", workplace / "data" / "MARS")
     short = ["train.iterations=2", "train.batch_size=4", "train.log_freq=1", "model.pretrained=false"]
-    small = ["augment.resize=[40, 40]", "augment.crop=[32, 32]", "machine.workers=0"]
+    small = [
+        "sampler.K=2",
+        "sampler.tracklets=1",
+        "augment.resize=[40, 40]",
+        "augment.crop=[32, 32]",
+        "machine.workers=0",
+    ]
     assert call("train", ROOT / "configs/mars_imae.yaml", "--data-root", "data", "--device", "cpu", *short, *small) == 0
     assert "mars-subset" in Path("runs/mars_imae/log.txt").read_text()
 
