@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,7 +119,10 @@ class Machine(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="float16: CUDA only")
     compile: bool = Field(False, description="torch.compile the training step; the first steps take minutes")
     sync_norm: bool = Field(False, description="batch normalisation over the batch of all processes (CUDA only)")
-    workers: Natural = Field(4, description="image-decoding processes; 0: decode in the main process")
+    workers: Natural = Field(
+        default_factory=lambda: min(4, os.cpu_count() or 1),
+        description="image-decoding processes, by default as many as processors, at most 4; 0: decode in the main process",
+    )
 
 
 class Config(Section):

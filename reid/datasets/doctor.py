@@ -255,7 +255,9 @@ def _names_disagree(rows: Rows) -> Iterator[Finding]:
 
 
 def _repeated(rows: Rows) -> Iterator[Finding]:
-    cells = [rows.column(column) for column in ("path", "tracklet", "first", "last", "x", "y", "w", "h")]
+    # Equal in all that is said of it: a picture that stands under two persons is for a person to decide.
+    where, said = ("path", "tracklet", "first", "last", "x", "y", "w", "h"), ("pid", "camid", "split", "role")
+    cells = [rows.column(column) for column in (*where, *said)]
     seen: set[tuple[Any, ...]] = set()
     repeated = []
     for row, key in enumerate(zip(*cells, strict=True)):

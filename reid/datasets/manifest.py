@@ -8,7 +8,6 @@ Shapes: N rows, F frames, T tracklets.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain
@@ -27,6 +26,7 @@ from reid.datasets.table import (
     Ids,
     Table,
     also_called,
+    paths_of,
     read_ids,
     read_table,
     write_table,
@@ -39,7 +39,6 @@ __all__ = ["COLUMNS", "SUFFIXES", "Table", "load_manifest", "load_rows", "read_t
 UNKNOWN_PID, UNKNOWN_CAMID = 0, -1
 ROLES = ("query", "gallery", "both")
 _LOOKED_AT = 50  # files that are looked for; when none is there, the table's paths are taken to be wrong
-_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 class Rows(NamedTuple):
@@ -227,14 +226,7 @@ def _refuse_two(
 
 def _frames(table: Table, code_N: np.ndarray, keys: list[str]) -> tuple[Split, list[str]]:
     """The frames of every tracklet, in the order of its rows, and notes; persons and cameras are still unknown."""
-    texts = table.cells("path")
-    backslash = any("\\" in text for text in texts)
-    if backslash and not any("/" in text for text in texts):
-        drive = next((i for i, text in enumerate(texts) if _DRIVE.match(text)), None)
-        if drive is not None and os.name != "nt":
-            raise table.error(drive, "path", f"{texts[drive]!r} is a path of another machine; write it below the table")
-        texts = [text.replace("\\", "/") for text in texts]
-    texts = [os.path.expanduser(text) if text.startswith("~") else text for text in texts]
+    texts = paths_of(table)
     folder = table.file.parent
     absolute = [os.path.isabs(text) for text in texts] if _may_be_absolute(texts) else []
     if any(absolute):  # names below one root, which is then that of the file system

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ _ALSO_CALLED = {
 _EMPTY = ("nan", "NaN", "<NA>", "None", "NULL", "null", "NA", "N/A", "#N/A")  # as programs write an empty cell
 _WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?")
 _FRACTION = re.compile(r"[+-]?\d*\.\d+|[+-]?\d+(?:\.\d+)?[eE]\+\d+")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _JSON = (b"{", b"[")
 
 
@@ -314,6 +316,23 @@ def read_ids(table: Table, column: str) -> Ids:
             f"{table.row[where]}, so all of them are taken as names"
         )
     return Ids(numbers[codes], dict(enumerate(names, start=1)), note)
+
+
+def paths_of(table: Table) -> list[str]:
+    """The column ``path`` as this machine writes paths: slashes for Windows' backslashes, ``~`` for the user's folder replaced.
+
+    Raises:
+        DataError: a path begins with a drive's letter, on a machine without drives.
+    """
+    texts = table.cells("path")
+    for i, text in enumerate(texts):
+        if "\\" in text and os.name != "nt":
+            if _DRIVE.match(text):
+                raise table.error(i, "path", f"{text!r} is a path of another machine; write it below the table")
+            texts[i] = text.replace("\\", "/")
+        if text.startswith("~"):
+            texts[i] = os.path.expanduser(texts[i])
+    return texts
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

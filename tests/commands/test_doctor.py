@@ -183,6 +183,22 @@ def test_fix_leaves_alone_what_a_person_must_decide(rows, capsys):
     assert not Path("table.fixed.csv").exists()
 
 
+def test_fix_does_not_choose_between_two_persons_of_one_picture(rows):
+    twice = [row | {"pid": another(rows, row)["pid"]} for row in train_rows(rows)[:2]]
+    code, found = diagnose([*rows, *twice], "--fix")
+    assert code == FINDINGS
+    assert "repeated-row" not in found
+    assert found["mixed-pid"]["count"] >= 1
+    assert not Path("table.fixed.csv").exists()
+
+
+def test_backslashes_of_windows_are_read_as_the_training_reads_them(rows):
+    code, found = diagnose(
+        [row | {"path": row["path"].replace("/", "\\")} if i % 2 else row for i, row in enumerate(rows)]
+    )
+    assert code == CLEAN, found
+
+
 def test_system_files_are_moved_aside_and_nothing_is_deleted(rows, capsys):
     litter = {
         "demo/.DS_Store": b"x",

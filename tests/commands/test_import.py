@@ -183,6 +183,25 @@ def sequence(folder: Path, tracks: list[Tracklet], *, truth: bool, image_folder:
     (folder / "gt/gt.txt" if truth else folder / "tracker.txt").write_text("\n".join(lines) + "\n")
 
 
+def test_flat_guesses_only_what_can_be_read_in_one_way(here, people, fails, capsys):
+    def named(folder: str, form: str) -> None:
+        (here / folder).mkdir()
+        for i, track in enumerate(people[:4]):
+            shutil.copy(track.paths[0], here / folder / form.format(who="alice" if i % 2 else "bob", i=i + 1))
+
+    named("own", "{who}_c3_t{i}_{i:03d}.jpg")
+    assert call("import", "own", "--out", "own.csv") == 0
+    assert "alice_c3_t2_002.jpg is read as pid alice, camid 3, tracklet t2, frame 002" in capsys.readouterr().out
+    assert {(row["pid"], row["camid"]) for row in table(here / "own.csv")} == {("alice", "3"), ("bob", "3")}
+    named(
+        "unsure", "{who}_c3_2_00{i}.jpg"
+    )  # VeRi-776 has a frame and a place in it there, others a tracklet and a frame
+    assert "may be read in 2 ways; say which, --pattern" in fails("import", "unsure", "--out", "unsure.csv")
+    assert not (here / "unsure.csv").exists()
+    named("letters", "{who}_2_c3_{i:03d}.jpg")  # once taken for LS-VID, whose cameras are numbers
+    assert "the names say nothing that is known" in fails("import", "letters", "--out", "letters.csv")
+
+
 def test_mot_ground_truth_of_two_cameras(here, people, capsys):
     north, south = of_size(people, 3), of_size(people, 3, skip=3)
     sequence(here / "mot/north", north, truth=True)

@@ -57,6 +57,7 @@ QUIRKS = {
     "capitals": csv_of([["Path", "TRACKLET", "PID", "CamID"], *GOOD[1:]]),
     "quotes": csv_of([[f'"{cell}"' for cell in row] for row in GOOD]),
     "backslashes": csv_of(changed(0, lambda path: path.replace("/", "\\"))),
+    "backslashes in one row": csv_of([*GOOD[:2], [GOOD[2][0].replace("/", "\\"), *GOOD[2][1:]], *GOOD[3:]]),
     "empty rows": csv_of([GOOD[0], ["", "", "", ""], *GOOD[1:]]) + "\n\n",
     "rows in another order": csv_of([GOOD[0], GOOD[1], GOOD[3], GOOD[2]]),
     "a frame twice": csv_of([*GOOD, GOOD[2]]),

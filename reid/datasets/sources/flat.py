@@ -16,7 +16,8 @@ from reid.datasets.sources.base import Options, Rows, in_order
 from reid.errors import ConfigError, DataError
 
 SHAPE = "images in one folder, --pattern '{pid}_c{camid}_{tracklet}_{frame}.jpg'"
-# Patterns that are tried where none is given: MARS, Market-1501, MSMT17, LS-VID, DukeMTMC-reID's style, VeRi-776.
+# Patterns that are tried where none is given: MARS, Market-1501, MSMT17, LS-VID, VeRi-776,
+# DukeMTMC-reID's style, and people's own.
 USUAL = (
     "{pid}C{camid}T{tracklet}F{frame}.jpg",
     "{pid}_c{camid}s{}_{frame}_{}.jpg",
@@ -24,6 +25,7 @@ USUAL = (
     "{pid}_{tracklet}_{camid}_{frame}.jpg",
     "{pid}_c{camid}_{frame}_{}.jpg",
     "{pid}_c{camid}_{frame}.jpg",
+    "{pid}_c{camid}_{tracklet}_{frame}.jpg",
 )
 _FIELD = re.compile(r"\{(\w*)\}")
 
@@ -61,6 +63,9 @@ def read(source: Path, options: Options) -> Rows:
         more = f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
         raise DataError(f"{source}: expected names such as {pattern}, got {wrong[0]}{more}; put other images elsewhere")
     rows.said.append(f"pattern {pattern}" + ("" if options.pattern else ", found out; --pattern names another"))
+    read_as = compiled.fullmatch(names[0])
+    assert read_as is not None  # else it would be among the wrong ones
+    rows.said.append(f"{names[0]} is read as " + ", ".join(f"{field} {read_as[field]}" for field in fields))
     if "tracklet" not in fields:
         rows.said.append("each image is a tracklet of its own: the pattern has no {tracklet}")
     return rows
@@ -94,14 +99,35 @@ def _compile(pattern: str) -> tuple[re.Pattern[str], list[str]]:
 
 
 def _usual(source: Path, names: list[str]) -> str:
-    for pattern in USUAL:
-        suffix = os.path.splitext(names[0])[1]
-        suited = pattern.removesuffix(".jpg") + suffix
-        if all(_compile(suited)[0].fullmatch(name) for name in names):
-            return suited
+    """The one known pattern that every name follows; what two patterns read differently is not guessed."""
+    suffix = os.path.splitext(names[0])[1]
+    suited = [pattern.removesuffix(".jpg") + suffix for pattern in USUAL]
+    fitting = [pattern for pattern in suited if all(_plausible(pattern, name) for name in names)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise DataError(
+            f"{source}: {names[0]} may be read in {len(fitting)} ways; say which, --pattern {_either(fitting)}"
+        )
     raise DataError(
         f"{source}: the names say nothing that is known; say what they mean, such as "
         f"--pattern '{{pid}}_c{{camid}}_{{tracklet}}_{{frame}}.jpg' for a name such as {names[0]}"
+    )
+
+
+def _either(patterns: list[str]) -> str:
+    return " or ".join(f"'{pattern}'" for pattern in patterns)
+
+
+def _plausible(pattern: str, name: str) -> bool:
+    """Whether the name follows the pattern, camera and frame being numbers, and all fields where no letter marks the camera."""
+    match = _compile(pattern)[0].fullmatch(name)
+    if match is None:
+        return False
+    fields = match.groupdict()
+    numbers = [fields["camid"], fields["frame"]] if "c{camid}" in pattern else list(fields.values())
+    return all(number.lstrip("-").isdecimal() for number in numbers) and not any(
+        "_" in text for text in fields.values()
     )
 
 

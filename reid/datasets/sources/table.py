@@ -31,11 +31,12 @@ def read(source: Path, options: Options) -> Rows:
     table = read_table(source)
     rows = Rows(source.stem)
     columns: dict[str, list[Any]] = {name: [cell or None for cell in table.cells(name)] for name in table.columns}
-    paths, tracklets = columns.pop("path"), columns.pop("tracklet")
+    paths, tracklets = tables.paths_of(table), columns.pop("tracklet")
+    del columns["path"]
     columns |= _numbers(table)
     for i, (text, tracklet) in enumerate(zip(paths, tracklets, strict=True)):
         cells = {name: values[i] for name, values in columns.items()}
-        path = os.path.join(source.parent, os.path.expanduser(text))
+        path = os.path.join(source.parent, text)
         for place, own in _frames(table, i, path, cells):
             rows.add(place, tracklet, **own)
     if "x" in columns:
