@@ -154,11 +154,11 @@ def _cameras(gallery: Gallery, given: Sequence[str] | None) -> list[int] | None:
     if given is None:
         return None
     number_of = {name: number for number, name in gallery.names.camid.items()}
-    try:
-        return [number_of[text] if text in number_of else int(text) for text in given]
-    except ValueError as error:
-        there = ", ".join(number_of) or "numbers only"
-        raise ConfigError(f"camera: {error}; {gallery.folder} has cameras {there}") from None
+    for text in given:
+        if text not in number_of and not text.lstrip("-").isdecimal():
+            there = sorted({gallery.names.camera(camid) for camid in gallery.features.camid.tolist()})
+            raise ConfigError(f"camera: {gallery.folder} has no camera {text!r}; expected one of {', '.join(there)}")
+    return [number_of[text] if text in number_of else int(text) for text in given]
 
 
 def _named(gallery: Gallery, queries: Sequence[str]) -> list[Query]:

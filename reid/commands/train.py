@@ -109,9 +109,10 @@ def _restored(
             f"{source}: cannot resume, made with another config: {'; '.join(changed)}; give the same config"
         )
     if state["pids"] != data.train.pids.tolist():
+        before, now = set(state["pids"]), set(data.train.pids.tolist())
+        differ = f"{sorted(before - now)[:5]} are gone and {sorted(now - before)[:5]} are new, the first five of each"
         raise DataError(
-            f"{source}: trained on {len(state['pids'])} identities, the dataset gives {len(data.train.pids)} or others; "
-            "use the same data and labels"
+            f"{source}: trained on {len(before)} identities, the dataset gives {len(now)}: {differ}; use the same data and labels"
         )
     _require_same_names(state, data, source)
     checkpoint.load_weights(job.model, state["model"], source)

@@ -511,6 +511,6 @@ def test_auto_refuses_what_it_does_not_know(here, fails):
     (here / "papers").mkdir()
     (here / "papers/a.txt").touch()
     assert "expected one of mars, market1501" in fails("import", "papers", "--out", "t.csv")
-    assert "gone: expected a folder or file to import" in fails("import", "gone", "--out", "t.csv")
+    assert "gone: no such folder or file" in fails("import", "gone", "--out", "t.csv")
     assert "expected a table's name, .csv or .parquet, got .xlsx" in fails("import", "papers", "--out", "t.xlsx")
     assert "flt: no such kind of source" in fails("import", "papers", "--as", "flt", "--out", "t.csv")

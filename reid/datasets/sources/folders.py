@@ -98,10 +98,16 @@ def _check_outside(source: Path, layout: str) -> None:
             )
 
 
+_NO_CAMERA = (
+    "cameras unknown, so that a match may come from the query's own; where names tell them, say how: "
+    "--as flat --pattern '{pid}/cam{camid}_{tracklet}/{frame}.jpg'"
+)
+
+
 def _said(rows: Rows, layout: str, chosen: bool) -> list[str]:
     said = [f"layout {layout}/frames" + ("" if chosen else ", found out; --layout names another")]
     if layout == "tracklet":
         said.append("persons unknown: folders are tracklets (--layout person, if each folder is one person)")
     cameras = {camid for camid in rows.column("camid") if camid is not None}
-    said.append(f"cameras {', '.join(sorted(cameras))} from the folders' names" if cameras else "cameras unknown")
+    said.append(f"cameras {', '.join(sorted(cameras))} from the folders' names" if cameras else _NO_CAMERA)
     return said

@@ -70,7 +70,7 @@ def recognise(source: Path) -> Found:
         DataError: nothing is there, or it is none of the kinds.
     """
     if not source.exists():
-        raise DataError(f"{source}: expected a folder or file to import, got nothing there")
+        raise DataError(f"{source}: no such folder or file")
     for name in KINDS:
         if name == "folders" and (deeper := _dataset_inside(source)):
             raise DataError(
