@@ -239,7 +239,7 @@ def test_a_partial_copy_of_a_dataset_stands_beside_the_published_counts(data_roo
 
 
 def test_unusable_data_is_exit_code_2_and_one_line(rows, fails):
-    assert "gone: expected a folder or file" in fails("doctor", "gone")
+    assert "gone: no such folder or file" in fails("doctor", "gone")
     Path("demo/bbox_train").rename("bt")
     Path("demo/bbox_train").mkdir()
     Path("bt").rename("demo/bbox_train/bbox_train")
