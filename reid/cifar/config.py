@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field
 
 from reid.config import Component, Count, Positive, Section, Share
+from reid.report.study_records import RELEASED
 
 Item = TypeVar("Item")
 # One item may stand for a list of one: seed=1.
@@ -31,8 +32,7 @@ _NAMES = {
 }
 
 # Settings that a label does not repeat, as the loss's name says them.
-_RELEASED = {"epsilon": 1e-6, "normalise": "weights"}
-_UNSAID: dict[str, dict[str, Any]] = {"imae_released": _RELEASED, "dm": _RELEASED}
+_UNSAID: dict[str, dict[str, Any]] = {"imae_released": RELEASED, "dm": RELEASED}
 
 
 class StudyData(Section):

@@ -55,7 +55,8 @@ def run(data: Path, kind: str, options: Options, *, quick: bool, json_file: Path
     for finding in found:
         print(_in_words(finding).replace(f"{data.absolute()}/", "").replace(f"{data}/", ""))
     mended = _mend(data, rows, found) if fix else []
-    print("\n".join(mended) if mended else "", end="\n" if mended else "")
+    for sentence in mended:
+        print(sentence)
     findings = sum(finding.kind == "finding" for finding in found)
     if json_file is not None:
         _write_json(json_file, data, name, rows, parts, found, mended, quick=quick)

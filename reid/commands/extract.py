@@ -23,7 +23,7 @@ from reid.datasets.damaged import DamagedImages, read_list, write_list
 from reid.datasets.folders import detect_kind, load_folders
 from reid.datasets.manifest import load_rows
 from reid.datasets.mars import load_mars
-from reid.datasets.splitting import Draw, draw_queries
+from reid.datasets.splitting import Draw, draw_test
 from reid.engine import checkpoint
 from reid.engine.extract import extract, extract_shards, fingerprint
 from reid.errors import in_range
@@ -251,9 +251,8 @@ def _tracklets(source: Path, kind: str, config: Config) -> tuple[Split, np.ndarr
     if rows.part is not None:  # only what is tested is searched by a test; a search finds all
         tested, any_camera = np.flatnonzero(rows.part == "test"), config.test.any_camera
         if rows.role is None:
-            draw = Draw(seed=config.data.split_seed)
-            query = tested[draw_queries(rows.split.select(tested), draw, any_camera=any_camera)]
-            gallery = np.setdiff1d(tested, [] if any_camera else query[rows.split.camid[query] < 0])
+            drawn = draw_test(rows.split.select(tested), Draw(seed=config.data.split_seed), any_camera=any_camera)
+            query, gallery = (tested[found] for found in drawn)
         query, gallery = np.intersect1d(query, tested), np.intersect1d(gallery, tested)
     return rows.split, query, gallery if len(query) else np.arange(len(rows.split)), rows.names
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from reid.datasets.sources import registry
-from reid.datasets.sources.base import Options, Rows
+from reid.datasets.sources.base import Options, Rows, is_person
 from reid.datasets.sources.boxes import BOX, CropFormat, cut, num_crops
 from reid.datasets.table import write_table
 from reid.errors import ConfigError, DataError, in_range
@@ -136,7 +136,7 @@ def _check_shared(own: Sequence[Rows]) -> None:
     first: dict[str, str] = {}
     for rows in own:
         for pid in dict.fromkeys(rows.column("pid")):
-            if pid is None or str(pid) in ("0", "-1"):
+            if not is_person(pid):
                 continue
             other = first.setdefault(str(pid), rows.name)
             if other != rows.name:
@@ -147,7 +147,7 @@ def _check_shared(own: Sequence[Rows]) -> None:
 
 
 def _prefixed(name: str, value: Any) -> Any:
-    return value if value is None or str(value) in ("0", "-1") else f"{name}:{value}"
+    return f"{name}:{value}" if is_person(value) else value
 
 
 def _cut(parts: Sequence[Rows], folder: Path, form: CropFormat, overwrite: bool) -> list[Rows]:
@@ -187,7 +187,7 @@ def _relative(paths: list[str], folder: Path) -> list[str]:
 def summary(out: Path, columns: dict[str, list[Any]]) -> str:
     """What the table holds, in a line or two."""
     rows = len(columns["path"])
-    persons = {pid for pid in columns.get("pid", []) if pid is not None and str(pid) not in ("0", "-1")}
+    persons = {pid for pid in columns.get("pid", []) if is_person(pid)}
     cameras = {camid for camid in columns.get("camid", []) if camid is not None}
     tracklets = len(set(columns["tracklet"]))
     text = f"{out}: {rows:,} frames, {tracklets:,} tracklets, {len(persons):,} persons, {len(cameras):,} cameras"

@@ -147,47 +147,32 @@ def finish_run(
 ) -> None:
     """The last act of training: tests the model and writes features.npz, eval.json and report.html into the run directory.
 
+    Without a query there is nothing to test: eval.json is then an empty list, and the report is of the training.
+
     Args:
         damaged: those that training left out; damaged.csv then lists the test's too.
     """
     share_buffers(model)
     model.eval()
-    if not len(data.benchmark.query):
-        _finish_without_test(directory, config, model, preprocess, data, runtime, damaged)
-        return
     protocols = get_protocols(config.test.protocols, any_camera=config.test.any_camera)
-    features = benchmark_features(config, model.embedding, preprocess, data.benchmark, runtime, damaged)
-    if runtime.is_main:
-        features.save(directory.features)  # before they are judged: what took long is kept
-    baselines = baseline_results(config, data.benchmark, runtime, protocols[0])
+    features, results, baselines = None, [], []
+    if len(data.benchmark.query):
+        features = benchmark_features(config, model.embedding, preprocess, data.benchmark, runtime, damaged)
+        if runtime.is_main:
+            features.save(directory.features)  # before they are judged: what took long is kept
+        baselines = baseline_results(config, data.benchmark, runtime, protocols[0])
     left_out = damaged.of_all_processes(runtime.device)
     if not runtime.is_main:
         return
     write_list(directory.damaged, left_out)
-    results = evaluate_all(features, protocols)
-    _print(results, baselines)
+    if features is None:
+        print(without_test(data.benchmark))
+    else:
+        results = evaluate_all(features, protocols)
+        _print(results, baselines)
     save_results(directory.results, results)
     write_run_report(directory, config, model, preprocess, data, features, results, baselines, runtime)
     print(f"report: {directory.report}")
-
-
-def _finish_without_test(
-    directory: RunDirectory,
-    config: Config,
-    model: Classifier,
-    preprocess: Preprocess,
-    data: LabelledData,
-    runtime: Runtime,
-    damaged: DamagedImages,
-) -> None:
-    """Ends a run that has nothing to be tested on: an empty eval.json, and a report of the training."""
-    left_out = damaged.of_all_processes(runtime.device)
-    if not runtime.is_main:
-        return
-    write_list(directory.damaged, left_out)
-    save_results(directory.results, [])
-    write_run_report(directory, config, model, preprocess, data, None, [], [], runtime)
-    print(without_test(data.benchmark))
     print(f"report: {directory.report}")
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from reid.datasets import frames
 from reid.datasets.images import is_image, is_rubbish, is_video
 from reid.datasets.layouts import mixture
-from reid.datasets.sources.base import Rows
+from reid.datasets.sources.base import Rows, is_person
 from reid.errors import DataError
 
 SMALLEST = 16  # pixels of a side: below this nobody can be told
@@ -91,11 +91,6 @@ def _counted(rows: Rows, part: str, members: Sequence[int]) -> Counts:
     persons = {pid[row] for row in members if is_person(pid[row])}
     cameras = {camid[row] for row in members if camid[row] is not None}
     return Counts(part, len(persons), len({tracklet[row] for row in members}), len(members), len(cameras))
-
-
-def is_person(pid: Any) -> bool:
-    """Whether a cell names a person: it is neither empty nor junk (−1) nor a distractor (0)."""
-    return pid is not None and str(pid) not in ("", "0", "-1")
 
 
 def published_counts(rows: Rows) -> tuple[int, int, int, int]:
@@ -265,7 +260,7 @@ def _repeated(rows: Rows) -> Iterator[Finding]:
             repeated.append(row)
         seen.add(key)
     if repeated:
-        examples = _examples(f"row {row + 1}: {cells[0][row]}" for row in repeated)
+        examples = _examples(f"{cells[0][row]} in {cells[1][row]}" for row in repeated)
         fix = "a copy of the table without the repetitions"
         text = "rows that stand twice in one tracklet"
         yield Finding("repeated-row", "finding", text, len(repeated), examples, fix, tuple(repeated))

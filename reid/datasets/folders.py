@@ -16,7 +16,8 @@ import numpy as np
 
 from reid.datasets.images import IMAGE_SUFFIXES, entries, images_in, is_image
 from reid.datasets.layouts import Mixture, mixture
-from reid.datasets.manifest import SUFFIXES, UNKNOWN_CAMID, UNKNOWN_PID
+from reid.datasets.manifest import UNKNOWN_CAMID, UNKNOWN_PID
+from reid.datasets.table import SUFFIXES
 from reid.errors import DataError
 from reid.tracklets import Split
 

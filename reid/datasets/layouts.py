@@ -7,14 +7,16 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 _SUFFIX = r"(?:\.jpg)?\.(?:jpg|jpeg|png|bmp)"
-# kind of robust-reid import -> person, camera and, where the name tells it, tracklet
+# kind of robust-reid import -> pid, camid and, where the name tells it, tracklet
 _PATTERNS = {
-    "mars": re.compile(rf"(\d{{4,}}|00-1)C(\d+)T(\d{{4,}})F\d{{3,}}{_SUFFIX}", re.IGNORECASE),
-    "market1501": re.compile(rf"(-1|\d{{4}})_c(\d)s\d_\d{{6}}_\d{{2}}{_SUFFIX}", re.IGNORECASE),
-    "msmt17": re.compile(
-        rf"(\d{{4}})_\d{{3}}_(\d{{2}})_\d{{4}}(?:morning|noon|afternoon)_\d+_\d+(?:_ex)?{_SUFFIX}", re.I
+    "mars": re.compile(
+        rf"(?P<pid>\d{{4,}}|00-1)C(?P<camid>\d+)T(?P<tracklet>\d{{4,}})F\d{{3,}}{_SUFFIX}", re.IGNORECASE
     ),
-    "ls-vid": re.compile(rf"(\d{{4}})_c(\d{{1,2}})_[a-z]?\d+(?:_[a-z]?\d+)*{_SUFFIX}", re.IGNORECASE),
+    "market1501": re.compile(rf"(?P<pid>-1|\d{{4}})_c(?P<camid>\d)s\d_\d{{6}}_\d{{2}}{_SUFFIX}", re.IGNORECASE),
+    "msmt17": re.compile(
+        rf"(?P<pid>\d{{4}})_\d{{3}}_(?P<camid>\d{{2}})_\d{{4}}(?:morning|noon|afternoon)_\d+_\d+(?:_ex)?{_SUFFIX}", re.I
+    ),
+    "ls-vid": re.compile(rf"(?P<pid>\d{{4}})_(?P<tracklet>\d{{4}})_(?P<camid>\d{{2}})_\d{{4,}}{_SUFFIX}", re.I),
 }
 
 
@@ -44,7 +46,7 @@ def mixture(names: Iterable[str]) -> Mixture | None:
     names = list(names)
     if (layout := _layout_of(names)) is None:
         return None
-    found = [match.groups() for name in names if (match := _PATTERNS[layout].fullmatch(name))]
-    persons, cameras = ({parts[i] for parts in found} for i in (0, 1))
-    tracklets = set(found)
+    found = [match for name in names if (match := _PATTERNS[layout].fullmatch(name))]
+    persons, cameras = ({match[part] for match in found} for part in ("pid", "camid"))
+    tracklets = {match.groups() for match in found}
     return Mixture(layout, len(persons), len(cameras), len(tracklets)) if len(tracklets) > 1 else None

@@ -18,10 +18,8 @@ import numpy as np
 
 from reid.datasets import frames
 from reid.datasets.images import IMAGE_SUFFIXES, images_in, is_image, is_video
-from reid.datasets.splitting import PARTS, Draw, can_match, draw_parts, draw_queries
+from reid.datasets.splitting import PARTS, Draw, can_match, draw_parts, draw_test
 from reid.datasets.table import (
-    COLUMNS,
-    SUFFIXES,
     UNKNOWN,
     Ids,
     Table,
@@ -29,12 +27,9 @@ from reid.datasets.table import (
     paths_of,
     read_ids,
     read_table,
-    write_table,
 )
 from reid.errors import DataError
 from reid.tracklets import Benchmark, IdNames, Split
-
-__all__ = ["COLUMNS", "SUFFIXES", "Table", "load_manifest", "load_rows", "read_table", "write_table"]
 
 UNKNOWN_PID, UNKNOWN_CAMID = 0, -1
 ROLES = ("query", "gallery", "both")
@@ -148,10 +143,7 @@ def load_manifest(
     test_rows = np.flatnonzero(part == "test")
     test = split.select(test_rows)
     if rows.role is None:
-        query = draw_queries(test, draw, any_camera=any_camera)
-        # A query whose camera is unknown would find itself; with known cameras, the protocol leaves it out.
-        own = np.array([], np.int64) if any_camera else query[test.camid[query] < 0]
-        gallery = np.setdiff1d(np.arange(len(test)), own)
+        query, gallery = draw_test(test, draw, any_camera=any_camera)
         if len(test_rows):
             notes.append(
                 f"no column role: {len(query)} queries, one for each person and camera; all others are searched"

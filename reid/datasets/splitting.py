@@ -103,6 +103,19 @@ def draw_queries(test: Split, draw: Draw, *, any_camera: bool) -> np.ndarray:
     return np.array(sorted(row for _, row in chosen.values()), np.int64)
 
 
+def draw_test(test: Split, draw: Draw, *, any_camera: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The queries that `draw_queries` gives, and the rows that are searched: all, but for what a query would find as itself.
+
+    A query whose camera is unknown would find itself; where its camera is known, the protocol leaves it out.
+
+    Returns:
+        (Q,) and (G,) int64 rising row numbers.
+    """
+    query = draw_queries(test, draw, any_camera=any_camera)
+    own = np.array([], np.int64) if any_camera else query[test.camid[query] < 0]
+    return query, np.setdiff1d(np.arange(len(test)), own)
+
+
 def _digest(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed}:{name}".encode(errors="surrogatepass")).digest()
 

@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 
 _ORDER = ("cce", "mae", "imae_released", "imae", "gce")  # the paper's order; other losses follow by name
 FORMS = {"imae_released": "IMAE as its authors released it", "imae": "IMAE as printed, Eq. 22"}
-_RELEASED = {"epsilon": 1e-6, "normalise": "weights"}
+RELEASED = {"epsilon": 1e-6, "normalise": "weights"}  # the settings in the code that the authors released
 
 
 @dataclass(frozen=True, order=True)
@@ -137,7 +137,7 @@ def paper_name(cell: Cell) -> str:
     It has IMAE with T = 0.5 on clean labels and 8 on noisy ones, and does not say in which of its two `FORMS`.
     """
     T = {"T": 8.0 if cell.setting.noise else 0.5}
-    wanted = {"cce": {}, "mae": {}, "imae": T, "imae_released": T | _RELEASED}
+    wanted = {"cce": {}, "mae": {}, "imae": T, "imae_released": T | RELEASED}
     return cell.name.removesuffix("_released") if cell.options == wanted.get(cell.name) else ""
 
 
@@ -145,8 +145,8 @@ def in_form(cells: Iterable[Cell], form: str) -> list[Cell]:
     """The cells, those of one of the `FORMS` of IMAE as ``imae`` with its T as the one option, and without those of the other form."""
     found = []
     for cell in cells:
-        if cell.name == form and _RELEASED.items() <= (_RELEASED | cell.options).items():
-            options = {key: value for key, value in cell.options.items() if key not in _RELEASED}
+        if cell.name == form and RELEASED.items() <= (RELEASED | cell.options).items():
+            options = {key: value for key, value in cell.options.items() if key not in RELEASED}
             found.append(replace(cell, loss={"name": "imae", **options}))
         elif cell.name not in FORMS:
             found.append(cell)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reid.datasets.manifest import write_table
 from reid.datasets.mars import load_mars
+from reid.datasets.table import write_table
 from reid.engine import checkpoint
 from reid.gallery import store
 from reid.tracklets import Split

@@ -68,7 +68,7 @@ MIXED = {
         ".",
     ),
     "ls-vid": (
-        ["tracklet_train/0001/0001_c01_s01_f0001.jpg", "tracklet_train/0001/0001_c02_s01_f0001.jpg"],
+        ["tracklet_train/0001/0001_0000_01_0001.jpg", "tracklet_train/0001/0001_0001_02_0001.jpg"],
         "tracklet_train",
         ".",
     ),
@@ -86,6 +86,11 @@ def test_a_known_layout_is_no_folder_of_tracklets(tmp_path, layout):
     assert command in str(caught.value)
     touch(tmp_path / "alone/t1" / Path(files[0]).name)  # one tracklet whose name fits: nothing is mixed there
     assert len(load_folders(tmp_path / "alone")) == 1
+
+
+def test_names_of_ones_own_are_no_known_layout(tmp_path):
+    touch(tmp_path / "t1/0001_c1_0002_003.jpg", tmp_path / "t1/0001_c2_0002_004.jpg")
+    assert len(load_folders(tmp_path)) == 1
 
 
 def test_pictures_of_market_directly_in_a_folder(tmp_path):

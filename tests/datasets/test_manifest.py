@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from reid.datasets.manifest import load_manifest, load_rows, read_table, write_table
+from reid.datasets.manifest import load_manifest, load_rows
 from reid.datasets.splitting import Draw
+from reid.datasets.table import read_table, write_table
 from reid.errors import LONGEST, DataError
 
 FRAMES = ["imgs/a/1.jpg", "imgs/a/2.jpg", "imgs/b/1.jpg"]

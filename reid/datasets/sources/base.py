@@ -106,6 +106,11 @@ class Rows:
             values.extend(other.column(column))
 
 
+def is_person(pid: Cell) -> bool:
+    """Whether a cell names a person: it is neither empty nor junk (−1) nor a distractor (0)."""
+    return pid is not None and str(pid) not in ("", "0", "-1")
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Names sorted with their numbers as numbers: ``2.jpg`` before ``10.jpg``."""
     return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in _DIGITS.split(name)])

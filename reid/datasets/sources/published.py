@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +52,7 @@ def named(benchmark: Benchmark, published: Published) -> Benchmark:
     if found == published[:4]:
         return benchmark
     logger.info("not all of %s: %s; published: %s", benchmark.name, in_words(found), in_words(published[:4]))
-    name = f"{benchmark.name}-subset"
-    return Benchmark(name, benchmark.train, benchmark.test, benchmark.query, benchmark.gallery)
+    return replace(benchmark, name=f"{benchmark.name}-subset")
 
 
 def in_words(figures: tuple[int, int, int, int]) -> str:
