@@ -34,6 +34,7 @@ class RunDirectory:
         checkpoints = path / "checkpoints"
         self.last, self.previous, self.best = (checkpoints / f"{name}.pt" for name in ("last", "previous", "best"))
         self.split, self.ids = path / "split.csv", path / "ids.json"
+        self.evidence = checkpoints / "evidence.npz"
         self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
@@ -123,6 +124,7 @@ class RunDirectory:
             self.damaged,
             self.split,
             self.ids,
+            self.evidence,
             *self.tensorboard.glob("events.*"),
         )
         for file in (*results, self.previous, self.last, *others):
