@@ -18,6 +18,7 @@ VERBS = {  # module of reid.verbs -> what it does; each has `main(argv)` with it
     "import": "one table from folders, trackers, annotations, public datasets",
     "doctor": "look a dataset or table over: counts, images, labels, leaks",
     "demo": "rendered people: make them, train on them, test, report",
+    "noise": "labels wrong on purpose, as a manifest that replays",
     "render": "only make the demo dataset, with other settings if wanted",
     "cifar": "the label-noise study on CIFAR-10 and CIFAR-100",
     "env": "versions and devices, and packages that get in the way",

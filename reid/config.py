@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from reid.errors import ConfigError
 
@@ -53,6 +53,16 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
+_ONE, _SEVERAL = (
+    "one component",
+    "several components",
+)  # pydantic names them in an error's place; `_explain` leaves them out
+OneOrMore = Annotated[
+    Annotated[Component, Tag(_ONE)] | Annotated[list[Component], Tag(_SEVERAL)],
+    Discriminator(lambda given: _SEVERAL if isinstance(given, list) else _ONE),
+]
+
+
 class Data(Section):
     name: str = Field(
         "mars",
@@ -66,9 +76,19 @@ class Data(Section):
         None, description="which of the ten published splits (ilids-vid, prid2011); the first by default"
     )
     labels: Literal["given", "truth"] = Field("given", description="truth: the demo's side file, not the names on disk")
-    noise: Component | None = Field(None, description="extra label noise on training tracklets: {name, rate, seed}")
+    noise: OneOrMore | None = Field(
+        None,
+        description="extra label noise on training tracklets: {name, rate, seed}, or a list of them, one after another",
+    )
     holdout: Share = Field(0.0, description="share of training identities kept out of training to choose best.pt")
     damaged: Literal["error", "skip"] = Field("error", description="skip: damaged images are left out and listed")
+
+    @property
+    def noises(self) -> dict[str, Component]:
+        """Every noise in its order, by its place in the config: ``data.noise``, or ``data.noise[0]`` and so on."""
+        if isinstance(self.noise, list):
+            return {f"data.noise[{i}]": noise for i, noise in enumerate(self.noise)}
+        return {} if self.noise is None else {"data.noise": self.noise}
 
 
 class Model(Section):
@@ -309,7 +329,7 @@ def _parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
 
 def _explain(item: Any, schema: type[Section]) -> str:
     """One pydantic error as: dotted path, expected, got, nearest valid key."""
-    where = ".".join(str(part) for part in item["loc"])
+    where = ".".join(str(part) for part in item["loc"] if part not in (_ONE, _SEVERAL))
     if item["type"] == "extra_forbidden":
         valid = _keys_beside(item["loc"], schema)
         return f"{where}: unknown key; {nearest(str(item['loc'][-1]), valid)}"

@@ -12,6 +12,8 @@ from typing import Any
 
 from reid import config as configs
 from reid.config import Config
+from reid.datasets.changes import Noisy
+from reid.datasets.noise_manifest import write_noise
 from reid.datasets.splitting import read_parts, write_parts
 from reid.errors import ConfigError, DataError, ReidError
 from reid.files import atomic
@@ -35,6 +37,7 @@ class RunDirectory:
         self.last, self.previous, self.best = (checkpoints / f"{name}.pt" for name in ("last", "previous", "best"))
         self.split, self.ids = path / "split.csv", path / "ids.json"
         self.evidence = checkpoints / "evidence.npz"
+        self.noise = path / "noise.csv"
         self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
@@ -92,6 +95,19 @@ class RunDirectory:
                 text = json.dumps({"schema": 1, **benchmark.names.to_json()}, indent=1, ensure_ascii=False)
                 temporary.write_text(text + "\n", encoding="utf-8")
 
+    def keep_noise(self, noisy: Noisy | None) -> None:
+        """Writes noise.csv, the manifest of the labels that were changed on purpose, where any were.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        if noisy is not None:
+            write_noise(self.noise, noisy.changes, noisy.names)
+
+    def made(self) -> Path | None:
+        """The manifest of the noise that this run has made; None where it has not."""
+        return self.noise if self.noise.exists() else None
+
     def drawn(self) -> dict[str, str] | None:
         """Person -> part as this run has drawn them; None where it has not.
 
@@ -125,6 +141,7 @@ class RunDirectory:
             self.split,
             self.ids,
             self.evidence,
+            self.noise,
             *self.tensorboard.glob("events.*"),
         )
         for file in (*results, self.previous, self.last, *others):

@@ -58,7 +58,7 @@ def run(config: Config, options: Options) -> None:
         wait_for_all()
         sources = [] if options.dry_run else _to_resume(directory, options)
         # Who is tested stays decided, even where the table has changed since.
-        data = experiment.load_data(config, directory.drawn() if sources else None)
+        data = experiment.load_data(config, *((directory.drawn(), directory.made()) if sources else ()))
         job = experiment.build_job(config, data.train, runtime, initial_weights=not sources)
         if options.dry_run:
             _dry_run(config, job, data, runtime)
@@ -69,6 +69,7 @@ def run(config: Config, options: Options) -> None:
             if runtime.is_main:
                 directory.prepare(config, overwrite=options.overwrite)
                 directory.keep_data(data.benchmark)
+                directory.keep_noise(data.noisy)
                 if progress.source is not None:
                     directory.adopt(progress.source)
                 stack.enter_context(logging_to_file(directory.log))

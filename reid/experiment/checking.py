@@ -10,7 +10,7 @@ from torch import nn
 
 from reid.binding import Registry, problems_of, problems_of_component
 from reid.config import Component, Config, nearest
-from reid.datasets.noise import NOISES
+from reid.datasets.noise_manifest import NOISES
 from reid.datasets.sampling import SAMPLERS
 from reid.datasets.sources.market1501 import DUKE_WITHDRAWN, is_duke
 from reid.engine.optim import OPTIMIZERS, SCHEDULES, constant
@@ -57,6 +57,9 @@ def _contradictions(config: Config) -> list[str]:
         problems.append(f"data.path: the table of the dataset manifest, and of no other; {got}")
     if config.data.split is not None and config.data.name not in SPLITS:
         problems.append(f"data.split: only {' and '.join(SPLITS)} have several, got {config.data.name!r}")
+    drawn = [(noise.name, noise.options["seed"]) for noise in config.data.noises.values() if "seed" in noise.options]
+    if twice := [f"{name} with seed {seed}" for i, (name, seed) in enumerate(drawn) if (name, seed) in drawn[:i]]:
+        problems.append(f"data.noise: {twice[0]} stands twice; give the second another seed, or leave it out")
     if config.model.freeze_norm and config.model.neck == "bn":
         problems.append(
             "model.neck: bn does nothing when model.freeze_norm keeps it as it starts; leave out one of them"
@@ -88,6 +91,4 @@ def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str
         ("train.optimizer", OPTIMIZERS, config.train.optimizer, {"model": nn.Linear(1, 1)}),
         ("train.schedule", SCHEDULES, config.train.schedule, {"iterations": iterations}),
     ]
-    if config.data.noise is not None:
-        components.append(("data.noise", NOISES, config.data.noise, {"labels_N": frame, "num_classes": 2}))
-    return components
+    return components + [(place, NOISES, noise, {}) for place, noise in config.data.noises.items()]

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from reid.binding import build
 from reid.config import Component, Config
+from reid.datasets.changes import Noisy, Persons, per_frame
 from reid.datasets.demo import load_truth
 from reid.datasets.holdout import hold_out, how_to_judge
 from reid.datasets.manifest import load_manifest
 from reid.datasets.mars import find_dataset, load_mars
-from reid.datasets.noise import NOISES, realised_rate
+from reid.datasets.noise import realised_rate
 from reid.datasets.sources.cuhk03 import load_cuhk03
 from reid.datasets.sources.ilids_vid import load_ilids_vid
 from reid.datasets.sources.ls_vid import load_ls_vid
@@ -33,6 +32,7 @@ from reid.datasets.sources.veri776 import load_veri776
 from reid.datasets.splitting import Draw
 from reid.engine.train import TrainingSet
 from reid.errors import ConfigError, DataError
+from reid.experiment.noise import notes_on, with_noise
 from reid.files import data_root
 from reid.tracklets import Benchmark, Split
 
@@ -61,12 +61,26 @@ class LabelledData:
         train: the training set, held-out identities removed.
         holdout: held-out tracklets, or None.
         noise: what is known about wrong labels, in words.
+        before: who is in `train.split` by the labels before noise was made on purpose.
+        truth: who really is; None where nobody knows.
+        noisy: the whole training set, its held-out identities included, and the changes made on purpose; None without any.
     """
 
     benchmark: Benchmark
     train: TrainingSet
     holdout: Split | None
     noise: str
+    before: Persons
+    truth: Persons | None
+    noisy: Noisy | None = None
+
+    @property
+    def intact_T(self) -> np.ndarray | None:
+        """(T,) bool: whether the label of each tracklet of `train.split` is the true one; None where nobody knows.
+
+        `train.intact_F` is the same of frames, which differ from their tracklet where those of another one were put in.
+        """
+        return None if self.truth is None else self.truth.labelled(self.train.split)[0]
 
 
 def located(config: Config) -> Config:
@@ -79,7 +93,20 @@ def located(config: Config) -> Config:
         root = str(data_root(root).absolute())
     if path is not None:
         path = str(Path(path).expanduser().absolute())
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": root, "path": path})})
+    noises = [_located(one) for one in config.data.noises.values()]
+    noise = noises if isinstance(config.data.noise, list) else next(iter(noises), None)
+    places = {"root": root, "path": path, "noise": noise}
+    return config.model_copy(update={"data": config.data.model_copy(update=places)})
+
+
+def _located(noise: Component) -> Component:
+    """The same noise with absolute places of what it reads."""
+    places = {
+        name: str(Path(value).expanduser().absolute())
+        for name, value in noise.options.items()
+        if name in ("path", "gallery") and value is not None
+    }
+    return Component(name=noise.name, **{**noise.options, **places})
 
 
 def load_benchmark(config: Config, drawn: Mapping[str, str] | None = None, *, to_train: bool = False) -> Benchmark:
@@ -108,15 +135,23 @@ def load_benchmark(config: Config, drawn: Mapping[str, str] | None = None, *, to
     return DATASETS[name](folder)
 
 
-def load_data(config: Config, drawn: Mapping[str, str] | None = None) -> LabelledData:
-    """The dataset with the labels that training is to see; `drawn` as in `load_benchmark`.
+def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path | None = None) -> LabelledData:
+    """The dataset with the labels that training is to see.
+
+    Args:
+        config: the run's.
+        drawn: as in `load_benchmark`.
+        made: the manifest of the noise that a run to be resumed has made, which then is not drawn again.
 
     Raises:
-        ConfigError: no checkpoint could be chosen by the held-out identities.
+        ConfigError: no checkpoint could be chosen by the held-out identities; the noise asks for more than there is.
         DataError: it is not there, inconsistent, or has fewer than two identities to train on.
     """
     benchmark = load_benchmark(config, drawn, to_train=True)
-    split, intact_T, noise = _labelled(config, benchmark.train)
+    clean, true_pid, order = _labelled(config, benchmark.train)
+    noisy = with_noise(config, benchmark, clean, order, made)
+    split, before = noisy.split, noisy.before
+    truth = None if true_pid is None else noisy.persons(true_pid, clean)
     rows, held = np.arange(len(split)), benchmark.val
     if held is not None and config.data.holdout and benchmark.drawn is None:
         raise ConfigError("data.holdout: the table's split val chooses the checkpoint; leave out one of them")
@@ -131,51 +166,48 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None) -> Labelle
         raise DataError(
             f"{benchmark.name}: expected at least 2 training identities, got {len(pids)}; there is nothing to tell apart"
         )
-    label_F = _per_frame(train, labels, fill=-1)
-    intact_F = None if intact_T is None else _per_frame(train, intact_T[rows], fill=False)
-    return LabelledData(benchmark, TrainingSet(train, label_F, intact_F, pids), held, noise)
+    label_F = torch.from_numpy(per_frame(train, labels, fill=-1))
+    before, trained = before.of_rows(rows), None if truth is None else truth.of_rows(rows)
+    intact_F = None if trained is None else torch.from_numpy(trained.labelled(train)[1])
+    return LabelledData(
+        replace(benchmark, names=noisy.names, notes=(*benchmark.notes, *notes_on(noisy))),
+        TrainingSet(train, label_F, intact_F, pids),
+        held,
+        _in_words(noisy, truth),
+        before,
+        trained,
+        noisy if noisy.changes else None,
+    )
 
 
-def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, str]:
-    """The split with the labels to train on, (T,) which of them are true where known, and that in words."""
-    true_pid, order = None, np.arange(len(split))
-    if config.data.name == "demo":
-        truth = load_truth(find_dataset(data_root(config.data.root), "demo"))
-        if len(truth.true_pid) != len(split):
-            raise DataError(
-                f"demo dataset: {len(split)} training tracklets, but the truth of {len(truth.true_pid)}; make it anew"
-            )
-        true_pid, order = truth.true_pid, np.argsort(truth.true_row)
-    if config.data.labels == "truth":
-        assert true_pid is not None  # `check` has seen to it
-        split = split.with_pid(true_pid)
-    if config.data.noise is not None:
-        clean = split.pid if true_pid is None else true_pid
-        split = split.with_pid(_with_noise(config.data.noise, split, order))
-        if true_pid is None:
-            return (
-                split,
-                None,
-                f"{_rate(split.pid, clean)} tracklet labels changed on purpose; wrong labels on disk: unknown",
-            )
-    if true_pid is None:
-        return split, None, "unknown (no true labels)"
-    return split, split.pid == true_pid, f"{_rate(split.pid, true_pid)} tracklet labels wrong"
+def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, np.ndarray]:
+    """The split with the labels that noise is added to, (T,) the true ones where known, and the order that noise is drawn in.
+
+    That is the order of the true table where there is one, so that the demo's generator and the same noise here draw the same flips.
+    """
+    if config.data.name != "demo":
+        return split, None, np.arange(len(split))
+    truth = load_truth(find_dataset(data_root(config.data.root), "demo"))
+    if len(truth.true_pid) != len(split):
+        raise DataError(
+            f"demo dataset: {len(split)} training tracklets, but the truth of {len(truth.true_pid)}; make it anew"
+        )
+    labelled = split.with_pid(truth.true_pid) if config.data.labels == "truth" else split
+    return labelled, truth.true_pid, np.argsort(truth.true_row)
 
 
-def _with_noise(noise: Component, split: Split, order: np.ndarray) -> np.ndarray:
-    # Drawn in the order of the true table where there is one, so that the demo's generator and this draw the same flips.
-    labels, pids = split.labels()
-    noisy = np.empty_like(labels)
-    noisy[order] = build("data.noise", NOISES, noise, labels_N=labels[order], num_classes=len(pids))
-    return pids[noisy]
+def _in_words(noisy: Noisy, truth: Persons | None) -> str:
+    """How many labels are wrong, or were changed where nobody knows which were right."""
+    split, known = noisy.split, noisy.before if truth is None else truth
+    intact_T, intact_F = known.labelled(split)
+    if truth is None and not noisy.changes:
+        return "unknown (no true labels)"
+    wrong = f"{_share(~intact_T)} tracklet labels {'changed on purpose' if truth is None else 'wrong'}"
+    frames = split.frames()
+    if (intact_F[frames] != np.repeat(intact_T, split.lengths)).any():
+        wrong += f", {_share(~intact_F[frames])} frames show another person than their label"
+    return wrong if truth is not None else f"{wrong}; wrong labels on disk: unknown"
 
 
-def _rate(given: np.ndarray, clean: np.ndarray) -> str:
-    return f"{int((given != clean).sum())} of {len(clean)} ({100 * realised_rate(given, clean):.2f} %)"
-
-
-def _per_frame(split: Split, value_T: np.ndarray, fill: Any) -> torch.Tensor:
-    value_F = np.full(len(split.names), fill, dtype=value_T.dtype)
-    value_F[split.frames()] = np.repeat(value_T, split.lengths)
-    return torch.from_numpy(value_F)
+def _share(chosen: np.ndarray) -> str:
+    return f"{int(chosen.sum())} of {len(chosen)} ({100 * realised_rate(chosen, np.zeros_like(chosen)):.2f} %)"

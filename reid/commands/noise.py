@@ -1,0 +1,32 @@
+"""Noise: a manifest of labels that are wrong on purpose, from a config, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reid import experiment
+from reid.config import Config
+from reid.datasets.noise_manifest import write_noise
+from reid.errors import ConfigError
+
+
+def run(config: Config, out: Path, *, overwrite: bool) -> None:
+    """Writes the manifest of the config's `data.noise`, and prints the realised rates.
+
+    Raises:
+        ConfigError: no noise is configured, or the file exists.
+        DataError: as `experiment.load_data` raises it, or the file cannot be written.
+    """
+    experiment.check(config)
+    if not config.data.noises:
+        raise ConfigError(
+            "data.noise: missing; expected a noise, such as data.noise='{name: switches, rate: 0.1, seed: 0}'"
+        )
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out}: exists; choose another --out, or --overwrite to replace it")
+    data = experiment.load_data(experiment.located(config))
+    changes, names = (data.noisy.changes, data.noisy.names) if data.noisy else ((), data.benchmark.names)
+    write_noise(out, changes, names)
+    for note in data.benchmark.notes:
+        print(note)
+    print(f"{out}: {len(changes)} changes; labels: {data.noise}")

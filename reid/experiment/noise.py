@@ -1,0 +1,130 @@
+"""From `data.noise` to a training set with labels changed on purpose.
+
+Shapes: T tracklets, D feature, n frames.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reid.augment import Preprocess
+from reid.binding import build
+from reid.config import Config
+from reid.datasets.changes import Change, Noisy
+from reid.datasets.damaged import DamagedImages
+from reid.datasets.loader import load_batches
+from reid.datasets.noise_manifest import NOISES, Manifest
+from reid.datasets.tracklet_noise import Background, World
+from reid.errors import DataError
+from reid.features import FeatureSet
+from reid.gallery import store
+from reid.models.color_histogram import ColorHistogram
+from reid.tracklets import Benchmark, Split
+
+logger = logging.getLogger(__name__)
+
+SAMPLED = 4  # frames of a tracklet, evenly spread, that its colours are taken from
+SIZE = [64, 32]  # pixels, height and width, of what the histogram sees
+
+
+def with_noise(
+    config: Config, benchmark: Benchmark, clean: Split, order: np.ndarray, made: Path | None = None
+) -> Noisy:
+    """The training set after the config's noise.
+
+    Args:
+        config: its `data.noise` names what is drawn.
+        benchmark: the dataset, whose test set has the distractors and junk.
+        clean: the training tracklets with the labels before.
+        order: (T,) rows in the order that is drawn from.
+        made: a manifest to take in place of drawing.
+
+    Raises:
+        ConfigError: the rate asks for more than there is.
+        DataError: two tracklets have one key; features or a manifest cannot be read or do not fit.
+    """
+    others = [benchmark.test, *([] if benchmark.val is None else [benchmark.val])]
+    taken = frozenset(pid for split in others for pid in split.pid.tolist())
+    world = World(benchmark.test.select(benchmark.test.pid <= 0), taken, order, partial(_features, config))
+    noises = {place: build(place, NOISES, noise) for place, noise in config.data.noises.items()}
+    if not noises:
+        return Noisy.untouched(clean, benchmark.names)
+    noisy = Noisy.of(clean, benchmark.names)
+    for noise in [Manifest(str(made))] if made is not None else noises.values():
+        noisy = noise.apply(noisy, world)
+    return noisy
+
+
+def notes_on(noisy: Noisy) -> tuple[str, ...]:
+    """The realised rate of every noise that was made, a sentence each, and what it does to a test."""
+    groups: dict[tuple[str, int], list[Change]] = {}
+    for change in noisy.changes:
+        groups.setdefault((change.kind, change.seed), []).append(change)
+    notes = []
+    for (kind, seed), changes in groups.items():
+        tracklets = _share(len({change.key for change in changes}), len(noisy.split), "tracklets")
+        within = sum(change.frame is not None for change in changes)
+        frames = f", {_share(within, noisy.split.num_frames, 'frames')}" if within else ""
+        notes.append(f"noise made on purpose: {kind}, seed {seed}: {tracklets}{frames}")
+    if added := sum(change.kind == Background.kind for change in noisy.changes):
+        notes.append(
+            f"{added} distractors and junk of the test set are trained on, so a test that searches them is not of unseen tracklets alone"
+        )
+    return tuple(notes)
+
+
+def _share(count: int, of: int, what: str) -> str:
+    return f"{count} of {of} {what} ({100 * count / of:.2f} %)"
+
+
+def _features(config: Config, split: Split, gallery: str | None) -> np.ndarray:
+    """(T, D) unit rows of a split's tracklets: those of a gallery, or of colour histograms."""
+    if gallery is None:
+        logger.info(
+            "nearest persons by colour histograms: reading up to %d frames of %d tracklets", SAMPLED, len(split)
+        )
+        return _colours(split, DamagedImages(config.data.damaged), config.machine.workers)
+    place = Path(gallery).expanduser()
+    features = store.open_gallery(place).features if place.is_dir() else FeatureSet.load(place)
+    if features.key is None:
+        raise DataError(f"{place}: has no keys, so its rows name no tracklets; write an array `key`")
+    row_of = {key: row for row, key in enumerate(features.key.tolist())}
+    keys = [split.key(i) for i in range(len(split))]
+    if missing := [key for key in keys if key not in row_of]:
+        raise DataError(
+            f"{place}: lacks {len(missing)} of {len(keys)} training tracklets, such as {missing[0]!r}; "
+            "nearest needs features of all of them, by their keys"
+        )
+    return np.asarray(features.features[[row_of[key] for key in keys]])
+
+
+@torch.inference_mode()
+def _colours(split: Split, damaged: DamagedImages, workers: int) -> np.ndarray:
+    """On the CPU, in every process by itself, so that all of them come to the same."""
+    rows = np.repeat(np.arange(len(split)), np.minimum(split.lengths, SAMPLED))
+    frames = np.concatenate(
+        [
+            np.linspace(start, stop - 1, min(SAMPLED, stop - start)).astype(int)
+            for start, stop in zip(split.start, split.stop, strict=True)
+        ]
+    )
+    place = np.full(len(split.names), -1)
+    place[frames] = rows
+    model, preprocess = ColorHistogram(), Preprocess(SIZE, SIZE, [0.0] * 3, [1.0] * 3)
+    sums = torch.zeros(len(split), model.num_features)
+    chunks = np.array_split(frames, -(-len(frames) // 256))
+    for batch in load_batches(split, chunks, workers=workers, damaged=damaged, may_be_empty=True):
+        if len(batch.frames):
+            values = model(preprocess(batch.images, torch.device("cpu")))
+            sums.index_add_(0, torch.from_numpy(place)[batch.frames], values)
+    norm = sums.norm(dim=1, keepdim=True)
+    if not bool((norm > 0).all()):
+        raise DataError(
+            f"tracklet {split.key(int(norm.argmin()))}: no frame of it can be read, so nobody is nearest to it"
+        )
+    return (sums / norm).numpy()
