@@ -66,6 +66,9 @@ class Data(Section):
         None, description="which of the ten published splits (ilids-vid, prid2011); the first by default"
     )
     labels: Literal["given", "truth"] = Field("given", description="truth: the demo's side file, not the names on disk")
+    corrections: str | None = Field(
+        None, description="file of corrected labels (CSV), applied to the training tracklets, not to what is on disk"
+    )
     noise: Component | None = Field(None, description="extra label noise on training tracklets: {name, rate, seed}")
     holdout: Share = Field(0.0, description="share of training identities kept out of training to choose best.pt")
     damaged: Literal["error", "skip"] = Field("error", description="skip: damaged images are left out and listed")
@@ -142,7 +145,8 @@ class Config(Section):
     def training_settings(self) -> dict[str, Any]:
         """What a resumed run must share with its checkpoint: all but where it runs, how it is tested, and how often it reports."""
         settings = self.model_dump(exclude={"name", "test", "machine"})
-        for key in ("root", "path", "damaged"):  # a run that a damaged image has stopped may go on without it
+        # A run that a damaged image has stopped may go on without it; of corrections the content counts, which checkpoints know.
+        for key in ("root", "path", "corrections", "damaged"):
             settings["data"].pop(key)
         for key in ("log_freq", "checkpoint_freq"):
             settings["train"].pop(key)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from reid.binding import build
 from reid.config import Component, Config
+from reid.datasets.corrections import Corrected, Corrections, Counts, apply_corrections, read_corrections
 from reid.datasets.demo import load_truth
 from reid.datasets.holdout import hold_out, how_to_judge
 from reid.datasets.manifest import load_manifest
@@ -61,12 +62,16 @@ class LabelledData:
         train: the training set, held-out identities removed.
         holdout: held-out tracklets, or None.
         noise: what is known about wrong labels, in words.
+        corrections: the file whose corrections `train` and `holdout` have seen, or None.
+        corrected: what they did, in words; empty without them.
     """
 
     benchmark: Benchmark
     train: TrainingSet
     holdout: Split | None
     noise: str
+    corrections: Corrections | None = None
+    corrected: str = ""
 
 
 def located(config: Config) -> Config:
@@ -74,12 +79,12 @@ def located(config: Config) -> Config:
 
     REID_DATA stays what decides where the config names no root: it may say another place on another machine.
     """
-    root, path = config.data.root, config.data.path
+    root = config.data.root
     if root is not None or (not os.environ.get("REID_DATA") and config.data.name != "manifest"):
         root = str(data_root(root).absolute())
-    if path is not None:
-        path = str(Path(path).expanduser().absolute())
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": root, "path": path})})
+    files = {"path": config.data.path, "corrections": config.data.corrections}
+    places = {key: None if file is None else str(Path(file).expanduser().absolute()) for key, file in files.items()}
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root, **places})})
 
 
 def load_benchmark(config: Config, drawn: Mapping[str, str] | None = None, *, to_train: bool = False) -> Benchmark:
@@ -116,7 +121,12 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None) -> Labelle
         DataError: it is not there, inconsistent, or has fewer than two identities to train on.
     """
     benchmark = load_benchmark(config, drawn, to_train=True)
-    split, intact_T, noise = _labelled(config, benchmark.train)
+    corrections = (
+        None if config.data.corrections is None else read_corrections(Path(config.data.corrections).expanduser())
+    )
+    mended = _corrected(corrections, benchmark)
+    benchmark = replace(benchmark, names=mended.names, notes=(*benchmark.notes, *mended.notes))
+    split, intact_T, noise = _labelled(config, mended, len(benchmark.train))
     rows, held = np.arange(len(split)), benchmark.val
     if held is not None and config.data.holdout and benchmark.drawn is None:
         raise ConfigError("data.holdout: the table's split val chooses the checkpoint; leave out one of them")
@@ -133,19 +143,33 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None) -> Labelle
         )
     label_F = _per_frame(train, labels, fill=-1)
     intact_F = None if intact_T is None else _per_frame(train, intact_T[rows], fill=False)
-    return LabelledData(benchmark, TrainingSet(train, label_F, intact_F, pids), held, noise)
+    data = TrainingSet(train, label_F, intact_F, pids)
+    return LabelledData(benchmark, data, held, noise, corrections, str(mended.counts) if corrections else "")
 
 
-def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, str]:
-    """The split with the labels to train on, (T,) which of them are true where known, and that in words."""
+def _corrected(corrections: Corrections | None, benchmark: Benchmark) -> Corrected:
+    """The training tracklets with corrections applied, where there are any."""
+    train, val, test = benchmark.train, benchmark.val, benchmark.test
+    if corrections is None:
+        return Corrected(train, benchmark.names, np.arange(len(train)), Counts(), ())
+    elsewhere = test.pid if val is None else np.concatenate([val.pid, test.pid])
+    return apply_corrections(corrections, train, benchmark.names, elsewhere)
+
+
+def _labelled(config: Config, mended: Corrected, on_disk: int) -> tuple[Split, np.ndarray | None, str]:
+    """The split with the labels to train on, (T,) which of them are true where known, and that in words.
+
+    The truth is that of the tracklets on disk, as many as `on_disk`.
+    """
+    split, source = mended.split, mended.source
     true_pid, order = None, np.arange(len(split))
     if config.data.name == "demo":
         truth = load_truth(find_dataset(data_root(config.data.root), "demo"))
-        if len(truth.true_pid) != len(split):
+        if len(truth.true_pid) != on_disk:
             raise DataError(
-                f"demo dataset: {len(split)} training tracklets, but the truth of {len(truth.true_pid)}; make it anew"
+                f"demo dataset: {on_disk} training tracklets, but the truth of {len(truth.true_pid)}; make it anew"
             )
-        true_pid, order = truth.true_pid, np.argsort(truth.true_row)
+        true_pid, order = truth.true_pid[source], np.argsort(truth.true_row[source], kind="stable")
     if config.data.labels == "truth":
         assert true_pid is not None  # `check` has seen to it
         split = split.with_pid(true_pid)
