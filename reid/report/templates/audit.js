@@ -25,21 +25,23 @@ function load() {
     if (stored) { choices = new Map(stored.choices); merges = new Map(stored.merges); }
   } catch { tell("What was chosen before cannot be read from this browser; import a corrections.csv instead.", true); }
 }
-function save() {
-  try { localStorage.setItem(KEY, JSON.stringify({ choices: [...choices], merges: [...merges] })); }
-  catch { tell("This browser keeps nothing for this page: export corrections.csv before you close it.", true); }
+function save(words) { // and says what was done, or that it will be lost
+  try {
+    localStorage.setItem(KEY, JSON.stringify({ choices: [...choices], merges: [...merges] }));
+    tell(words);
+  } catch { tell(`${words}. This browser keeps nothing for this page: export corrections.csv before you close it.`, true); }
 }
 function change(words, apply) { // one step that undo takes back
   past.push([choices, merges, current, words]);
   choices = new Map(choices); merges = new Map(merges);
   apply();
-  save(); progress(); render(true); tell(words);
+  save(words); progress(); render(true);
 }
 function undo() {
   const before = past.pop();
   if (!before) return tell("Nothing to undo.");
   choices = before[0]; merges = before[1];
-  save(); progress(); go(before[2], true); tell(`Undone: ${before[3]}`);
+  save(`Undone: ${before[3]}`); progress(); go(before[2], true);
 }
 const keyOf = (i) => A.keys[A.findings[i].row];
 const personOf = (i) => A.persons[A.person[A.findings[i].row]];
@@ -328,7 +330,7 @@ function ask({ title, hint = "", label, value, check = () => "", empty = false }
     if (problem) { $("ask-problem").textContent = problem; return; }
     close($("ask")); done(text);
   };
-  $("ask").showModal(); $("ask-text").select();
+  $("ask").showModal(); $("ask-text").focus(); $("ask-text").select();
 }
 function choosePerson(title, value, done, may_be_new = false) {
   const problem = (text) => {
