@@ -19,13 +19,15 @@ import sys
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from record import keep
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.model_selection import StratifiedKFold
 
 from reid.audit.labels import blocks, fit_of, persons_of, unit
 from reid.audit.ranking import Audit
@@ -44,6 +46,7 @@ RATES = {
     "split_identities": (0.1, 0.3, 0.5),
 }
 LOSSES = {"imae": ["loss.name=imae", "loss.T=8.0"], "cce": ["loss.name=cce"]}
+Probabilities = Callable[[Audited, np.ndarray, np.ndarray], np.ndarray]
 TEMPERATURE = 0.05  # of the softmax over centroids
 
 
@@ -112,12 +115,14 @@ def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[s
     figures["interval"] = [result.rate.low, result.rate.high]
     if wrong.any():
         figures["audit"] = ranked(wrong, suspicion)
+        figures["label_wrong"] = ranked(wrong, np.array([one.evidence["label_wrong"] for one in found]))
         figures["margin"] = ranked(wrong, -np.array([one.evidence["margin"] for one in found]))
         figures["neighbours"] = ranked(wrong, -np.array([one.evidence["neighbours"] for one in found]))
         figures["small_loss"] = ranked(wrong, -audited.evidence["confidence"])
         figures["area_under_margin"] = ranked(wrong, -audited.evidence["area_under_margin"])
-        quality, seconds, issues = by_cleanlab(audited)
-        figures["cleanlab"] = {**ranked(wrong, -quality), "estimated": issues, "seconds": seconds}
+        for name, probabilities in (("cleanlab", leave_one_out), ("cleanlab_cross_validated", cross_validated)):
+            quality, seconds, issues = by_cleanlab(audited, probabilities)
+            figures[name] = {**ranked(wrong, -quality), "estimated": issues, "seconds": seconds}
     names = {os_name: kind for os_name, kind in frame_kinds(data_root)}
     assert audited.lengths is not None and audited.positions is not None
     truth, told = [], []
@@ -188,31 +193,48 @@ def frame_kinds(data_root: Path) -> Iterator[tuple[bytes, int]]:
     return zip(map(bytes, names), load_truth(data_root / "demo").train_frame_kind.tolist(), strict=True)
 
 
-def by_cleanlab(audited: Audited) -> tuple[np.ndarray, float, float]:
-    """cleanlab's label quality, its seconds, and the share that it calls issues, on leave-one-out probabilities of the same features."""
+def by_cleanlab(audited: Audited, probabilities: Probabilities) -> tuple[np.ndarray, float, float]:
+    """cleanlab's label quality, the seconds it took with its probabilities, and the share that it calls issues."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from cleanlab.filter import find_label_issues
         from cleanlab.rank import get_label_quality_scores
-    label, probability = leave_one_out(audited)
     began = time.perf_counter()
+    features, label = pooled(audited)
+    probability = probabilities(audited, features, label)
     quality = get_label_quality_scores(label, probability)
     issues = find_label_issues(label, probability)
     return quality, time.perf_counter() - began, float(np.mean(issues))
 
 
-def leave_one_out(audited: Audited) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) labels and (N, K) softmax over similarities to centroids, a tracklet never being part of its own."""
+def pooled(audited: Audited) -> tuple[np.ndarray, np.ndarray]:
+    """(N, D) unit rows and (N,) labels of the tracklets."""
     assert audited.lengths is not None
     first = np.cumsum(audited.lengths) - audited.lengths
     x = unit(np.add.reduceat(audited.features.astype(np.float32), first, axis=0)).astype(np.float32)
-    label = np.unique(audited.split.pid[audited.rows], return_inverse=True)[1]
+    return x, np.unique(audited.split.pid[audited.rows], return_inverse=True)[1]
+
+
+def cross_validated(audited: Audited, x: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """(N, K) by five-fold logistic regression, as cleanlab's tutorials have it for features of a network."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of persons with fewer than five tracklets
+        model = LogisticRegression(C=10, max_iter=200)
+        probability = np.zeros((len(x), label.max() + 1))
+        for train, test in StratifiedKFold(5, shuffle=True, random_state=0).split(x, label):
+            model.fit(x[train], label[train])
+            probability[np.ix_(test, model.classes_)] = model.predict_proba(x[test])
+    return probability
+
+
+def leave_one_out(audited: Audited, x: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """(N, K) softmax over similarities to the audit's own centroids, a tracklet never being part of its own."""
     persons = persons_of(x, label, audited.split.camid[audited.rows])
     own = fit_of(persons, draws=0).own
     logits = np.concatenate([x[rows] @ persons.centroid.T for rows in blocks(len(x))])
     logits[np.arange(len(x)), label] = np.where(np.isnan(own), -1, own)
     scaled = np.exp((logits - logits.max(1, keepdims=True)) / TEMPERATURE)
-    return label, scaled / scaled.sum(1, keepdims=True)
+    return scaled / scaled.sum(1, keepdims=True)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def of_run(source: Path, overrides: list[str], options: Options, runtime: Runtim
         progress="embedding" if runtime.is_main else "",
     )
     features = np.concatenate([part.astype(np.float16) for part in extracted])  # half the memory; cosines to 1e-3
-    retrain = ["robust-reid", "train", f"{source}/config.yaml", f"data.corrections=corrections.csv"]
+    retrain = ["robust-reid", "train", f"{source}/config.yaml", "data.corrections=corrections.csv"]
     return Audited(
         data.benchmark.name,
         split,
