@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from reid.errors import ConfigError
 
-_COMPONENTS = {"loss", "sampler", "noise", "optimizer", "schedule"}  # sections that are a `Component`
+_COMPONENTS = {"loss", "head", "sampler", "noise", "optimizer", "schedule"}  # sections that are a `Component`
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Strength = Annotated[float, Field(ge=0)]
@@ -53,6 +53,14 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
+# Told apart by hand, so that a mistake in one kind is not reported as one in the other too.
+_ONE, _SEVERAL = "<one>", "<several>"
+Losses = Annotated[
+    Annotated[Component, Tag(_ONE)] | Annotated[list[Component], Tag(_SEVERAL), Field(min_length=1)],
+    Discriminator(lambda value: _SEVERAL if isinstance(value, list) else _ONE),
+]
+
+
 class Data(Section):
     name: str = Field(
         "mars",
@@ -76,6 +84,10 @@ class Model(Section):
     pretrained: bool = Field(True, description="start from ImageNet weights")
     weights: str | None = Field(None, description="file with those weights, instead of a download")
     neck: Literal["none", "bn"] = Field("none", description="bn: batch normalisation of the features (BNNeck)")
+    head: Component = Field(
+        Component(name="linear"),
+        description="classifier of training: linear, cosine, or with a margin: arcface, cosface",
+    )
     freeze_norm: bool = Field(False, description="normalisation layers keep the statistics and weights they start from")
 
 
@@ -132,12 +144,19 @@ class Config(Section):
     seed: Natural = 0
     data: Data = Data()
     model: Model = Model()
-    loss: Component = Component(name="cce")
+    loss: Losses = Field(
+        Component(name="cce"), description="{name: …}, or a list of such, each with a weight, which are added up"
+    )
     sampler: Component = Component(name="frames")
     augment: Augment = Augment()
     train: Train = Train()
     test: Test = Test()
     machine: Machine = Machine()
+
+    @property
+    def losses(self) -> list[Component]:
+        """The losses as written, one or several."""
+        return self.loss if isinstance(self.loss, list) else [self.loss]
 
     def training_settings(self) -> dict[str, Any]:
         """What a resumed run must share with its checkpoint: all but where it runs, how it is tested, and how often it reports."""
@@ -269,12 +288,31 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
+        if isinstance(value, dict) and isinstance(old, list):
+            merged[key] = _merge_list(key, old, value)
+        elif isinstance(value, dict) and isinstance(old, dict):
             renamed = key in _COMPONENTS and value.get("name", old.get("name")) != old.get("name")
             merged[key] = value if renamed else _merge(old, value)
         else:
             merged[key] = value
     return merged
+
+
+def _merge_list(key: str, old: list[Any], value: Mapping[str, Any]) -> Any:
+    """A list some of whose items are changed, by number: `loss.1.weight=0.5`; a new component replaces it whole."""
+    if "name" in value:
+        return value
+    if not all(str(number).isdigit() and int(number) < len(old) for number in value):
+        places = ", ".join(f"{key}.{i}" for i in range(len(old)))
+        raise ConfigError(
+            f"{key}: a list of {len(old)} in this config; expected one of {places}, got {', '.join(value)}"
+        )
+    changed = {str(i): item for i, item in enumerate(old)}
+    for number, settings in value.items():
+        item = changed[str(int(number))]
+        named = isinstance(settings, dict) and settings.get("name", item.get("name")) == item.get("name")
+        changed[str(int(number))] = _merge(item, settings) if named else settings
+    return list(changed.values())
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -309,7 +347,7 @@ def _parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
 
 def _explain(item: Any, schema: type[Section]) -> str:
     """One pydantic error as: dotted path, expected, got, nearest valid key."""
-    where = ".".join(str(part) for part in item["loc"])
+    where = ".".join(str(part) for part in item["loc"] if part not in (_ONE, _SEVERAL))
     if item["type"] == "extra_forbidden":
         valid = _keys_beside(item["loc"], schema)
         return f"{where}: unknown key; {nearest(str(item['loc'][-1]), valid)}"

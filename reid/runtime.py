@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -222,6 +222,30 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    """`gather_rows` whose gradient comes back from all processes."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> tuple[Tensor, int]:
+        everything = gather_rows(rows)
+        counts = gather_rows(torch.tensor([len(rows)], device=rows.device)).tolist()
+        context.first, context.count = sum(counts[: dist.get_rank()]), len(rows)
+        return everything, context.first
+
+    @staticmethod
+    def backward(context: Any, *gradients: Any) -> Tensor:
+        total = sum_over_processes(gradients[0].contiguous().clone())
+        return total[context.first : context.first + context.count]
+
+
+def gather_with_gradient(rows: Tensor) -> tuple[Tensor, int]:
+    """As `gather_rows`, and where this process's rows begin; a gradient is the sum of those that all processes give to a row.
+
+    Every process must take part in the backward pass too.
+    """
+    return _Gather.apply(rows) if dist.is_initialized() else (rows, 0)
 
 
 def sum_over_processes(value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors"},
     {"files", "tracklets", "protocol", "config", "runtime", "features"},
-    {"datasets", "models", "losses", "augment", "evaluation", "gallery", "report"},
+    {"datasets", "models", "losses", "metric_losses", "augment", "evaluation", "gallery", "report"},
     {"engine"},
     {"binding", "experiment", "rundir", "cli", "commands", "cifar"},
     {"verbs", "__main__"},

@@ -127,7 +127,7 @@ def _restored(
         job.scaler.load_state_dict(state["scaler"])
     job.damaged.files.update(state.get("damaged", {}))
     logger.info("resuming from %s at step %d", source, state["step"])
-    return _Progress(state["step"], state["best"], _window_of(state.get("windows"), runtime), source)
+    return _Progress(state["step"], state["best"], _window_of(state.get("windows"), job, runtime), source)
 
 
 def _require_same_names(state: dict[str, Any], data: experiment.LabelledData, source: Path) -> None:
@@ -150,9 +150,9 @@ def _require_same_step(step: int, folder: Path, runtime: Runtime) -> None:
         )
 
 
-def _window_of(windows: Tensor | None, runtime: Runtime) -> LogWindow:
+def _window_of(windows: Tensor | None, job: Job, runtime: Runtime) -> LogWindow:
     """This process's part of what `_all_windows` gave; another number of processes than before puts the sum into the first one."""
-    window = LogWindow.empty(runtime.device)
+    window = LogWindow.of(job, runtime.device)
     if windows is None:  # of an earlier version: its next row is of fewer steps
         return window
     if len(windows) == runtime.world_size:
@@ -191,7 +191,7 @@ def _train(
     runtime: Runtime,
     progress: _Progress,
 ) -> None:
-    first, window = progress.step, progress.window or LogWindow.empty(runtime.device)
+    first, window = progress.step, progress.window or LogWindow.of(job, runtime.device)
     with StopFlag() as stop, TrainingLog(directory, job, runtime, first) as log:
         names = data.benchmark.names
         hooks = StepHooks(config, directory, job, data.holdout, names, runtime, progress, window, stop, log)

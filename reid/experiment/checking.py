@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from reid.config import Component, Config, nearest
 from reid.datasets.noise import NOISES
 from reid.datasets.sampling import SAMPLERS
 from reid.datasets.sources.market1501 import DUKE_WITHDRAWN, is_duke
+from reid.engine.objective import SumOfLosses
 from reid.engine.optim import OPTIMIZERS, SCHEDULES, constant
 from reid.errors import ConfigError
 from reid.experiment.data import DATASETS, SPLITS
 from reid.experiment.model import build_preprocess
-from reid.experiment.training import build_loss, with_warmup
-from reid.losses import LOSSES
+from reid.experiment.training import ALL_LOSSES, build_loss, with_warmup, without_factor
 from reid.models.backbone import check_name
+from reid.models.heads import HEADS
 from reid.protocol import get_protocols
 from reid.tracklets import Split
 
@@ -41,7 +43,9 @@ def check(config: Config) -> None:
     problems += problems_of(lambda: build_preprocess(config, {"mean": [0], "std": [1]}))
     problems += problems_of(lambda: with_warmup(config, constant()))
     problems += _contradictions(config)
-    if config.train.accumulate > 1 and not any(problem.startswith("loss.") for problem in problems):
+    if not any(problem.startswith("loss") for problem in problems):
+        problems += problems_of(lambda: build_loss(config))
+    if config.train.accumulate > 1 and not any(problem.startswith("loss") for problem in problems):
         problems += _in_parts(config)
     if problems:
         raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
@@ -72,10 +76,26 @@ def _contradictions(config: Config) -> list[str]:
 
 def _in_parts(config: Config) -> list[str]:
     """What keeps the configured loss from being computed in parts of a batch."""
-    if not getattr(build_loss(config), "needs_whole_batch", False):
-        return []
-    reason = f"{config.loss.name} compares or remembers the samples of a step and needs all of them at once"
-    return [f"train.accumulate: {reason}; expected 1, got {config.train.accumulate}"]
+    loss = build_loss(config)
+    parts = loss.losses if isinstance(loss, SumOfLosses) else {config.losses[0].name: loss}
+    whole = [name for name, part in parts.items() if getattr(part, "needs_whole_batch", False)]
+    return [
+        f"train.accumulate: {name} compares or remembers the samples of a step and needs all of them at once; expected 1, "
+        f"got {config.train.accumulate}"
+        for name in whole
+    ]
+
+
+def _loss_components(config: Config) -> list[tuple[str, Component]]:
+    """Section and settings of each loss, without the factors of a list."""
+    if not isinstance(config.loss, list):
+        return [("loss", config.loss)]
+    found = []
+    for i, component in enumerate(config.loss):
+        with contextlib.suppress(ConfigError):  # a weight that is none, which building the sum reports
+            component, _ = without_factor(i, component)
+        found.append((f"loss.{i}", component))
+    return found
 
 
 def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str, Any]]]:
@@ -83,11 +103,13 @@ def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str
     iterations, frame = config.train.iterations, np.zeros(1, dtype=np.int64)
     anybody = Split(Path(), np.array([b"x"]), frame, frame + 1, frame, frame)
     components: list[tuple[str, Registry, Component, dict[str, Any]]] = [
-        ("loss", LOSSES, config.loss, {"num_samples": 1, "iterations": iterations}),
         ("sampler", SAMPLERS, config.sampler, {"split": anybody, "batch_size": 1, "seed": 0}),
         ("train.optimizer", OPTIMIZERS, config.train.optimizer, {"model": nn.Linear(1, 1)}),
         ("train.schedule", SCHEDULES, config.train.schedule, {"iterations": iterations}),
     ]
+    sizes = {"num_samples": 1, "num_classes": 2, "num_features": 1, "iterations": iterations}
+    components += [(section, ALL_LOSSES, component, sizes) for section, component in _loss_components(config)]
+    components.append(("model.head", HEADS, config.model.head, {"num_classes": 2, "num_features": 1}))
     if config.data.noise is not None:
         components.append(("data.noise", NOISES, config.data.noise, {"labels_N": frame, "num_classes": 2}))
     return components

@@ -7,13 +7,16 @@ from typing import Any
 
 import timm.layers
 import torch
+from torch import nn
 
 import reid.models  # noqa: F401  registers the backbones with timm
 from reid.augment import Preprocess
+from reid.binding import build
 from reid.config import Config
 from reid.errors import ConfigError
 from reid.models.backbone import create_backbone
 from reid.models.embedding import Classifier, Embedding
+from reid.models.heads import HEADS
 from reid.runtime import Runtime, seed_of
 
 
@@ -34,6 +37,19 @@ def build_embedding(config: Config, *, initial_weights: bool = True) -> tuple[Em
     )
     preprocess = build_preprocess(config, backbone.pretrained_cfg)  # type: ignore[arg-type]  # timm sets it on every model
     return Embedding(backbone, config.model.neck, freeze_norm=config.model.freeze_norm), preprocess
+
+
+def build_classifier(config: Config, embedding: Embedding, num_classes: int) -> Classifier:
+    """The embedding under the configured classifier of training.
+
+    Raises:
+        ConfigError: a setting of the head is out of range.
+    """
+
+    def head(num_features: int, num_classes: int) -> nn.Module:
+        return build("model.head", HEADS, config.model.head, num_features=num_features, num_classes=num_classes)
+
+    return Classifier(embedding, num_classes, head)
 
 
 def build_preprocess(config: Config, pretrained_cfg: Mapping[str, Any]) -> Preprocess:
