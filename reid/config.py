@@ -75,6 +75,10 @@ class Data(Section):
     )
     labels: Literal["given", "truth"] = Field("given", description="truth: the demo's side file, not the names on disk")
     noise: Component | None = Field(None, description="extra label noise on training tracklets: {name, rate, seed}")
+    weights: str | None = Field(
+        None,
+        description="CSV file (key,weight): how much each training tracklet counts; a table may have a column weight",
+    )
     holdout: Share = Field(0.0, description="share of training identities kept out of training to choose best.pt")
     damaged: Literal["error", "skip"] = Field("error", description="skip: damaged images are left out and listed")
 

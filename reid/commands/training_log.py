@@ -41,6 +41,8 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
         train.num_frames,
         data.noise,
     )
+    if data.weights:
+        logger.info("weights of training tracklets: %s", data.weights)
     for note in data.benchmark.notes:
         logger.info("%s: %s", data.benchmark.name, note)
     if not len(data.benchmark.query):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from reid.engine.optim import OPTIMIZERS, SCHEDULES, constant
 from reid.errors import ConfigError
 from reid.experiment.data import DATASETS, SPLITS
 from reid.experiment.model import build_preprocess
-from reid.experiment.training import ALL_LOSSES, build_loss, with_warmup, without_factor
+from reid.experiment.training import ALL_LOSSES, build_loss, with_warmup
 from reid.models.backbone import check_name
 from reid.models.heads import HEADS
 from reid.protocol import get_protocols
@@ -92,9 +91,8 @@ def _loss_components(config: Config) -> list[tuple[str, Component]]:
         return [("loss", config.loss)]
     found = []
     for i, component in enumerate(config.loss):
-        with contextlib.suppress(ConfigError):  # a weight that is none, which building the sum reports
-            component, _ = without_factor(i, component)
-        found.append((f"loss.{i}", component))
+        rest = {key: value for key, value in component.options.items() if key != "weight"}
+        found.append((f"loss.{i}", Component(name=component.name, **rest)))
     return found
 
 

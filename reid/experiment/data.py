@@ -31,6 +31,7 @@ from reid.datasets.sources.places import PLACES
 from reid.datasets.sources.prid2011 import load_prid2011
 from reid.datasets.sources.veri776 import load_veri776
 from reid.datasets.splitting import Draw
+from reid.datasets.weights import in_words, read_weights, scaled
 from reid.engine.train import TrainingSet
 from reid.errors import ConfigError, DataError
 from reid.files import data_root
@@ -61,12 +62,14 @@ class LabelledData:
         train: the training set, held-out identities removed.
         holdout: held-out tracklets, or None.
         noise: what is known about wrong labels, in words.
+        weights: what is known about the weights of training tracklets, in words; empty where all count alike.
     """
 
     benchmark: Benchmark
     train: TrainingSet
     holdout: Split | None
     noise: str
+    weights: str = ""
 
 
 def located(config: Config) -> Config:
@@ -79,7 +82,9 @@ def located(config: Config) -> Config:
         root = str(data_root(root).absolute())
     if path is not None:
         path = str(Path(path).expanduser().absolute())
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": root, "path": path})})
+    weights = config.data.weights and str(Path(config.data.weights).expanduser().absolute())
+    places = {"root": root, "path": path, "weights": weights}
+    return config.model_copy(update={"data": config.data.model_copy(update=places)})
 
 
 def load_benchmark(config: Config, drawn: Mapping[str, str] | None = None, *, to_train: bool = False) -> Benchmark:
@@ -133,7 +138,23 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None) -> Labelle
         )
     label_F = _per_frame(train, labels, fill=-1)
     intact_F = None if intact_T is None else _per_frame(train, intact_T[rows], fill=False)
-    return LabelledData(benchmark, TrainingSet(train, label_F, intact_F, pids), held, noise)
+    weight_T = _weights(config, benchmark)
+    if weight_T is None:
+        return LabelledData(benchmark, TrainingSet(train, label_F, intact_F, pids), held, noise)
+    weight_T = scaled(weight_T[rows], config.data.weights or benchmark.name)
+    weight_F = _per_frame(train, weight_T.astype(np.float32), fill=0)
+    return LabelledData(
+        benchmark, TrainingSet(train, label_F, intact_F, pids, weight_F), held, noise, in_words(weight_T)
+    )
+
+
+def _weights(config: Config, benchmark: Benchmark) -> np.ndarray | None:
+    """(T,) of all training tracklets, held-out ones included, as given; None where all count alike."""
+    if config.data.weights is None:
+        return benchmark.weight
+    if benchmark.weight is not None:
+        raise ConfigError("data.weights: the table has a column weight; leave out one of them")
+    return read_weights(Path(config.data.weights).expanduser(), benchmark.train)
 
 
 def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, str]:

@@ -44,12 +44,12 @@ def build_loss(config: Config, num_samples: int = 1, num_classes: int = 2, num_f
     names = [component.name for component in config.loss]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"loss: {twice[0]} stands twice; expected each loss once, its weight says how much it counts")
-    terms = [without_factor(i, component) for i, component in enumerate(config.loss)]
+    terms = [_without_factor(i, component) for i, component in enumerate(config.loss)]
     losses = {one.name: build(f"loss.{i}", ALL_LOSSES, one, **given) for i, (one, _) in enumerate(terms)}
     return SumOfLosses(losses, {one.name: factor for one, factor in terms})
 
 
-def without_factor(place: int, component: Component) -> tuple[Component, float]:
+def _without_factor(place: int, component: Component) -> tuple[Component, float]:
     """A loss of a list apart from its `weight`, the factor in the sum, 1 by default.
 
     Raises:
