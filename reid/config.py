@@ -85,6 +85,13 @@ class Data(Section):
 
 class Model(Section):
     name: str = Field("googlenet_bn", description="googlenet_bn, bn_inception, or any other timm model")
+    options: dict[str, Any] = Field(
+        {}, description="settings of the model as timm names them, such as {drop_path_rate: 0.1}"
+    )
+    last_stride: Literal[1, 2] = Field(2, description="1: the last stage of a ResNet keeps the size of its feature map")
+    pooling: Literal["default", "gem"] = Field(
+        "default", description="gem: generalised mean over positions, its power learned"
+    )
     pretrained: bool = Field(True, description="start from ImageNet weights")
     weights: str | None = Field(None, description="file with those weights, instead of a download")
     neck: Literal["none", "bn"] = Field("none", description="bn: batch normalisation of the features (BNNeck)")
@@ -99,6 +106,7 @@ class Augment(Section):
     resize: Size = Field([256, 256], description="(height, width) before the crop")
     crop: Size = Field([224, 224], description="(height, width) of the input: random in training, centre in test")
     flip: Probability = Field(0.5, description="probability of a horizontal flip in training")
+    pad: Natural = Field(0, description="black pixels added on every side before the crop in training (pad and crop)")
     erase: Probability = Field(0.0, description="probability that a random rectangle is erased in training")
     color: Strength = Field(0.0, description="largest relative change of brightness, contrast, saturation in training")
 
@@ -110,6 +118,10 @@ class Train(Section):
     optimizer: Component = Component(name="sgd")
     schedule: Component = Component(name="constant")
     warmup: Natural = Field(0, description="steps over which the rate rises evenly to what the schedule says")
+    warmup_start: Probability = Field(0.0, description="factor of the rate that the warm-up rises from")
+    freeze: Natural = Field(
+        0, description="first steps, in which the backbone stays as it is: only neck and classifier learn"
+    )
     accumulate: Count = Field(1, description="parts that a process computes its share of a step in, to save memory")
     ema: Decay | None = Field(
         None, description="decay of a moving average of the weights, which is then what is tested"

@@ -168,8 +168,9 @@ def _window_of(windows: Tensor | None, job: Job, runtime: Runtime) -> LogWindow:
 
 def _all_windows(window: LogWindow, runtime: Runtime) -> Tensor:
     """(processes, numbers) float64, which holds every one exactly: what each process has summed since the last log line."""
-    numbers = [torch.as_tensor(value, dtype=torch.float64).cpu().view(-1) for value in vars(window).values()]
-    return gather_rows(torch.cat(numbers)[None].to(runtime.device)).cpu()
+    numbers = [torch.as_tensor(value).cpu().double().view(-1) for value in vars(window).values()]
+    row = torch.cat(numbers)[None]
+    return row if runtime.world_size == 1 else gather_rows(row.to(runtime.device)).cpu()
 
 
 def _tested(job: Job) -> Classifier:

@@ -66,6 +66,7 @@ class Job:
     Args:
         loss: of the logits, as `reid.losses` has them, or a sum of several (`reid.engine.objective`).
         accumulate: parts that a process computes its share of a batch in, one after the other; the step is that of the whole batch.
+        freeze: first steps in which the backbone stays as it is, its normalisation as in evaluation; it is computed all the same.
         damaged: what to do about damaged images. One that is left out adds nothing to the mean, which stays that over `batch_size`.
         scaler: of float16's gradients.
         ema: the moving average that every step adds to.
@@ -87,6 +88,7 @@ class Job:
     workers: int = 0
     log_freq: int = 50
     accumulate: int = 1
+    freeze: int = 0
     damaged: DamagedImages = field(default_factory=DamagedImages)
     scaler: torch.amp.GradScaler | None = None
     ema: Averaged | None = None
@@ -153,6 +155,8 @@ def fit(
     stream = load_batches(job.data.split, batches, workers=job.workers, pin_memory=pinned, damaged=job.damaged)
     for step, batch in enumerate(_in_scope("data", stream), start=first_step):
         window.data_seconds += time.perf_counter() - clock
+        if step < job.freeze:
+            job.model.embedding.backbone.eval()
         with compiler_errors_in_one_line():
             _step(job, model, runtime, step, batch, window)
         done = step + 1
@@ -217,6 +221,8 @@ def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameB
         waits = part is not parts[-1] and isinstance(model, DistributedDataParallel)
         with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]  # one exchange a step
             outcomes.append(_forward_backward(job, model, runtime, part, scale))
+    if step < job.freeze:  # without a gradient an optimiser leaves a weight alone, decay included
+        job.model.embedding.backbone.zero_grad(set_to_none=True)
     with record_function("optimizer"):
         _update(job, step)
     _count(job, window, _Outcome(*map(torch.cat, zip(*outcomes, strict=True))), scale)
@@ -227,7 +233,7 @@ def _parts(job: Job, runtime: Runtime, step: int, batch: FrameBatch) -> list[_Pa
     if len(batch.frames) < job.accumulate:
         left = f"{len(batch.frames)} image(s) of this process's share are left for the {job.accumulate} parts"
         raise DataError(f"train.accumulate: step {step}: {left}; restore the damaged images")
-    draws_BR = crop_draws(job, step)[runtime.rank :: runtime.world_size][batch.places]
+    draws_BR = runtime.exact(crop_draws(job, step)[runtime.rank :: runtime.world_size][batch.places])
     images = job.preprocess(batch.images, runtime.device, runtime.send(draws_BR))
     frames = runtime.send(batch.frames)
     share = _Part(images, job.data.label_F[frames], frames)

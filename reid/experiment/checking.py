@@ -24,6 +24,17 @@ from reid.models.heads import HEADS
 from reid.protocol import get_protocols
 from reid.tracklets import Split
 
+# What `create_model` takes and the project decides.
+_NOT_OPTIONS = {
+    "checkpoint_path",
+    "features_only",
+    "in_chans",
+    "num_classes",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+}
+
 
 def check(config: Config) -> None:
     """Checks every name, and every component's settings against the signature and the ranges of what they are for.
@@ -67,6 +78,14 @@ def _contradictions(config: Config) -> list[str]:
     if config.model.freeze_norm and config.machine.sync_norm:
         problems.append(
             "machine.sync_norm: does nothing when model.freeze_norm keeps the statistics; leave out one of them"
+        )
+    for name in sorted(config.model.options.keys() & _NOT_OPTIONS):
+        problems.append(f"model.options.{name}: not to be set here; the sections model and augment say all of it")
+    if config.train.warmup_start and not config.train.warmup:
+        problems.append("train.warmup_start: there is no train.warmup that rises from it; leave it out")
+    if config.train.freeze >= config.train.iterations:
+        problems.append(
+            f"train.freeze: expected less than train.iterations {config.train.iterations}, got {config.train.freeze}"
         )
     if config.train.warmup and "warmup" in config.train.schedule.options:
         problems.append("train.warmup: the schedule has a warmup of its own; leave out one of them")

@@ -64,7 +64,7 @@ def _without_factor(place: int, component: Component) -> tuple[Component, float]
 
 def with_warmup(config: Config, schedule: Schedule) -> Schedule:
     try:
-        return warmed(schedule, config.train.warmup, config.train.iterations)
+        return warmed(schedule, config.train.warmup, config.train.iterations, config.train.warmup_start)
     except ConfigError as error:
         raise ConfigError(f"train.{error}") from None
 
@@ -98,6 +98,7 @@ def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_we
         workers=config.machine.workers,
         log_freq=train.log_freq,
         accumulate=train.accumulate,
+        freeze=train.freeze,
         damaged=DamagedImages(config.data.damaged),
         scaler=runtime.grad_scaler(),
         ema=None if train.ema is None else Averaged(model, train.ema),
