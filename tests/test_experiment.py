@@ -15,6 +15,7 @@ from reid.errors import ConfigError
 from reid.experiment.model import with_shared_norm
 from reid.files import data_root
 from reid.models.embedding import Classifier, Embedding
+from reid.models.surgery import GeM
 from reid.runtime import Runtime
 
 
@@ -221,3 +222,52 @@ def test_losses_that_do_not_go_together(tmp_path: Path, overrides: list[str], wo
     with pytest.raises(ConfigError) as caught:
         experiment.check(config.load(tmp_path / "c.yaml", overrides))
     assert [problem for problem in caught.value.problems if words in problem] == list(caught.value.problems)
+
+
+def test_settings_of_the_model_arrive(root: Path, tmp_path: Path) -> None:
+    resnet = job(root, tmp_path, "model.options={drop_rate: 0.3}", "model.last_stride=1", "model.pooling=gem")
+    backbone = resnet.model.embedding.backbone
+    assert backbone.drop_rate == 0.3
+    assert backbone.forward_features(torch.zeros(1, 3, 64, 32)).shape[2:] == (4, 2)
+    assert isinstance(backbone.global_pool, GeM)
+    assert any(parameter is backbone.global_pool.p for parameter in resnet.optimizer.param_groups[0]["params"])
+    vit = ["model.name=vit_tiny_patch16_224", "model.options={depth: 1}"]
+    made = job(root, tmp_path, *vit, "train.optimizer={name: adamw, layer_decay: 0.7, head_lr: 2}", "train.freeze=3")
+    assert made.model.embedding.backbone.pos_embed.shape == (1, 1 + 2 * 1, 192)  # made for images of 32 x 16
+    assert {group["lr_scale"] for group in made.optimizer.param_groups} == {2, 1, 0.7}
+    assert made.freeze == 3
+    square = job(
+        root, tmp_path, "model.name=vit_tiny_patch16_224", "model.options={depth: 1, img_size: [32, 16], patch_size: 8}"
+    )
+    assert square.model.embedding.backbone.pos_embed.shape == (1, 1 + 4 * 2, 192)
+    padded = job(root, tmp_path, "augment.pad=3", "train.warmup=4", "train.warmup_start=0.2")
+    assert padded.preprocess.pad == 3
+    assert [padded.schedule(step) for step in range(5)] == pytest.approx([0.4, 0.6, 0.8, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["model.options={depht: 1}"], r"model.options: resnet18 cannot be made with \{'depht': 1\}: .*'depht'"),
+        (["model.options={output_stride: 7}"], r"model.options: resnet18 cannot be made with"),
+        (["model.options={num_classes: 3}"], r"model.options.num_classes: not to be set here"),
+        (["model.name=googlenet_bn", "model.last_stride=1"], r"model.last_stride: 1 is for ResNets, got GoogLeNetBN"),
+        (
+            ["model.name=vit_tiny_patch16_224", "model.pooling=gem"],
+            r"model.pooling: VisionTransformer has no mean over positions",
+        ),
+        (
+            ["model.name=vit_tiny_patch16_224", "model.options={img_size: 224}"],
+            r"augment.crop: .* does not take images of \[32, 16\]",
+        ),
+        (["train.warmup_start=0.1"], r"train.warmup_start: there is no train.warmup"),
+        (["train.freeze=10"], r"train.freeze: expected less than train.iterations 10, got 10"),
+        (
+            ["train.optimizer={name: adam, layer_decay: 1.5}"],
+            r"train.optimizer.layer_decay: expected > 0 and <= 1, got 1.5",
+        ),
+    ],
+)
+def test_settings_of_the_model_that_cannot_be(root: Path, tmp_path: Path, overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        job(root, tmp_path, *overrides)

@@ -101,9 +101,14 @@ def adam(
     weight_decay: float = 5e-4,
     head_lr: float = 1.0,
     layer_decay: float | None = None,
+    amsgrad: bool = False,
 ) -> torch.optim.Optimizer:
-    """Adam, its weight decay being that of L2 regularisation, a part of the gradient; arguments as in `adamw`."""
-    return _adam(torch.optim.Adam, model, beta1, beta2, weight_decay, head_lr, layer_decay)
+    """Adam, its weight decay being that of L2 regularisation, a part of the gradient; arguments as in `adamw`.
+
+    Args:
+        amsgrad: divide by the largest second moment so far (Reddi et al., "On the Convergence of Adam and Beyond", ICLR 2018).
+    """
+    return _adam(torch.optim.Adam, model, beta1, beta2, weight_decay, head_lr, layer_decay, amsgrad=amsgrad)
 
 
 def adamw(
@@ -135,12 +140,14 @@ def _adam(
     weight_decay: float,
     head_lr: float,
     layer_decay: float | None,
+    *,
+    amsgrad: bool = False,
 ) -> torch.optim.Optimizer:
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
         in_range(name, beta, 0, 1 - 1e-9)
     in_range("weight_decay", weight_decay, 0)
     groups = parameter_groups(model, weight_decay, head_lr, layer_decay)
-    return kind(groups, lr=0.0, betas=(beta1, beta2), weight_decay=weight_decay, fused=True)
+    return kind(groups, lr=0.0, betas=(beta1, beta2), weight_decay=weight_decay, amsgrad=amsgrad, fused=True)
 
 
 def parameter_groups(
