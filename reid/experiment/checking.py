@@ -86,7 +86,7 @@ def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str
     iterations, frame = config.train.iterations, np.zeros(1, dtype=np.int64)
     anybody = Split(Path(), np.array([b"x"]), frame, frame + 1, frame, frame)
     components: list[tuple[str, Registry, Component, dict[str, Any]]] = [
-        ("loss", LOSSES, config.loss, {"num_samples": 1, "iterations": iterations}),
+        ("loss", LOSSES, config.loss, {"num_samples": 1, "num_classes": 2, "iterations": iterations}),
         ("sampler", SAMPLERS, config.sampler, {"split": anybody, "batch_size": 1, "seed": 0}),
         ("train.optimizer", OPTIMIZERS, config.train.optimizer, {"model": nn.Linear(1, 1)}),
         ("train.schedule", SCHEDULES, config.train.schedule, {"iterations": iterations}),

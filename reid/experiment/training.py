@@ -18,9 +18,10 @@ from reid.models.embedding import Classifier
 from reid.runtime import Runtime
 
 
-def build_loss(config: Config, num_samples: int = 1) -> nn.Module:
-    """The configured loss; `num_samples` is for those that remember samples."""
-    return build("loss", LOSSES, config.loss, num_samples=num_samples, iterations=config.train.iterations)
+def build_loss(config: Config, num_samples: int = 1, num_classes: int = 2) -> nn.Module:
+    """The configured loss; `num_samples` and `num_classes` are for those that remember samples and classes."""
+    given = {"num_samples": num_samples, "num_classes": num_classes, "iterations": config.train.iterations}
+    return build("loss", LOSSES, config.loss, **given)
 
 
 def with_warmup(config: Config, schedule: Schedule) -> Schedule:
@@ -39,7 +40,7 @@ def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_we
     train = config.train
     return Job(
         model=model,
-        loss=build_loss(config, len(data.split.names)).to(runtime.device),
+        loss=build_loss(config, len(data.split.names), len(data.pids)).to(runtime.device),
         optimizer=build("train.optimizer", OPTIMIZERS, train.optimizer, model=model),
         schedule=with_warmup(config, build("train.schedule", SCHEDULES, train.schedule, iterations=train.iterations)),
         data=data,
