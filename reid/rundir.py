@@ -36,6 +36,7 @@ class RunDirectory:
         checkpoints = path / "checkpoints"
         self.last, self.previous, self.best = (checkpoints / f"{name}.pt" for name in ("last", "previous", "best"))
         self.split, self.ids = path / "split.csv", path / "ids.json"
+        self.evidence = checkpoints / "evidence.npz"
         self.noise = path / "noise.csv"
         self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
 
@@ -139,6 +140,7 @@ class RunDirectory:
             self.damaged,
             self.split,
             self.ids,
+            self.evidence,
             self.noise,
             *self.tensorboard.glob("events.*"),
         )

@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors"},
-    {"files", "tracklets", "protocol", "config", "runtime", "features"},
-    {"datasets", "models", "losses", "augment", "evaluation", "gallery", "report"},
+    {"files", "tracklets", "protocol", "config", "runtime", "features", "findings"},
+    {"datasets", "models", "losses", "augment", "evaluation", "gallery", "audit", "report"},
     {"engine"},
     {"binding", "experiment", "rundir", "cli", "commands", "cifar"},
     {"verbs", "__main__"},

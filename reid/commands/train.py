@@ -19,7 +19,7 @@ from reid.commands.training_log import TrainingLog, log_start
 from reid.config import Config, parse
 from reid.datasets.damaged import write_list
 from reid.datasets.holdout import how_to_judge
-from reid.engine import checkpoint
+from reid.engine import checkpoint, evidence
 from reid.engine.train import Job, LogWindow, fit
 from reid.errors import CheckpointError, ConfigError, DataError, ReidError
 from reid.evaluation.evaluate import evaluate
@@ -127,6 +127,8 @@ def _restored(
     if job.scaler is not None and "scaler" in state:  # the number format may change between a stop and a resume
         job.scaler.load_state_dict(state["scaler"])
     job.damaged.files.update(state.get("damaged", {}))
+    if job.evidence is not None and "evidence" in state:  # an earlier version has taken down none
+        job.evidence.restore(state["evidence"], source, is_main=runtime.is_main)
     logger.info("resuming from %s at step %d", source, state["step"])
     return _Progress(state["step"], state["best"], _window_of(state.get("windows"), runtime), source)
 
@@ -154,7 +156,8 @@ def _require_same_step(step: int, folder: Path, runtime: Runtime) -> None:
 def _window_of(windows: Tensor | None, runtime: Runtime) -> LogWindow:
     """This process's part of what `_all_windows` gave; another number of processes than before puts the sum into the first one."""
     window = LogWindow.empty(runtime.device)
-    if windows is None:  # of an earlier version: its next row is of fewer steps
+    numbers = sum(value.numel() if isinstance(value, Tensor) else 1 for value in vars(window).values())
+    if windows is None or windows.shape[1] != numbers:  # of an earlier version: its next row is of fewer steps
         return window
     if len(windows) == runtime.world_size:
         row = windows[runtime.rank]
@@ -200,6 +203,10 @@ def _train(
         if signum := _agreed(stop.signum, runtime):  # it came in while the last checkpoint was written
             hooks.end(signum)
         hooks.say_left_out()
+    if job.evidence is not None:
+        seen = job.evidence.of_all_processes()
+        if runtime.is_main:
+            evidence.write(directory.evidence, seen, job.data.split)
 
 
 @dataclass
@@ -263,6 +270,7 @@ class StepHooks:
                 f"training diverged by step {progress.step}; lower train.lr or set train.clip_grad, then start anew"
             )
         windows, damaged = _all_windows(self.window, self.runtime), job.damaged.of_all_processes(self.runtime.device)
+        seen = {} if job.evidence is None else {"evidence": job.evidence.of_all_processes()}
         if not self.runtime.is_main:
             return
         self.log.flush()
@@ -270,7 +278,7 @@ class StepHooks:
         about = {"config": self.config.dump(), "pids": job.data.pids.tolist(), "damaged": damaged, "windows": windows}
         about |= {"step": progress.step, "best": progress.best}
         about |= {"names": self.names.to_json()} if self.names else {}
-        checkpoint.save(path, previous=previous, **about, **_states(job))
+        checkpoint.save(path, previous=previous, **about, **seen, **_states(job))
 
 
 def _states(job: Job) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from reid.augment import PLACES, Preprocess
 from reid.datasets.loader import DamagedImages, FrameBatch, StepBatches, load_batches
 from reid.datasets.sampling import Sampler
 from reid.engine.ema import Averaged
+from reid.engine.evidence import Evidence, fit_of
 from reid.engine.optim import Schedule, set_lr
 from reid.errors import DataError, ReidError
 from reid.models.embedding import Classifier
@@ -65,6 +66,7 @@ class Job:
         scaler: of float16's gradients.
         ema: the moving average that every step adds to.
         compile: the model, by torch.compile.
+        evidence: takes down what every step sees of its samples.
     """
 
     model: Classifier
@@ -86,6 +88,7 @@ class Job:
     scaler: torch.amp.GradScaler | None = None
     ema: Averaged | None = None
     compile: bool = False
+    evidence: Evidence | None = None
 
 
 @dataclass
@@ -93,16 +96,17 @@ class LogWindow:
     """Sums since the last log line, kept on the device so that no step waits for it."""
 
     loss: Tensor
-    grad_l1: Tensor
-    hits: Tensor  # (2,) correct predictions on corrupted and on intact labels; all count as intact where the truth is unknown
+    weight: Tensor  # (2,) weights, the L1 norms of dL/dz, on corrupted and on intact labels; all count as intact where the truth is unknown
+    weight2: Tensor  # their squares
+    hits: Tensor  # (2,) correct predictions likewise
     seen: Tensor  # (2,) samples of either kind
     data_seconds: float = 0.0
     seconds: float = 0.0
 
     @classmethod
     def empty(cls, device: torch.device) -> LogWindow:
-        loss, grad_l1, hits, seen = (torch.zeros(size, device=device) for size in ((), (), 2, 2))
-        return cls(loss, grad_l1, hits, seen)
+        loss, weight, weight2, hits, seen = (torch.zeros(size, device=device) for size in ((), 2, (), 2, 2))
+        return cls(loss, weight, weight2, hits, seen)
 
     def clear(self) -> None:
         """Empties it in place: who holds it sees it too."""
@@ -185,12 +189,14 @@ class _Part(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What metrics need of a part; `grad_BK` is that of the mean over the batch."""
+    """What metrics need of a part."""
 
     frames: Tensor
     loss_B: Tensor
-    grad_BK: Tensor
+    weight_B: Tensor
     hit_B: Tensor
+    p_B: Tensor
+    margin_B: Tensor
 
 
 def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameBatch, window: LogWindow) -> None:
@@ -207,7 +213,8 @@ def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameB
             outcomes.append(_forward_backward(job, model, runtime, part, scale))
     with record_function("optimizer"):
         _update(job, step)
-    _count(job, window, _Outcome(*map(torch.cat, zip(*outcomes, strict=True))), scale)
+    with record_function("metrics"):
+        _count(job, step, window, _Outcome(*map(torch.cat, zip(*outcomes, strict=True))))
 
 
 def _parts(job: Job, runtime: Runtime, step: int, batch: FrameBatch) -> list[_Part]:
@@ -252,7 +259,8 @@ def _forward_backward(job: Job, model: nn.Module, runtime: Runtime, part: _Part,
     with record_function("backward"):
         [grad_BK] = torch.autograd.grad(loss_B.sum() * scale, logits_BK)
         logits_BK.backward(grad_BK if job.scaler is None else job.scaler.scale(grad_BK))
-    return _Outcome(part.frames, loss_B.detach(), grad_BK, logits_BK.argmax(1) == part.target)
+    weight_B, hit_B = grad_BK.abs().sum(1) / scale, logits_BK.argmax(1) == part.target
+    return _Outcome(part.frames, loss_B.detach(), weight_B, hit_B, *fit_of(logits_BK, part.target))
 
 
 def _update(job: Job, step: int) -> None:
@@ -269,19 +277,22 @@ def _update(job: Job, step: int) -> None:
         job.ema.update(job.model, step)
 
 
-def _count(job: Job, window: LogWindow, outcome: _Outcome, scale: float) -> None:
+def _count(job: Job, step: int, window: LogWindow, outcome: _Outcome) -> None:
     window.loss += outcome.loss_B.sum()
-    window.grad_l1 += outcome.grad_BK.abs().sum() / scale
+    window.weight2 += outcome.weight_B.square().sum()
     hit_B, intact_F = outcome.hit_B.float(), job.data.intact_F
     kind_B = torch.ones_like(outcome.frames) if intact_F is None else intact_F[outcome.frames].long()
+    window.weight.index_add_(0, kind_B, outcome.weight_B.to(window.weight.dtype))
     window.hits.index_add_(0, kind_B, hit_B)
     window.seen.index_add_(0, kind_B, torch.ones_like(hit_B))
+    if job.evidence is not None:
+        job.evidence.add(step, outcome.frames, outcome.p_B, outcome.margin_B, outcome.weight_B)
 
 
 def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, float]:
-    sums = torch.cat([window.loss[None], window.grad_l1[None], window.hits, window.seen])
-    loss, grad_l1, hits_c, hits_i, seen_c, seen_i = sum_over_processes(sums).tolist()
-    seen = seen_c + seen_i
+    sums = torch.cat([window.loss[None], window.weight, window.weight2[None], window.hits, window.seen])
+    loss, weight_c, weight_i, weight2, hits_c, hits_i, seen_c, seen_i = sum_over_processes(sums).tolist()
+    seen, weight = seen_c + seen_i, weight_c + weight_i
     if not np.isfinite(loss):
         raise ReidError(
             f"training diverged: loss {loss} by step {done}; lower train.lr or set train.clip_grad, then start anew"
@@ -290,7 +301,8 @@ def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, 
         "step": done,
         "loss": loss / seen,
         "accuracy": (hits_c + hits_i) / seen,
-        "grad_l1": grad_l1 / seen,
+        "grad_l1": weight / seen,
+        "effective_samples": weight**2 / (seen * weight2) if weight2 else 0.0,
         "lr": job.lr * job.schedule(done - 1),
         "images_per_second": seen / window.seconds,
         "seconds": window.seconds,
@@ -299,6 +311,7 @@ def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, 
     if job.data.intact_F is not None:
         row |= {"accuracy_intact": hits_i / seen_i} if seen_i else {}
         row |= {"accuracy_corrupted": hits_c / seen_c} if seen_c else {}
+        row |= {"weight_corrupted": weight_c / weight} if weight else {}
     if runtime.device.type == "cuda":
         row["memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
     return row

@@ -9,6 +9,7 @@ from reid.config import Config
 from reid.datasets.loader import DamagedImages
 from reid.datasets.sampling import SAMPLERS
 from reid.engine.ema import Averaged
+from reid.engine.evidence import Evidence
 from reid.engine.optim import OPTIMIZERS, SCHEDULES, Schedule, warmed
 from reid.engine.train import Job, TrainingSet
 from reid.errors import ConfigError
@@ -60,6 +61,7 @@ def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_we
         scaler=runtime.grad_scaler(),
         ema=None if train.ema is None else Averaged(model, train.ema),
         compile=config.machine.compile,
+        evidence=Evidence(data.split, train.iterations).to(runtime.device),
     )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from reid import runtime
 from reid.datasets.damaged import DamagedImages
+from reid.engine.evidence import Evidence, means
 from reid.engine.extract import extract, extract_shards
 from reid.engine.optim import sgd
 from reid.engine.train import Job, fit
@@ -29,7 +30,7 @@ from tests.engine.conftest import CPU, make_job, make_split
 from tests.engine.test_extract import PREPROCESS, options, small
 
 LENGTHS = np.array([1, 9, 2, 5, 3, 4])  # together the 24 images of `make_split`
-TRAINING = {"weights": 1e-5, "released": 1e-6, "rows": 1e-5}  # greatest difference
+TRAINING = {"weights": 1e-5, "released": 1e-6, "rows": 1e-5, "seen": 1e-4}  # greatest difference
 
 
 def split_of(folder: Path) -> Split:
@@ -53,8 +54,13 @@ def everything(folder: Path, here: Runtime) -> dict[str, Any]:
     """What one process of any number finds: weights after training, features, results."""
     rows: list[dict[str, float]] = []
     job = frozen_job(folder / "whole")
+    job = replace(job, evidence=Evidence(job.data.split, job.iterations))
     fit(job, here, on_log=rows.append)
     found: dict[str, Any] = {"weights": nn.utils.parameters_to_vector(job.model.parameters()).detach()}
+    assert job.evidence is not None
+    seen = means(job.evidence.of_all_processes())
+    found["count"] = torch.from_numpy(seen["frame_count"])
+    found["seen"] = torch.from_numpy(np.nan_to_num(np.stack([seen["frame_p"], seen["frame_margin"]])))
     released = frozen_job(folder / "whole", "imae_released")  # its weights are divided by their mean over all processes
     fit(replace(released, iterations=20), here)
     found["released"] = nn.utils.parameters_to_vector(released.model.parameters()).detach()

@@ -1,0 +1,131 @@
+"""Persons, not tracklets, that are labelled wrong: one under two pids, two under one; and tracklets that stand there twice, or fit nobody.
+
+Shapes: N tracklets, K persons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+
+from reid.audit.labels import Fit, Floats, Ints, Persons, blocks, unit
+
+SAME = 1 - 1e-4  # similarity from which two tracklets are the same pictures
+PART = 0.25  # of a person's tracklets, at least, to be a person of its own
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What cosine similarities mean to this network.
+
+    Args:
+        same: median of tracklets to their own person's centroid.
+        different: median of tracklets to another person's centroid, drawn at random.
+    """
+
+    same: float
+    different: float
+
+    def as_one(self, similarity: Floats | float) -> Floats:
+        """How far on the way from different persons to one person, in [0, 1]."""
+        return np.clip((similarity - self.different) / max(self.same - self.different, 1e-6), 0, 1)
+
+
+def likeness_of(persons: Persons, fit: Fit, trusted: NDArray[np.bool_], *, seed: int = 0) -> Likeness:
+    """From the tracklets whose labels can be relied on, (N,) bool."""
+    rng, K = np.random.default_rng(seed), len(persons.centroid)
+    drawn = (persons.label + rng.integers(1, K, len(persons.label))) % K
+    other = np.concatenate(
+        [(persons.features[rows] * persons.centroid[drawn[rows]]).sum(1) for rows in blocks(len(drawn))]
+    )
+    known = trusted & np.isfinite(fit.own)
+    return Likeness(float(np.median(fit.own[known])) if known.any() else 1.0, float(np.median(other)))
+
+
+def same_person(
+    persons: Persons, fit: Fit, likeness: Likeness, trusted: NDArray[np.bool_]
+) -> list[tuple[int, int, float]]:
+    """Pairs of labels that are one person, each the other's nearest: (smaller, larger one, how sure in [0, 1]).
+
+    Two halves of one person would be as like each other as the person's tracklets are to its centroid. A pair counts where its tracklets
+    are on average at least halfway from different persons to that.
+    """
+    K = len(persons.centroid)
+    cross = np.full(K, -1.0)
+    partner = np.zeros(K, np.int64)
+    for rows in blocks(K):
+        similarity = persons.centroid[rows] @ persons.centroid.T
+        similarity[np.arange(len(similarity)), np.arange(K)[rows]] = -np.inf
+        partner[rows], cross[rows] = similarity.argmax(1), similarity.max(1)
+    # Centroids are more alike than the tracklets they come from: the persons' own likeness to chance corrects for it.
+    own = np.where(trusted & np.isfinite(fit.own), fit.own, np.nan)
+    pairs = []
+    for label in np.flatnonzero(partner[partner] == np.arange(K)).tolist():
+        other = int(partner[label])
+        if label < other:
+            rows_a, rows_b = (np.flatnonzero(persons.label == one) for one in (label, other))
+            between = float(
+                np.mean(
+                    np.concatenate(
+                        [
+                            persons.features[rows_a] @ persons.centroid[other],
+                            persons.features[rows_b] @ persons.centroid[label],
+                        ]
+                    )
+                )
+            )
+            within = own[np.concatenate([rows_a, rows_b])]
+            reference = float(np.nanmean(within)) if np.isfinite(within).any() else likeness.same
+            sure = float(Likeness(reference, likeness.different).as_one(between))
+            pairs.append((label, other, sure))
+    return pairs
+
+
+def two_persons(persons: Persons, likeness: Likeness) -> dict[int, tuple[Ints, float]]:
+    """Labels that hold two persons: label -> (rows of the smaller part, how sure in [0, 1]).
+
+    The tracklets of a label are put into groups by average linkage, as far as they are more like one person than like different ones. Where
+    the second largest group is a good part of all, it is another person, the surer the less the two groups are alike and the more each
+    holds together. Tracklets with other wrong labels make small groups of their own.
+    """
+    found = {}
+    order = np.argsort(persons.label, kind="stable")
+    border = 1 - (likeness.same + likeness.different) / 2
+    for label, rows in enumerate(np.split(order, np.cumsum(np.bincount(persons.label))[:-1])):
+        if len(rows) < 4:
+            continue
+        x = persons.features[rows].astype(np.float64)
+        distance = 1 - np.clip(x @ x.T, -1, 1)
+        distance = (distance + distance.T) / 2
+        np.fill_diagonal(distance, 0)
+        group = fcluster(linkage(squareform(distance, checks=False), "average"), border, "distance")
+        sizes = np.bincount(group)
+        second, first = np.argsort(sizes, kind="stable")[-2:]
+        if len(sizes) < 3 or sizes[second] < max(2, PART * len(rows)):
+            continue
+        one, two = x[group == second], x[group == first]
+        across = float(unit(one.sum(0)) @ unit(two.sum(0)))
+        hold = min(float(likeness.as_one(_cohesion(part))) for part in (one, two))
+        found[label] = (rows[group == second], min(1 - float(likeness.as_one(across)), hold))
+    return found
+
+
+def _cohesion(x: Floats) -> float:
+    """Mean similarity of rows to the mean of the others, at least two rows."""
+    rest = x.sum(0) - x
+    return float(((x * rest).sum(1) / np.maximum(np.linalg.norm(rest, axis=1), 1e-12)).mean())
+
+
+def nearest(persons: Persons) -> tuple[Ints, Floats]:
+    """(N,) the row of the most similar other tracklet, whoever it is, and (N,) that similarity."""
+    N = len(persons.label)
+    row, value = np.zeros(N, np.int64), np.zeros(N)
+    for rows in blocks(N):
+        similarity = persons.features[rows] @ persons.features.T
+        similarity[np.arange(len(similarity)), np.arange(N)[rows]] = -np.inf
+        row[rows], value[rows] = similarity.argmax(1), similarity.max(1)
+    return row, value

@@ -1,0 +1,160 @@
+"""How well each tracklet's feature fits its label, against all other labels.
+
+Shapes: N tracklets, D feature, K persons, n rows of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+ROWS_AT_ONCE = 1024
+ROUNDS = 3  # of centroids, each weighing tracklets by how well they fit the last
+SOFTNESS = 0.05  # of that weighing, in cosine similarity
+NEIGHBOURS = 10  # at most: below the size of an identity, or others have to be among them
+DRAWS = 4  # random labels tried on each tracklet, to see how a wrong label looks
+
+
+@dataclass(frozen=True)
+class Persons:
+    """Tracklets with their persons.
+
+    Args:
+        features: (N, D) float32 unit rows.
+        label: (N,) 0..K-1.
+        camid: (N,) integers, -1 unknown.
+        centroid: (K, D) unit rows: what a person looks like, by the tracklets that fit.
+        total: (K, D) their sums before they are scaled to unit length.
+        trust: (N,) in (0, 1], the weight of each tracklet in them.
+    """
+
+    features: NDArray[np.float32]
+    label: Ints
+    camid: Ints
+    centroid: Floats
+    total: Floats
+    trust: Floats
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well labels fit, as cosine similarities in [-1, 1]; (N,) each.
+
+    Args:
+        own: to the centroid of the own person, itself left out; NaN where it is its person's only tracklet.
+        other: to the nearest centroid of another person.
+        other_label: that person.
+        third: to the nearest centroid of a further one.
+        null: (N, DRAWS) own - other as they would be if the tracklet had carried a label drawn at random.
+    """
+
+    own: Floats
+    other: Floats
+    other_label: Ints
+    third: Floats
+    null: Floats
+
+    @property
+    def margin(self) -> Floats:
+        """own - other; below 0, somebody else fits better. Of a person's only tracklet, own is taken to be what it is as a rule."""
+        known = np.isfinite(self.own)
+        return np.where(known, self.own, np.median(self.own[known]) if known.any() else 1.0) - self.other
+
+
+def unit(rows: NDArray[np.floating]) -> Floats:
+    """Rows scaled to unit length; zero rows stay."""
+    rows = np.asarray(rows, np.float64)
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+
+
+def persons_of(features: NDArray[np.float32], label: Ints, camid: Ints) -> Persons:
+    """Centroids in which tracklets count by how well they fit: wrong labels pull less at the persons they are said to be.
+
+    Args:
+        features: (N, D) unit rows.
+        label: (N,) 0..K-1, every class at least once; K >= 2.
+        camid: (N,) cameras.
+    """
+    trust = np.ones(len(label))
+    for _ in range(ROUNDS):
+        persons = _weighed(features, label, camid, trust)
+        margin = fit_of(persons, draws=0).margin
+        trust = np.clip(1 / (1 + np.exp(-margin / SOFTNESS)), 1e-3, 1)
+    return _weighed(features, label, camid, trust)
+
+
+def _weighed(features: NDArray[np.float32], label: Ints, camid: Ints, trust: Floats) -> Persons:
+    total = np.zeros((label.max() + 1, features.shape[1]))
+    np.add.at(total, label, features * trust[:, None])
+    return Persons(features, label, camid, unit(total), total, trust)
+
+
+def fit_of(persons: Persons, *, draws: int = DRAWS, seed: int = 0) -> Fit:
+    """Compares each tracklet with every person. Memory: (ROWS_AT_ONCE, K) float64 at once."""
+    N, K = len(persons.label), len(persons.centroid)
+    own, other, third = np.empty(N), np.empty(N), np.full(N, -1.0)
+    other_label, null = np.empty(N, np.int64), np.empty((N, draws))
+    shift = np.random.default_rng(seed).integers(1, K, (N, draws))  # a label drawn among the others
+    for rows in blocks(N):
+        x, label, at = (
+            persons.features[rows].astype(np.float64),
+            persons.label[rows],
+            np.arange(len(persons.label[rows])),
+        )
+        rest = persons.total[label] - x * persons.trust[rows, None]
+        length = np.linalg.norm(rest, axis=1)
+        alone = length < 1e-9
+        own[rows] = np.where(alone, np.nan, (x * rest).sum(1) / np.where(alone, 1, length))
+        similarity = x @ persons.centroid.T
+        drawn = (label[:, None] + shift[rows]) % K
+        as_drawn = np.take_along_axis(similarity, drawn, 1)
+        similarity[at, label] = -np.inf
+        first = similarity.argmax(1)
+        other_label[rows], other[rows] = first, similarity[at, first]
+        similarity[at, first] = -np.inf
+        if K > 2:
+            third[rows] = similarity.max(1)
+        best_rest = np.where(drawn == first[:, None], third[rows, None], other[rows, None])
+        null[rows] = as_drawn - np.fmax(best_rest, own[rows, None])  # the present label is one of the others then
+    return Fit(own, other, other_label, third, null)
+
+
+def neighbours_agree(persons: Persons) -> Floats:
+    """(N,) in [0, 1]: the share, weighed by similarity, of the nearest tracklets that carry the same label; NaN where none could.
+
+    As many neighbours are asked as the person has other tracklets, `NEIGHBOURS` at most. Those of other cameras are asked first: where
+    the person has tracklets before other cameras, only such are, because a camera's own light and ground make its tracklets alike.
+    """
+    N = len(persons.label)
+    agree = np.full(N, np.nan)
+    for rows in blocks(N):
+        label, at = persons.label[rows], np.arange(len(persons.label[rows]))
+        similarity = persons.features[rows] @ persons.features.T
+        similarity[at, np.arange(N)[rows]] = -np.inf
+        same = label[:, None] == persons.label
+        same[at, np.arange(N)[rows]] = False
+        elsewhere = (persons.camid[rows, None] != persons.camid) | (persons.camid < 0)
+        restricted = (same & elsewhere).any(1)
+        similarity[restricted[:, None] & ~elsewhere] = -np.inf
+        count = np.minimum((same & np.isfinite(similarity)).sum(1), NEIGHBOURS)
+        k = min(NEIGHBOURS, N - 1)
+        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        values = np.take_along_axis(similarity, nearest, 1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        nearest, values = np.take_along_axis(nearest, order, 1), np.take_along_axis(values, order, 1)
+        weight = np.where((np.arange(k) < count[:, None]) & np.isfinite(values), np.maximum(values, 1e-6), 0)
+        total = weight.sum(1)
+        mine = (weight * np.take_along_axis(same, nearest, 1)).sum(1)
+        agree[rows] = np.where(total > 0, mine / np.where(total > 0, total, 1), np.nan)
+    return agree
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of at most ROWS_AT_ONCE rows."""
+    return (slice(first, min(first + ROWS_AT_ONCE, count)) for first in range(0, count, ROWS_AT_ONCE))

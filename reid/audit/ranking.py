@@ -1,0 +1,170 @@
+"""The audit of labels: every kind of evidence on every tracklet, and one ranking.
+
+Shapes: N tracklets, F frames of all of them one after another, D feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.audit.frames import foreign_frames, spans
+from reid.audit.identities import SAME, Likeness, likeness_of, nearest, same_person, two_persons
+from reid.audit.labels import Fit, Floats, Ints, Persons, fit_of, neighbours_agree, persons_of, unit
+from reid.audit.rate import Mixture, Rate, estimate_rate
+from reid.errors import DataError
+from reid.findings import Exemplar, Finding, Kind
+
+SURE = 0.65  # how sure a finding about a whole person has to be to be named
+ALONE = 0.3  # of the way from different persons to one: a tracklet less like any other than this fits nobody
+EXEMPLARS = 3  # of each person, to compare with
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit has found.
+
+    Args:
+        findings: one for each tracklet, most suspicious first.
+        rate: the estimated share of wrong labels.
+        likeness: what similarities mean to the network that made the features.
+    """
+
+    findings: list[Finding]
+    rate: Rate
+    likeness: Likeness
+
+
+def audit(
+    features: NDArray[np.floating],
+    lengths: Ints | None,
+    pid: Ints,
+    camid: Ints,
+    *,
+    rows: Ints | None = None,
+    evidence: Mapping[str, Floats] | None = None,
+    seed: int = 0,
+) -> Audit:
+    """Ranks tracklets by how likely their label is wrong.
+
+    `suspicion` is the expected share of a tracklet's frames that carry a wrong label: the probability that the whole tracklet does, and
+    beyond it the share of frames that show somebody else. The probability is that of the margin (own centroid, itself left out, less the
+    nearest other one) in a mixture of right and wrong labels.
+
+    Args:
+        features: (F, D) unit rows, one per frame; or (N, D), one per tracklet, without `lengths`.
+        lengths: (N,) frames of each tracklet; None where frames are not known.
+        pid: (N,) persons as given, all above or equal to 0; at least two different ones.
+        camid: (N,) cameras, -1 unknown.
+        rows: (N,) row of each tracklet in the caller's own table; 0..N-1 by default.
+        evidence: further columns, (N,) each, which are passed on.
+        seed: of random labels that wrong ones are compared with.
+
+    Raises:
+        DataError: there are fewer than two persons or three tracklets.
+    """
+    pids, label = np.unique(pid, return_inverse=True)
+    if len(pids) < 2 or len(pid) < 3:
+        raise DataError(
+            f"audit: {len(pid)} tracklets of {len(pids)} persons; expected at least 3 of 2, or there is nothing to compare"
+        )
+    if lengths is None:
+        of_tracklet, share = np.asarray(features, np.float32), np.zeros(len(pid))
+        where: list[tuple[tuple[int, int], ...]] = [()] * len(pid)
+    else:
+        start = np.cumsum(lengths) - lengths
+        of_tracklet = unit(np.add.reduceat(np.asarray(features, np.float32), start, axis=0)).astype(np.float32)
+        foreign = foreign_frames(features, lengths)
+        share = np.add.reduceat(foreign.frame.astype(np.float64), start) / lengths
+        where = [spans(part) for part in np.split(foreign.frame, start[1:])]
+    persons = persons_of(of_tracklet, label, camid)
+    fit = fit_of(persons, seed=seed)
+    rate, mixture = estimate_rate(fit.margin, fit.null, label, seed=seed)
+    wrong = mixture.likely_wrong(fit.margin)
+    likeness = likeness_of(persons, fit, wrong < 0.5, seed=seed)
+    twin, alike = nearest(persons)
+    kind, suspicion, suggested = _judged(persons, fit, mixture, likeness, wrong, share, alike)
+    columns = {
+        "margin": fit.margin,
+        "own_similarity": fit.own,
+        "other_similarity": fit.other,
+        "neighbours": neighbours_agree(persons),
+        **({} if lengths is None else {"foreign_frames": share}),
+        **(evidence or {}),
+    }
+    order = np.lexsort((fit.margin, -suspicion))
+    own, other = _exemplars(persons, fit, suggested, order)
+    number = np.arange(len(pid)) if rows is None else rows
+    findings = []
+    for row in order.tolist():
+        beside = other[row]
+        if kind[row] == "duplicate":
+            beside = [(int(twin[row]), float(alike[row]))]
+        findings.append(
+            Finding(
+                int(number[row]),
+                float(suspicion[row]),
+                kind[row],
+                int(pids[suggested[row]]) if suggested[row] >= 0 else None,
+                where[row],
+                {name: float(values[row]) for name, values in columns.items()},
+                tuple(Exemplar(int(number[found]), similarity) for found, similarity in own[row]),
+                tuple(Exemplar(int(number[found]), similarity) for found, similarity in beside),
+            )
+        )
+    return Audit(findings, rate, likeness)
+
+
+def _judged(
+    persons: Persons, fit: Fit, mixture: Mixture, likeness: Likeness, wrong: Floats, share: Floats, alike: Floats
+) -> tuple[list[Kind], Floats, Ints]:
+    """The kind of each finding, its suspicion, and the label that fits better, -1 where none stands out."""
+    kind: list[Kind] = [""] * len(wrong)
+    suspicion, suggested = wrong.copy(), np.full(len(wrong), -1)
+    for row in np.flatnonzero(alike >= SAME).tolist():
+        kind[row] = "duplicate"
+    for row in np.flatnonzero(share > 0).tolist():
+        kind[row] = "switch"
+    for rows, sure in two_persons(persons, likeness).values():
+        if sure >= SURE:
+            for row in rows.tolist():
+                kind[row], suspicion[row] = "split", max(suspicion[row], sure)
+    size = np.bincount(persons.label)
+    for one, two, sure in same_person(persons, fit, likeness, wrong < 0.5):
+        if sure >= SURE:
+            smaller, larger = (one, two) if size[one] <= size[two] else (two, one)
+            fits = (wrong < 0.5) | (fit.other_label == larger)
+            for row in np.flatnonzero((persons.label == smaller) & fits).tolist():
+                kind[row], suspicion[row], suggested[row] = "merge", max(suspicion[row], sure), larger
+    # Under the label that fits best, the tracklet would have to be beyond suspicion itself.
+    instead = mixture.likely_wrong(fit.other - np.fmax(fit.third, np.nan_to_num(fit.own, nan=-1)))
+    for row in np.flatnonzero(wrong >= 0.5).tolist():
+        if kind[row] not in ("split", "merge"):
+            kind[row] = "wrong"
+        if instead[row] < 0.5:
+            suggested[row] = fit.other_label[row]
+    for row in np.flatnonzero(likeness.as_one(alike) < ALONE).tolist():
+        kind[row], suspicion[row], suggested[row] = "background", max(suspicion[row], 0.5), -1
+    return kind, suspicion + (1 - suspicion) * share, suggested
+
+
+def _exemplars(
+    persons: Persons, fit: Fit, suggested: Ints, order: Ints
+) -> tuple[list[list[tuple[int, float]]], list[list[tuple[int, float]]]]:
+    """Per tracklet, the nearest tracklets of its own person, and of the one that fits best among the others."""
+    by_label = np.argsort(persons.label, kind="stable")
+    rows_of = np.split(by_label, np.cumsum(np.bincount(persons.label))[:-1])
+    own: list[list[tuple[int, float]]] = [[] for _ in order]
+    other: list[list[tuple[int, float]]] = [[] for _ in order]
+    for row in order.tolist():
+        best = suggested[row] if suggested[row] >= 0 else fit.other_label[row]
+        for found, label in ((own, persons.label[row]), (other, best)):
+            rows = rows_of[label][rows_of[label] != row]
+            # Those whose own labels can be relied on stand for their person.
+            similarity = persons.features[rows] @ persons.features[row]
+            chosen = np.argsort(-similarity * np.sqrt(persons.trust[rows]), kind="stable")[:EXEMPLARS]
+            found[row] = [(int(rows[i]), float(similarity[i])) for i in chosen]
+    return own, other

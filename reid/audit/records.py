@@ -1,0 +1,95 @@
+"""What an audit writes for other programs: `audit.csv`, the foreign frames, and the columns that cleanlab's users know.
+
+Shapes: N tracklets.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from reid.files import atomic
+from reid.findings import Finding
+from reid.tracklets import IdNames, Split
+
+FIXED = ("rank", "key", "pid", "camid", "suspicion")
+LAST = ("kind", "suggested_pid", "frames")
+
+
+def write_audit(path: Path, findings: Sequence[Finding], split: Split, names: IdNames) -> None:
+    """Writes `audit.csv`: a line per tracklet, most suspicious first, a column per kind of evidence; empty where it cannot be told.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    columns = list(findings[0].evidence) if findings else []
+    lines = (
+        [
+            rank,
+            split.key(found.row),
+            person(names, split.pid[found.row]),
+            camera(names, split.camid[found.row]),
+            _number(found.suspicion),
+            *(_number(found.evidence[name]) for name in columns),
+            found.kind,
+            "" if found.suggested_pid is None else person(names, found.suggested_pid),
+            spans_text(found.frames),
+        ]
+        for rank, found in enumerate(findings, start=1)
+    )
+    _write(path, [*FIXED, *columns, *LAST], lines)
+
+
+def write_foreign_frames(path: Path, findings: Sequence[Finding], split: Split) -> None:
+    """Writes a line per frame that shows somebody else: key, its position in the tracklet, its file."""
+    lines = (
+        [split.key(found.row), position, split.path(int(split.start[found.row]) + position)]
+        for found in findings
+        for first, last in found.frames
+        for position in range(first, last + 1)
+    )
+    _write(path, ["key", "frame", "path"], lines)
+
+
+def write_label_issues(path: Path, findings: Sequence[Finding], split: Split, names: IdNames) -> None:
+    """Writes the columns of cleanlab's table of label issues, in the order of the tracklets: quality is 1 - suspicion."""
+    by_row = sorted(findings, key=lambda found: found.row)
+    lines = (
+        [
+            split.key(found.row),
+            found.suspicion >= 0.5,
+            _number(1 - found.suspicion),
+            person(names, split.pid[found.row]),
+            person(names, split.pid[found.row] if found.suggested_pid is None else found.suggested_pid),
+        ]
+        for found in by_row
+    )
+    _write(path, ["key", "is_label_issue", "label_score", "given_label", "predicted_label"], lines)
+
+
+def person(names: IdNames, pid: int) -> str:
+    """A person as its source writes it."""
+    return names.pid.get(int(pid), str(pid))
+
+
+def camera(names: IdNames, camid: int) -> str:
+    """A camera likewise; empty where it is unknown."""
+    return "" if camid < 0 else names.camid.get(int(camid), str(camid))
+
+
+def spans_text(spans: Iterable[tuple[int, int]]) -> str:
+    """Positions as `corrections.csv` has them: ``3,7-9``."""
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"
+
+
+def _write(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(lines)

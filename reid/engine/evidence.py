@@ -1,0 +1,142 @@
+"""What training saw of every sample: how well its label was fitted over time, which is evidence on whether the label is right.
+
+A wrong label is fitted late or never, and early fits are not yet memorised; so the sums are kept for parts of the training apart.
+All sums are of whole numbers: they come out the same in any order, for any number of processes, and after a resume.
+
+Shapes: F frame names, T tracklets, P parts of the training, B samples of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reid.errors import CheckpointError
+from reid.files import atomic
+from reid.runtime import sum_over_processes
+from reid.tracklets import Split
+
+PARTS = 10  # of the training, by its steps
+SCHEMA = 1
+_UNIT = (
+    2.0**20
+)  # sums are kept in units of 2^-20: a probability to six digits, a logit margin of up to 4 million over a million steps
+_LIMIT = 2.0**22
+SUMS = ("p", "p2", "margin", "weight")
+
+
+@torch.no_grad()
+def fit_of(logits_BK: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
+    """How well each sample's label is fitted: p and margin, (B,) float32 each."""
+    logits_BK = logits_BK.float()
+    own_B = logits_BK.gather(1, target_B[:, None])[:, 0]
+    others_BK = logits_BK.scatter(1, target_B[:, None], -torch.inf)
+    return torch.sigmoid(own_B - others_BK.logsumexp(1)), own_B - others_BK.amax(1)
+
+
+class Evidence(nn.Module):
+    """Sums over training of p, p^2, margin and weight for each frame, and of p, margin and weight for each tracklet and part.
+
+    p is the softmax probability of the annotated class, the margin its logit less the largest other one (its mean over training is the
+    area under the margin of Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking", NeurIPS 2020), and the
+    weight the L1 norm of the loss's gradient with respect to the logits. Memory: 36 bytes per frame name and 280 per tracklet, in the
+    device's memory and in the checkpoint.
+
+    Args:
+        split: the training tracklets.
+        iterations: steps of the whole training.
+    """
+
+    def __init__(self, split: Split, iterations: int) -> None:
+        super().__init__()
+        self.iterations = iterations
+        row_F = np.full(len(split.names), -1)
+        row_F[split.frames()] = np.repeat(np.arange(len(split)), split.lengths)
+        self.row_F: Tensor
+        self.count_F: Tensor
+        self.sums_F: Tensor
+        self.count_TP: Tensor
+        self.sums_TP: Tensor
+        self.register_buffer("row_F", torch.from_numpy(row_F), persistent=False)
+        self.register_buffer("count_F", torch.zeros(len(row_F), dtype=torch.int32))
+        self.register_buffer("sums_F", torch.zeros(len(row_F), len(SUMS), dtype=torch.int64))
+        self.register_buffer("count_TP", torch.zeros(len(split), PARTS, dtype=torch.int32))
+        self.register_buffer("sums_TP", torch.zeros(len(split), PARTS, 3, dtype=torch.int64))
+
+    @torch.no_grad()
+    def add(self, step: int, frame_B: Tensor, p_B: Tensor, margin_B: Tensor, weight_B: Tensor) -> None:
+        """Counts this process's samples of one step, counted from 0; nothing waits for the device."""
+        values = torch.stack([p_B, p_B.square(), margin_B, weight_B], 1)
+        units = (values.clamp(-_LIMIT, _LIMIT) * _UNIT).round().long()
+        one_B = torch.ones_like(frame_B, dtype=torch.int32)
+        self.count_F.index_add_(0, frame_B, one_B)
+        self.sums_F.index_add_(0, frame_B, units)
+        place_B = self.row_F[frame_B] * PARTS + step * PARTS // self.iterations
+        self.count_TP.view(-1).index_add_(0, place_B, one_B)
+        self.sums_TP.view(-1, 3).index_add_(0, place_B, units[:, [0, 2, 3]])
+
+    def of_all_processes(self) -> dict[str, Tensor]:
+        """The state to save: the sums over all processes, on the CPU. All processes call it."""
+        return {name: sum_over_processes(value.clone()).cpu() for name, value in self.state_dict().items()}
+
+    def restore(self, state: Mapping[str, Tensor], source: Path | str, *, is_main: bool) -> None:
+        """Takes up what `of_all_processes` gave: the main process goes on from it, the others from nothing.
+
+        Raises:
+            CheckpointError: it is of other tracklets.
+        """
+        for name, value in self.state_dict().items():
+            if name not in state or state[name].shape != value.shape:
+                found = tuple(state[name].shape) if name in state else "nothing"
+                raise CheckpointError(
+                    f"{source}: evidence of other tracklets: {name}: expected {tuple(value.shape)}, got {found}; use the same data"
+                )
+            value.copy_(state[name] if is_main else torch.zeros_like(value))
+
+
+def means(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Means over training, float64, NaN where a sample was never drawn.
+
+    Args:
+        state: as in the checkpoint.
+
+    Returns:
+        `frame_count` (F,), `frame_p`, `frame_p_std`, `frame_margin`, `frame_weight` (F,), `tracklet_count` (T, P), `tracklet_p`,
+        `tracklet_margin`, `tracklet_weight` (T, P).
+    """
+    count_F, count_TP = state["count_F"].numpy(), state["count_TP"].numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p, p2, margin, weight = (state["sums_F"].numpy() / _UNIT / count_F[:, None]).T
+        of_parts = np.moveaxis(state["sums_TP"].numpy() / _UNIT / count_TP[..., None], 2, 0)
+    return {
+        "frame_count": count_F,
+        "frame_p": p,
+        "frame_p_std": np.sqrt(np.maximum(p2 - p**2, 0)),
+        "frame_margin": margin,
+        "frame_weight": weight,
+        "tracklet_count": count_TP,
+        **dict(zip(("tracklet_p", "tracklet_margin", "tracklet_weight"), of_parts, strict=True)),
+    }
+
+
+def write(path: Path, state: Mapping[str, Tensor], split: Split) -> None:
+    """Writes `means` for other programs, with the tracklets' keys and labels and which frames are whose (``start``, ``stop``).
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    key = np.array([split.key(i) for i in range(len(split))], np.str_)
+    columns: dict[str, Any] = {"schema": SCHEMA, "key": key, "pid": split.pid, "camid": split.camid}
+    columns |= {"start": split.start, "stop": split.stop}
+    columns |= {name: _small(value) for name, value in means(state).items()}
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **columns)
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32) if values.dtype == np.float64 else values

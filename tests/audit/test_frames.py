@@ -1,0 +1,72 @@
+"""Foreign frames, where they were put in."""
+
+import numpy as np
+import pytest
+
+from reid.audit import frames
+from reid.audit.frames import foreign_frames, spans
+
+
+def tracklets(lengths: list[int], *, seed: int = 0, spread: float = 0.3) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(rng.normal(size=(len(lengths), 16)), lengths, axis=0)
+    return unit(rows + spread * rng.normal(size=rows.shape))
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_intruders_and_switches_are_found_where_they_are() -> None:
+    lengths = np.array([8, 10, 12, 9, 1, 2])
+    features, start = tracklets(lengths.tolist()), np.cumsum(lengths) - lengths
+    expected = np.zeros(len(features), bool)
+    stranger = tracklets([5], seed=9)
+    expected[start[0] + 3] = True  # one frame in the middle
+    expected[start[1] + 6 : start[1] + 10] = True  # a switch near the end
+    expected[[start[2], start[2] + 5, start[2] + 6]] = True  # two stretches
+    for at, row in zip(np.flatnonzero(expected), np.resize(np.arange(5), expected.sum()), strict=True):
+        features[at] = stranger[row]
+    found = foreign_frames(features, lengths)
+    assert np.array_equal(found.frame, expected)
+    assert np.nanmax(found.alike[expected]) < np.nanmin(found.alike[~expected])
+    assert np.isnan(found.alike[start[4]])  # of one frame, nothing can be said
+
+
+def test_the_best_stretch_is_that_of_a_search_through_all() -> None:
+    rng = np.random.default_rng(2)
+    for n in range(2, 9):
+        rows = unit(rng.normal(size=(n, 4)))
+        best, at = -1.0, None
+        for i in range(n):
+            for j in range(i + 1, n + 1):
+                inside = np.arange(n)[i:j]
+                outside = np.setdiff1d(np.arange(n), inside)
+                if len(outside):
+                    gap = rows[inside].mean(0) - rows[outside].mean(0)
+                    scatter = len(inside) * len(outside) / n * gap @ gap
+                    if scatter > best + 1e-12:
+                        best, at = scatter, inside if 2 * len(inside) <= n else outside
+        assert np.array_equal(frames._most_different(rows, border=1.1), at)
+
+
+def test_long_tracklets_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "LONGEST", 10)
+    features = tracklets([40, 40, 40])
+    features[20:40] = tracklets([20], seed=9)
+    found = foreign_frames(features, np.array([40, 40, 40]))
+    assert found.frame[:40].sum() == 20 and not found.frame[40:].any()
+
+
+def test_where_the_network_tells_nobody_apart_nothing_is_foreign() -> None:
+    features = unit(1 + 0.05 * np.random.default_rng(0).normal(size=(30, 8)))
+    found = foreign_frames(features, np.array([10, 10, 10]))
+    assert np.isnan(found.border) and not found.frame.any()
+
+
+@pytest.mark.parametrize(
+    ("foreign", "expected"),
+    [([], ()), ([0, 0], ()), ([1], ((0, 0),)), ([1, 1, 0, 1], ((0, 1), (3, 3))), ([0, 1, 1], ((1, 2),))],
+)
+def test_spans(foreign: list[int], expected: tuple[tuple[int, int], ...]) -> None:
+    assert spans(np.array(foreign, bool)) == expected

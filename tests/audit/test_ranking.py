@@ -1,0 +1,92 @@
+"""The whole audit on worlds whose faults are known."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from reid.audit.ranking import audit
+from reid.errors import DataError
+from reid.findings import Finding
+from tests.audit.conftest import World, make_world
+
+
+def by_row(findings: list[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda found: found.row)
+
+
+def test_wrong_labels_come_first_with_the_right_person(world: World) -> None:
+    result = audit(world.features, None, world.given, world.camid)
+    assert [found.suspicion for found in result.findings] == sorted(
+        (f.suspicion for f in result.findings), reverse=True
+    )
+    found = by_row(result.findings)
+    assert [one.row for one in found] == list(range(len(world.given)))
+    assert roc_auc_score(world.wrong, [one.suspicion for one in found]) > 0.99
+    named = [one for one in found if one.kind == "wrong"]
+    assert np.mean([world.wrong[one.row] for one in named]) > 0.95
+    assert np.mean([one.suggested_pid == world.true[one.row] for one in named]) > 0.95
+    for one in named:
+        assert all(world.given[exemplar.row] == world.given[one.row] for exemplar in one.own)
+        assert all(world.given[exemplar.row] == one.suggested_pid for exemplar in one.other)
+        for exemplar in (*one.own, *one.other):
+            assert exemplar.similarity == pytest.approx(
+                float(world.features[one.row] @ world.features[exemplar.row]), abs=1e-5
+            )
+
+
+def test_one_person_under_two_pids_and_two_under_one() -> None:
+    world = make_world(rate=0.05)
+    given = world.given.copy()
+    halves = np.flatnonzero((world.true == 5) & ~world.wrong)[:4]
+    given[halves] = 205
+    given[given == 8] = 9
+    found = by_row(audit(world.features, None, given, world.camid).findings)
+    assert {one.kind for one in found if one.row in halves} == {"merge"}
+    assert {one.suggested_pid for one in found if one.row in halves} == {5}
+    both = [one for one in found if given[one.row] == 9 and world.true[one.row] in (8, 9)]
+    parts = {
+        frozenset(world.true[one.row] for one in both if (one.kind == "split") is split) for split in (True, False)
+    }
+    assert parts == {frozenset({8}), frozenset({9})}
+    assert not [one for one in found if one.kind == "split" and given[one.row] != 9]
+    assert not [one for one in found if one.kind == "merge" and given[one.row] not in (5, 205)]
+
+
+def test_twins_and_those_who_fit_nobody() -> None:
+    world = make_world(rate=0)
+    features, given = world.features.copy(), world.given
+    features[7] = features[123]
+    features[50] = -features.mean(0) / np.linalg.norm(features.mean(0))
+    found = by_row(audit(features, None, given, world.camid).findings)
+    assert (found[123].kind, found[123].other[0].row) == ("duplicate", 7)
+    assert found[50].kind == "background" and found[50].suspicion >= 0.5 and found[50].suggested_pid is None
+
+
+def test_frames_are_pooled_and_foreign_ones_told() -> None:
+    world = make_world(rate=0.1)
+    lengths = np.resize([4, 6, 5], len(world.given))
+    rng, start = np.random.default_rng(0), np.cumsum(lengths) - lengths
+    frames = np.repeat(world.features, lengths, axis=0) + 0.02 * rng.normal(size=(lengths.sum(), 32))
+    right = int(np.flatnonzero(~world.wrong & (lengths == 6))[3])
+    frames[start[right] + 2 : start[right] + 4] = world.features[(right + 200) % 400]
+    frames = (frames / np.linalg.norm(frames, axis=1, keepdims=True)).astype(np.float16)
+    rows = np.arange(len(lengths)) + 1000
+    result = audit(frames, lengths, world.given, world.camid, rows=rows, evidence={"aum": np.arange(400.0)})
+    found = {one.row - 1000: one for one in result.findings}
+    assert (found[right].kind, found[right].frames) == ("switch", ((2, 3),))
+    assert found[right].suspicion == pytest.approx(2 / lengths[right], abs=0.05)
+    assert found[right].evidence["aum"] == right and found[right].evidence["foreign_frames"] == pytest.approx(
+        2 / lengths[right]
+    )
+    assert sum(one.kind == "switch" for one in found.values()) == 1
+
+
+def test_too_little_to_compare() -> None:
+    world = make_world(persons=2, each=1, rate=0)
+    with pytest.raises(DataError, match="2 tracklets of 2 persons; expected at least 3 of 2"):
+        audit(world.features, None, world.given, world.camid)
+    one = make_world(persons=2, each=3, rate=0)
+    with pytest.raises(DataError, match="6 tracklets of 1 persons"):
+        audit(one.features, None, np.ones(6, int), one.camid)
+    few = audit(one.features, None, one.given, one.camid)  # it says something of three tracklets of two persons
+    assert len(few.findings) == 6
