@@ -17,6 +17,7 @@ VERBS = {  # module of reid.verbs -> what it does; each has `main(argv)` with it
     "compare": "two runs on the same queries: is the difference real?",
     "pack": "many small image files into a few large ones",
     "import": "one table from folders, trackers, annotations, public datasets",
+    "audit": "which labels are wrong: a ranking, and a page to review it",
     "doctor": "look a dataset or table over: counts, images, labels, leaks",
     "demo": "rendered people: make them, train on them, test, report",
     "noise": "labels wrong on purpose, as a manifest that replays",

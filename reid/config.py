@@ -80,6 +80,10 @@ class Data(Section):
         None,
         description="extra label noise on training tracklets: {name, rate, seed}, or a list of them, one after another",
     )
+    corrections: str | None = Field(
+        None,
+        description="file of corrected labels (CSV), applied to the training tracklets after noise, not to what is on disk",
+    )
     holdout: Share = Field(0.0, description="share of training identities kept out of training to choose best.pt")
     damaged: Literal["error", "skip"] = Field("error", description="skip: damaged images are left out and listed")
 
@@ -162,7 +166,8 @@ class Config(Section):
     def training_settings(self) -> dict[str, Any]:
         """What a resumed run must share with its checkpoint: all but where it runs, how it is tested, and how often it reports."""
         settings = self.model_dump(exclude={"name", "test", "machine"})
-        for key in ("root", "path", "damaged"):  # a run that a damaged image has stopped may go on without it
+        # A run that a damaged image has stopped may go on without it; of corrections the content counts, which checkpoints know.
+        for key in ("root", "path", "corrections", "damaged"):
             settings["data"].pop(key)
         for key in ("log_freq", "checkpoint_freq"):
             settings["train"].pop(key)

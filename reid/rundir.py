@@ -38,6 +38,7 @@ class RunDirectory:
         self.split, self.ids = path / "split.csv", path / "ids.json"
         self.evidence = checkpoints / "evidence.npz"
         self.noise = path / "noise.csv"
+        self.corrections = path / "corrections.csv"
         self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
@@ -82,14 +83,18 @@ class RunDirectory:
         with atomic(self.config_file) as temporary:
             temporary.write_text(config.dump(), encoding="utf-8")
 
-    def keep_data(self, benchmark: Benchmark) -> None:
-        """Writes what the run has decided about its data: split.csv, who was drawn to be tested, and ids.json, who a number stands for.
+    def keep_data(self, benchmark: Benchmark, corrections: bytes | None = None) -> None:
+        """Writes what the run has decided about its data: split.csv, who was drawn to be tested, ids.json, who a number stands for, and
+        a copy of the corrections that its labels have seen.
 
         Raises:
             DataError: they cannot be written.
         """
         if benchmark.drawn is not None:
             write_parts(self.split, benchmark.drawn)
+        if corrections is not None:
+            with atomic(self.corrections) as temporary:
+                temporary.write_bytes(corrections)
         if benchmark.names:
             with atomic(self.ids) as temporary:
                 text = json.dumps({"schema": 1, **benchmark.names.to_json()}, indent=1, ensure_ascii=False)
@@ -142,6 +147,7 @@ class RunDirectory:
             self.ids,
             self.evidence,
             self.noise,
+            self.corrections,
             *self.tensorboard.glob("events.*"),
         )
         for file in (*results, self.previous, self.last, *others):

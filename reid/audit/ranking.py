@@ -88,6 +88,7 @@ def audit(
     twin, alike = nearest(persons)
     kind, suspicion, suggested = _judged(persons, fit, mixture, likeness, wrong, share, alike)
     columns = {
+        "label_wrong": wrong,
         "margin": fit.margin,
         "own_similarity": fit.own,
         "other_similarity": fit.other,

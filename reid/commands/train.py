@@ -78,7 +78,7 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
         with contextlib.ExitStack() as stack:
             if runtime.is_main:
                 directory.prepare(config, overwrite=options.overwrite)
-                directory.keep_data(data.benchmark)
+                directory.keep_data(data.benchmark, data.corrections.content if data.corrections else None)
                 directory.keep_noise(data.noisy)
                 if progress.source is not None:
                     directory.adopt(progress.source)
@@ -121,6 +121,7 @@ def _restored(
         raise ConfigError(
             f"{source}: cannot resume, made with another config: {'; '.join(changed)}; give the same config"
         )
+    _require_same_corrections(state, data, source)
     if state["pids"] != data.train.pids.tolist():
         before, now = set(state["pids"]), set(data.train.pids.tolist())
         differ = f"{sorted(before - now)[:5]} are gone and {sorted(now - before)[:5]} are new, the first five of each"
@@ -143,6 +144,18 @@ def _restored(
         job.evidence.restore(state["evidence"], source, is_main=runtime.is_main)
     logger.info("resuming from %s at step %d", source, state["step"])
     return _Progress(state["step"], state["best"], _window_of(state.get("windows"), runtime), source)
+
+
+def _require_same_corrections(state: dict[str, Any], data: experiment.LabelledData, source: Path) -> None:
+    """The file may lie elsewhere now; what it says may not have changed."""
+    before = (state.get("corrections") or {}).get("sha256")
+    now = None if data.corrections is None else data.corrections.digest
+    if before != now:
+        there, here = (f"SHA-256 {digest[:8]}…" if digest else "none" for digest in (before, now))
+        raise ConfigError(
+            f"{source}: cannot resume, data.corrections: trained with {there}, now {here}; give the same file by "
+            "data.corrections=FILE (the run keeps a copy, corrections.csv), or train anew with --output-dir"
+        )
 
 
 def _require_same_names(state: dict[str, Any], data: experiment.LabelledData, source: Path) -> None:
@@ -209,8 +222,19 @@ def _train(
 ) -> None:
     first, window = progress.step, progress.window or LogWindow.empty(runtime.device)
     with StopFlag() as stop, TrainingLog(directory, job, runtime, first) as log:
-        names = data.benchmark.names
-        hooks = StepHooks(config, directory, job, data.holdout, names, runtime, progress, window, stop, log)
+        hooks = StepHooks(
+            config,
+            directory,
+            job,
+            data.holdout,
+            data.benchmark.names,
+            {"sha256": data.corrections.digest, "counts": data.corrected} if data.corrections else None,
+            runtime,
+            progress,
+            window,
+            stop,
+            log,
+        )
         fit(job, runtime, first_step=first, window=window, after_step=hooks.after_step, on_log=log.write)
         if signum := _agreed(stop.signum, runtime):  # it came in while the last checkpoint was written
             hooks.end(signum)
@@ -230,6 +254,7 @@ class StepHooks:
     job: Job
     holdout: Split | None
     names: IdNames
+    corrections: dict[str, Any] | None
     runtime: Runtime
     progress: _Progress
     window: LogWindow
@@ -289,6 +314,7 @@ class StepHooks:
         write_list(self.directory.damaged, damaged)
         about = {"config": self.config.dump(), "pids": job.data.pids.tolist(), "damaged": damaged, "windows": windows}
         about |= {"step": progress.step, "best": progress.best}
+        about |= {"corrections": self.corrections} if self.corrections else {}
         about |= {"names": self.names.to_json()} if self.names else {}
         checkpoint.save(path, previous=previous, **about, **seen, **_states(job))
 

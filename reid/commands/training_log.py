@@ -41,6 +41,8 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
         train.num_frames,
         data.noise,
     )
+    if data.corrections is not None:
+        logger.info("corrections %s: %s", data.corrections.file, data.corrected)
     for note in data.benchmark.notes:
         logger.info("%s: %s", data.benchmark.name, note)
     if not len(data.benchmark.query):

@@ -26,7 +26,8 @@ from reid.errors import DataError
 from reid.files import atomic
 
 REQUIRED = ("path", "tracklet")
-COLUMNS = (*REQUIRED, "pid", "camid", "split", "role", "first", "last", "x", "y", "w", "h", "weight")
+OPTIONAL = ("pid", "camid", "split", "role")
+COLUMNS = (*REQUIRED, *OPTIONAL, "first", "last", "x", "y", "w", "h", "weight")
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 # What people call these columns; named in errors, never taken for granted.
 _ALSO_CALLED = {
@@ -114,14 +115,16 @@ class Ids(NamedTuple):
 UNKNOWN = np.iinfo(np.int64).min
 
 
-def read_table(path: Path) -> Table:
-    """Reads a table of tracklets and checks its shape; the meaning of cells is checked by who asks for it.
+def read_table(path: Path, required: Sequence[str] = REQUIRED, optional: Sequence[str] = OPTIONAL) -> Table:
+    """Reads a table, of tracklets unless other columns are asked for, and checks its shape; what cells mean is for the caller to check.
 
     A CSV is UTF-8 or, with its mark, UTF-16; cells are separated by commas, semicolons or tabs, whichever the header has. Spaces
     around cells, capitals in the header, empty rows and a column without a name (a data frame's index) do not matter.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.txt`` or ``.parquet``.
+        required: columns that every row has to fill; their cells are taken as they are, ``NA`` too.
+        optional: columns that are named in the error about a missing one.
 
     Raises:
         DataError: it cannot be read, lacks a column, or a row has another number of cells; names row and column.
@@ -129,24 +132,24 @@ def read_table(path: Path) -> Table:
     path = Path(path)
     try:
         if path.suffix.lower() == ".parquet":
-            return _checked(_read_parquet(path))
+            return _checked(_read_parquet(path, required), required, optional)
         data = path.read_bytes()
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"{path}: cannot read this table: {reason}; expected one of {', '.join(SUFFIXES)}") from None
-    return _checked(_read_csv(path, data))
-
-
-def _read_csv(path: Path, data: bytes) -> Table:
     data = _as_utf8(path, data)
     if not data.strip():
-        raise DataError(_missing(Table(path, {}, np.arange(0)), "path"))
+        raise DataError(_missing(Table(path, {}, np.arange(0)), required[0], required, optional))
+    return _checked(_read_csv(path, data, required), required, optional)
+
+
+def _read_csv(path: Path, data: bytes, required: Sequence[str]) -> Table:
     if data.lstrip()[:1] in _JSON:
         raise DataError(
             f"{path}: this is JSON, no CSV; robust-reid import {path} --as auto --out tracks.csv makes a table of it"
         )
     first_line = data.split(b"\n", 1)[0].rstrip(b"\r").decode()
-    delimiter, header = _header(first_line)
+    delimiter, header = _header(first_line, {*required, *COLUMNS})
     wrong: list[tuple[int, int]] = []
 
     def note(row: Any) -> str:
@@ -174,7 +177,7 @@ def _read_csv(path: Path, data: bytes) -> Table:
             f'put cells that hold a {delimiter!r} into quotes, and close every "'
         )
     columns = [held.column(i).combine_chunks()[1:] for i in range(len(header))]
-    return _table(path, header, columns, decimal_comma=delimiter == ";")
+    return _table(path, header, columns, required, decimal_comma=delimiter == ";")
 
 
 def _as_utf8(path: Path, data: bytes) -> bytes:
@@ -195,7 +198,7 @@ def _as_utf8(path: Path, data: bytes) -> bytes:
     return data
 
 
-def _header(line: str) -> tuple[str, list[str]]:
+def _header(line: str, known: set[str]) -> tuple[str, list[str]]:
     """The separator of a CSV and its column names; the separator is the one that finds most of the names we know."""
 
     def split(delimiter: str) -> list[str]:
@@ -204,11 +207,11 @@ def _header(line: str) -> tuple[str, list[str]]:
         except csv.Error:
             return []
 
-    delimiter = max(",;\t", key=lambda mark: len(set(split(mark)) & set(COLUMNS)))
+    delimiter = max(",;\t", key=lambda mark: len(set(split(mark)) & known))
     return delimiter, split(delimiter)
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path, required: Sequence[str]) -> Table:
     try:
         held = pyarrow.parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
@@ -221,20 +224,22 @@ def _read_parquet(path: Path) -> Table:
         try:
             columns.append(pc.fill_null(column.cast(pa.string()), "").combine_chunks())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            if name in COLUMNS:
+            if name in COLUMNS or name in required:
                 raise DataError(f"{path}: column {name}: expected numbers or text, got {column.type}") from None
             columns.append(pa.array([str(value) for value in column.to_pylist()], pa.string()))
-    return _table(path, header, columns)
+    return _table(path, header, columns, required)
 
 
-def _table(path: Path, header: list[str], columns: list[pa.Array], *, decimal_comma: bool = False) -> Table:
+def _table(
+    path: Path, header: list[str], columns: list[pa.Array], required: Sequence[str], *, decimal_comma: bool = False
+) -> Table:
     """Trims cells, empties those that programs fill with a word for nothing, and leaves empty rows out."""
     named: dict[str, pa.Array] = {}
     for name, column in zip(header, columns, strict=True):
-        if name in named and name in COLUMNS:
+        if name in named and (name in COLUMNS or name in required):
             raise DataError(f"{path}: row 1: the column {name} stands twice; leave one of them out")
         text = pc.utf8_trim_whitespace(column.cast(pa.string()))
-        if name not in REQUIRED:  # "NA" may name a folder, but no person
+        if name not in required:  # "NA" may name a folder, but no person
             text = pc.if_else(pc.is_in(text, pa.array(_EMPTY)), "", text)
         if name and not name.startswith("unnamed:"):
             named.setdefault(name, text)
@@ -248,23 +253,25 @@ def _table(path: Path, header: list[str], columns: list[pa.Array], *, decimal_co
     )
 
 
-def _checked(table: Table) -> Table:
-    for column in REQUIRED:
+def _checked(table: Table, required: Sequence[str], optional: Sequence[str]) -> Table:
+    for column in required:
         if column not in table:
-            raise DataError(_missing(table, column))
+            raise DataError(_missing(table, column, required, optional))
     if not len(table):
-        raise DataError(f"{table.file}: expected one row per frame or tracklet after the header, got none")
-    for column in REQUIRED:
+        what = "one row per frame or tracklet" if required == REQUIRED else "rows"
+        raise DataError(f"{table.file}: expected {what} after the header, got none")
+    for column in required:
         empty = pc.index(table.columns[column], "").as_py()
         if empty >= 0:
             raise table.error(empty, column, f"is empty; every row names its {column}")
     return table
 
 
-def _missing(table: Table, column: str) -> str:
+def _missing(table: Table, column: str, required: Sequence[str], optional: Sequence[str]) -> str:
+    expected = f"{','.join(required)}[,{','.join(optional)}]"
     got = ",".join(table.columns) or "nothing"
     hint = also_called(table, column)
-    return f"{table.file}: row 1: expected a header with path,tracklet[,pid,camid,split,role], got {got:.200}{hint}"
+    return f"{table.file}: row 1: expected a header with {expected}, got {got:.200}{hint}"
 
 
 def also_called(table: Table, column: str) -> str:

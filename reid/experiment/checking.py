@@ -52,6 +52,8 @@ def _contradictions(config: Config) -> list[str]:
     problems = []
     if config.data.labels == "truth" and config.data.name != "demo":
         problems.append(f"data.labels: truth needs a dataset that knows it (demo), got {config.data.name!r}")
+    if config.data.labels == "truth" and config.data.corrections is not None and not config.data.noises:
+        problems.append("data.corrections: corrects labels as given, and data.labels is truth; leave out one of them")
     if (config.data.name == "manifest") != (config.data.path is not None):
         got = f"got data.name {config.data.name!r} and data.path {config.data.path!r}"
         problems.append(f"data.path: the table of the dataset manifest, and of no other; {got}")

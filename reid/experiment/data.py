@@ -16,6 +16,7 @@ import torch
 
 from reid.config import Component, Config
 from reid.datasets.changes import Noisy, Persons, per_frame
+from reid.datasets.corrections import Corrected, Corrections, Counts, apply_corrections, read_corrections
 from reid.datasets.demo import load_truth
 from reid.datasets.holdout import hold_out, how_to_judge
 from reid.datasets.manifest import load_manifest
@@ -64,6 +65,8 @@ class LabelledData:
         before: who is in `train.split` by the labels before noise was made on purpose.
         truth: who really is; None where nobody knows.
         noisy: the whole training set, its held-out identities included, and the changes made on purpose; None without any.
+        corrections: the file whose corrections `train` and `holdout` have seen, or None.
+        corrected: what they did, in words; empty without them.
     """
 
     benchmark: Benchmark
@@ -73,6 +76,8 @@ class LabelledData:
     before: Persons
     truth: Persons | None
     noisy: Noisy | None = None
+    corrections: Corrections | None = None
+    corrected: str = ""
 
     @property
     def intact_T(self) -> np.ndarray | None:
@@ -88,15 +93,14 @@ def located(config: Config) -> Config:
 
     REID_DATA stays what decides where the config names no root: it may say another place on another machine.
     """
-    root, path = config.data.root, config.data.path
+    root = config.data.root
     if root is not None or (not os.environ.get("REID_DATA") and config.data.name != "manifest"):
         root = str(data_root(root).absolute())
-    if path is not None:
-        path = str(Path(path).expanduser().absolute())
     noises = [_located(one) for one in config.data.noises.values()]
     noise = noises if isinstance(config.data.noise, list) else next(iter(noises), None)
-    places = {"root": root, "path": path, "noise": noise}
-    return config.model_copy(update={"data": config.data.model_copy(update=places)})
+    files = {"path": config.data.path, "corrections": config.data.corrections}
+    places = {key: None if file is None else str(Path(file).expanduser().absolute()) for key, file in files.items()}
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root, "noise": noise, **places})})
 
 
 def _located(noise: Component) -> Component:
@@ -150,8 +154,12 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
     benchmark = load_benchmark(config, drawn, to_train=True)
     clean, true_pid, order = _labelled(config, benchmark.train)
     noisy = with_noise(config, benchmark, clean, order, made)
-    split, before = noisy.split, noisy.before
-    truth = None if true_pid is None else noisy.persons(true_pid, clean)
+    corrections = (
+        None if config.data.corrections is None else read_corrections(Path(config.data.corrections).expanduser())
+    )
+    mended = _corrected(corrections, noisy, benchmark)  # as in life, where noise is there before anybody corrects it
+    split, before = mended.split, _after(noisy.before, mended)
+    truth = None if true_pid is None else _after(noisy.persons(true_pid, clean), mended)
     rows, held = np.arange(len(split)), benchmark.val
     if held is not None and config.data.holdout and benchmark.drawn is None:
         raise ConfigError("data.holdout: the table's split val chooses the checkpoint; leave out one of them")
@@ -167,17 +175,35 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
             f"{benchmark.name}: expected at least 2 training identities, got {len(pids)}; there is nothing to tell apart"
         )
     label_F = torch.from_numpy(per_frame(train, labels, fill=-1))
-    before, trained = before.of_rows(rows), None if truth is None else truth.of_rows(rows)
+    trained = None if truth is None else truth.of_rows(rows)
     intact_F = None if trained is None else torch.from_numpy(trained.labelled(train)[1])
     return LabelledData(
-        replace(benchmark, names=noisy.names, notes=(*benchmark.notes, *notes_on(noisy))),
+        replace(benchmark, names=mended.names, notes=(*benchmark.notes, *notes_on(noisy), *mended.notes)),
         TrainingSet(train, label_F, intact_F, pids),
         held,
-        _in_words(noisy, truth),
-        before,
+        _in_words(split, before, truth, changed=bool(noisy.changes)),
+        before.of_rows(rows),
         trained,
         noisy if noisy.changes else None,
+        corrections,
+        str(mended.counts) if corrections else "",
     )
+
+
+def _corrected(corrections: Corrections | None, noisy: Noisy, benchmark: Benchmark) -> Corrected:
+    """The training tracklets with corrections applied, where there are any."""
+    split, val, test = noisy.split, benchmark.val, benchmark.test
+    if corrections is None:
+        return Corrected(split, noisy.names, np.arange(len(split)), np.arange(len(split.names)), Counts(), ())
+    elsewhere = test.pid if val is None else np.concatenate([val.pid, test.pid])
+    return apply_corrections(corrections, split, noisy.names, elsewhere)
+
+
+def _after(persons: Persons, mended: Corrected) -> Persons:
+    """Who is there once tracklets were dropped, thinned and split: a piece is of whom its frames show."""
+    pid_T, pid_F = persons.pid_T[mended.source], persons.pid_F[mended.frame]
+    pieces = np.bincount(mended.source, minlength=len(persons.pid_T))[mended.source] > 1
+    return Persons(np.where(pieces, pid_F[mended.split.start], pid_T), pid_F)
 
 
 def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, np.ndarray]:
@@ -196,11 +222,10 @@ def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, n
     return labelled, truth.true_pid, np.argsort(truth.true_row)
 
 
-def _in_words(noisy: Noisy, truth: Persons | None) -> str:
+def _in_words(split: Split, before: Persons, truth: Persons | None, *, changed: bool) -> str:
     """How many labels are wrong, or were changed where nobody knows which were right."""
-    split, known = noisy.split, noisy.before if truth is None else truth
-    intact_T, intact_F = known.labelled(split)
-    if truth is None and not noisy.changes:
+    intact_T, intact_F = (before if truth is None else truth).labelled(split)
+    if truth is None and not changed:
         return "unknown (no true labels)"
     wrong = f"{_share(~intact_T)} tracklet labels {'changed on purpose' if truth is None else 'wrong'}"
     frames = split.frames()

@@ -1,6 +1,6 @@
 """How a page is made: a template of ``templates/``, filled by Jinja2, which escapes all that comes from data; one file that loads nothing.
 
-The only text that enters a page as HTML is what this project draws itself: the charts.
+The only text that enters a page as it is, is this project's own: the charts, and the script of the one page that has one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "drawing": _drawing, "data_uri": _data_uri, "words": _words}
+    environment.filters |= {
+        "percent": percent,
+        "drawing": _drawing,
+        "data_uri": _data_uri,
+        "words": _words,
+        "script": Markup,
+    }
     environment.globals |= {"ranks": RANKS}
     return environment
 

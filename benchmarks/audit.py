@@ -1,0 +1,241 @@
+"""How well the audit finds labels that were made wrong on purpose, on the demo data: by kind and rate of noise, loss and seed.
+
+Every cell is `robust-reid train demo` on the true labels with `data.noise`, and then the audit of that run, judged against the noise
+manifest beside it. Beside the audit stand a small-loss ranking (mean p of the annotated label over training) and cleanlab's label quality
+on leave-one-out probabilities from the same features. Finished cells are not run again, and an interrupted one goes on from its
+checkpoint. Needs the demo data (`robust-reid render`), and `pip install cleanlab`.
+
+    python benchmarks/audit.py --json benchmarks/results/audit.json
+    python benchmarks/audit.py --cells imae/uniform_others/0.3/0 cce/uniform_others/0.3/0
+"""
+
+import argparse
+import csv
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import keep
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+
+from reid.audit.labels import blocks, fit_of, persons_of, unit
+from reid.audit.ranking import Audit
+from reid.commands.audit import Audited, Options, judged, of_run
+from reid.datasets.demo import load_truth
+from reid.datasets.mars import load_mars
+from reid.rundir import RunDirectory
+from reid.runtime import start
+
+ROOT = Path(__file__).parents[1]
+RATES = {
+    "uniform_others": (0.0, 0.1, 0.3, 0.5),
+    "nearest": (0.1, 0.3, 0.5),
+    "switches": (0.1, 0.3, 0.5),
+    "merged_identities": (0.1, 0.3, 0.5),
+    "split_identities": (0.1, 0.3, 0.5),
+}
+LOSSES = {"imae": ["loss.name=imae", "loss.T=8.0"], "cce": ["loss.name=cce"]}
+Probabilities = Callable[[Audited, np.ndarray, np.ndarray], np.ndarray]
+TEMPERATURE = 0.05  # of the softmax over centroids
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", metavar="LOSS/KIND/RATE/SEED", help="these only (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of noise and training")
+    parser.add_argument("--data-root", type=Path, default=ROOT / "data", metavar="DIR", help="holds demo/")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/audit", help="folder for the run directories")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    flags = parser.parse_args()
+    cells = flags.cells or [
+        f"{loss}/{kind}/{rate}/{seed}"
+        for seed in flags.seeds
+        for loss in LOSSES
+        for kind, rates in RATES.items()
+        for rate in rates
+    ]
+    found = []
+    for cell in cells:
+        found.append(run_cell(cell, flags))
+        keep(flags.json, {"cells": found})
+        print(json.dumps(found[-1]), flush=True)
+    return 0
+
+
+def run_cell(cell: str, flags: argparse.Namespace) -> dict[str, Any]:
+    """Trains and audits one cell unless that is done; returns its figures."""
+    loss, kind, rate, seed = cell.split("/")
+    run = flags.runs / cell.replace("/", "_")
+    kept = run / "audit_judged.json"
+    if kept.exists():
+        return dict(json.loads(kept.read_text()))
+    if not (run / "report.html").exists():
+        noise = f"{{name: {kind}, rate: {rate}, seed: {seed}}}"
+        settings = [*LOSSES[loss], "data.labels=truth", f"data.noise={noise}", f"seed={seed}", "test.baselines=false"]
+        command = [sys.executable, "-m", "reid", "train", "demo", "--resume", "auto", "--output-dir", str(run)]
+        command += ["--data-root", str(flags.data_root), *settings, "machine.workers=0"]
+        print(shlex.join(command), flush=True)
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as training:
+            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # it saves what it has; wait for it
+        if training.returncode:
+            raise SystemExit(training.returncode)
+    with start("auto", "float32") as runtime:
+        audited = of_run(run, ["machine.workers=0"], Options(), runtime)
+    began = time.perf_counter()
+    result = judged(audited)
+    seconds = time.perf_counter() - began
+    mean_ap = next(
+        one["mAP"] for one in json.loads((run / "eval.json").read_text()) if one["protocol"] == "mars-official"
+    )
+    figures = {"cell": cell, "mAP": mean_ap, **judge(audited, result, run, flags.data_root), "audit_seconds": seconds}
+    kept.write_text(json.dumps(figures))
+    return figures
+
+
+def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[str, Any]:
+    """The audit against the truth; figures that have no meaning for a cell are left out."""
+    split, rows = audited.split, audited.rows
+    by_row = {found.row: found for found in result.findings}
+    found = [by_row[row] for row in rows.tolist()]
+    suspicion = np.array([one.suspicion for one in found])
+    relabelled, switched = read_manifest(RunDirectory(run).noise)
+    wrong = np.array([relabelled.get(split.key(row), False) for row in rows.tolist()])
+    figures: dict[str, Any] = {"wrong": float(wrong.mean()), "estimated": result.rate.value}
+    figures["interval"] = [result.rate.low, result.rate.high]
+    if wrong.any():
+        figures["audit"] = ranked(wrong, suspicion)
+        figures["label_wrong"] = ranked(wrong, np.array([one.evidence["label_wrong"] for one in found]))
+        figures["margin"] = ranked(wrong, -np.array([one.evidence["margin"] for one in found]))
+        figures["neighbours"] = ranked(wrong, -np.array([one.evidence["neighbours"] for one in found]))
+        figures["small_loss"] = ranked(wrong, -audited.evidence["confidence"])
+        figures["area_under_margin"] = ranked(wrong, -audited.evidence["area_under_margin"])
+        for name, probabilities in (("cleanlab", leave_one_out), ("cleanlab_cross_validated", cross_validated)):
+            quality, seconds, issues = by_cleanlab(audited, probabilities)
+            figures[name] = {**ranked(wrong, -quality), "estimated": issues, "seconds": seconds}
+    names = {os_name: kind for os_name, kind in frame_kinds(data_root)}
+    assert audited.lengths is not None and audited.positions is not None
+    truth, told = [], []
+    for one, row in zip(found, rows.tolist(), strict=True):
+        inside = set().union(*(range(first, last + 1) for first, last in one.frames)) if one.frames else set()
+        for position in range(split.lengths[row]):
+            name = bytes(split.names[split.start[row] + position])
+            truth.append((split.key(row), position) in switched or names[name] > 0)
+            told.append(position in inside)
+    truth_F, told_F = np.array(truth), np.array(told)
+    figures["foreign_frames"] = {
+        "share": float(truth_F.mean()),
+        "precision": float(truth_F[told_F].mean()) if told_F.any() else None,
+        "recall": float(told_F[truth_F].mean()),
+    }
+    if switched:
+        keys = {key for key, _ in switched}
+        hit = [bool(one.frames) for one in found if split.key(one.row) in keys]
+        figures["switched_tracklets_found"] = float(np.mean(hit))
+    figures["named"] = {kind: sum(one.kind == kind for one in found) for kind in ("wrong", "switch", "merge", "split")}
+    for kind in ("merge", "split"):  # persons, not tracklets
+        persons = {int(split.pid[one.row]) for one in found if one.kind == kind}
+        figures[f"{kind}_pids"] = sorted(persons)
+    figures["changed_pids"] = changed_pids(RunDirectory(run).noise)
+    return figures
+
+
+def ranked(wrong: np.ndarray, score: np.ndarray) -> dict[str, float]:
+    score = np.nan_to_num(score, nan=float(np.nanmedian(score)))
+    order = np.argsort(-score, kind="stable")
+    return {
+        "auroc": float(roc_auc_score(wrong, score)),
+        "ap": float(average_precision_score(wrong, score)),
+        "first_50": float(wrong[order[:50]].mean()),
+        "first_10_percent": float(wrong[order[: len(wrong) // 10]].mean()),
+    }
+
+
+def read_manifest(file: Path) -> tuple[dict[str, bool], set[tuple[str, int]]]:
+    """key -> whether the whole tracklet's label is wrong; (key, position) of exchanged frames."""
+    relabelled, switched = {}, set()
+    for row in manifest(file):
+        if row["frame"] and row["source_key"]:
+            switched.add((row["key"], int(row["frame"])))
+        elif not row["frame"]:
+            relabelled[row["key"]] = row["true_pid"] != row["given_pid"]
+    return relabelled, switched
+
+
+def changed_pids(file: Path) -> list[list[int]]:
+    """(true, given) pids of relabelled tracklets, each pair once, by how often: of merged and split persons, those pairs."""
+    pairs: dict[tuple[int, int], int] = defaultdict(int)
+    for row in manifest(file):
+        if not row["frame"] and row["kind"] in ("merged_identities", "split_identities"):
+            pairs[int(row["true_pid"]), int(row["given_pid"])] += 1
+    return [list(pair) for pair in pairs]
+
+
+def manifest(file: Path) -> Iterator[dict[str, str]]:
+    if file.exists():
+        with open(file, encoding="utf-8", newline="") as stream:
+            yield from csv.DictReader(stream)
+
+
+def frame_kinds(data_root: Path) -> Iterator[tuple[bytes, int]]:
+    """Name and kind of every training frame of the demo: 0 its tracklet's person, else somebody or nobody."""
+    names = load_mars(data_root / "demo", "demo").train.names
+    return zip(map(bytes, names), load_truth(data_root / "demo").train_frame_kind.tolist(), strict=True)
+
+
+def by_cleanlab(audited: Audited, probabilities: Probabilities) -> tuple[np.ndarray, float, float]:
+    """cleanlab's label quality, the seconds it took with its probabilities, and the share that it calls issues."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from cleanlab.filter import find_label_issues
+        from cleanlab.rank import get_label_quality_scores
+    began = time.perf_counter()
+    features, label = pooled(audited)
+    probability = probabilities(audited, features, label)
+    quality = get_label_quality_scores(label, probability)
+    issues = find_label_issues(label, probability)
+    return quality, time.perf_counter() - began, float(np.mean(issues))
+
+
+def pooled(audited: Audited) -> tuple[np.ndarray, np.ndarray]:
+    """(N, D) unit rows and (N,) labels of the tracklets."""
+    assert audited.lengths is not None
+    first = np.cumsum(audited.lengths) - audited.lengths
+    x = unit(np.add.reduceat(audited.features.astype(np.float32), first, axis=0)).astype(np.float32)
+    return x, np.unique(audited.split.pid[audited.rows], return_inverse=True)[1]
+
+
+def cross_validated(audited: Audited, x: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """(N, K) by five-fold logistic regression, as cleanlab's tutorials have it for features of a network."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of persons with fewer than five tracklets
+        model = LogisticRegression(C=10, max_iter=200)
+        probability = np.zeros((len(x), label.max() + 1))
+        for train, test in StratifiedKFold(5, shuffle=True, random_state=0).split(x, label):
+            model.fit(x[train], label[train])
+            probability[np.ix_(test, model.classes_)] = model.predict_proba(x[test])
+    return probability
+
+
+def leave_one_out(audited: Audited, x: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """(N, K) softmax over similarities to the audit's own centroids, a tracklet never being part of its own."""
+    persons = persons_of(x, label, audited.split.camid[audited.rows])
+    own = fit_of(persons, draws=0).own
+    logits = np.concatenate([x[rows] @ persons.centroid.T for rows in blocks(len(x))])
+    logits[np.arange(len(x)), label] = np.where(np.isnan(own), -1, own)
+    scaled = np.exp((logits - logits.max(1, keepdims=True)) / TEMPERATURE)
+    return scaled / scaled.sum(1, keepdims=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

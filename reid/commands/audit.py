@@ -1,0 +1,320 @@
+"""Audit: which training tracklets of a run, or which rows of a gallery, carry a wrong label?
+
+Shapes: T tracklets, N of them audited, F frames that are looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reid import experiment
+from reid.audit.ranking import Audit, audit
+from reid.audit.records import write_audit, write_foreign_frames, write_label_issues
+from reid.commands.extract import load_model
+from reid.datasets.damaged import read_list
+from reid.datasets.loader import decode
+from reid.engine import checkpoint, evidence
+from reid.engine.extract import extract_shards
+from reid.errors import DataError, in_range
+from reid.features import FeatureSet
+from reid.files import atomic
+from reid.findings import Finding
+from reid.gallery import store
+from reid.models.pooling import POOLINGS
+from reid.report.audit_page import write_audit_page
+from reid.report.tables import text_table
+from reid.rundir import RunDirectory
+from reid.runtime import Runtime, start
+from reid.tracklets import IdNames, Split
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 10  # findings printed
+SHARD = 2**13  # frames extracted before they are put away as float16
+MEANING = {
+    "wrong": "another person's label",
+    "switch": "some frames show somebody else",
+    "merge": "this person goes by a second pid",
+    "split": "this pid holds two persons",
+    "duplicate": "the pictures of another tracklet",
+    "background": "fits nobody",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to audit: fields as the flags of robust-reid audit.
+
+    Args:
+        out: folder for the results; beside the source by default.
+        checkpoint: `last`, `best`, or a checkpoint's path.
+        frames: looked at per tracklet, evenly spread; 0 for all.
+        page: write the page too.
+    """
+
+    out: Path | None = None
+    checkpoint: str = "last"
+    frames: int = 0
+    page: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Audited:
+    """What is audited.
+
+    Args:
+        split: T tracklets with their labels as given.
+        rows: (N,) those that are audited.
+        features: (F, D) of frames, or (N, D) of tracklets where `lengths` is None.
+        lengths: (N,) frames looked at of each tracklet.
+        positions: (F,) where in its tracklet each of them stands.
+        evidence: (N,) columns from training.
+        retrain: the command that trains on the corrected labels, empty where there is none.
+    """
+
+    name: str
+    split: Split
+    rows: np.ndarray
+    features: np.ndarray
+    lengths: np.ndarray | None
+    positions: np.ndarray | None
+    names: IdNames
+    evidence: Mapping[str, np.ndarray]
+    retrain: str = ""
+
+
+def run(source: Path, overrides: list[str], options: Options) -> None:
+    """Writes audit.csv, audit.json, label_issues.csv, foreign_frames.csv and audit/index.html, and prints the worst.
+
+    Args:
+        source: a run directory, a feature folder, or a feature file (.npz).
+        overrides: of the run's config, for this machine: where the data is, the device, workers.
+    """
+    in_range("frames", options.frames, 0)
+    if (source / "config.yaml").is_file():
+        out = options.out or source
+        config = RunDirectory(source).config(overrides)
+        with start(config.machine.device, config.machine.dtype) as runtime:
+            audited = of_run(source, overrides, options, runtime)
+            if not runtime.is_main:
+                return
+    else:
+        if overrides:
+            raise DataError(f"{source}: no run directory, so {overrides[0]!r} has no config to change; leave it out")
+        out = options.out or source.with_name(f"{source.stem}-audit")
+        audited = _of_features(source)
+    _write(out, audited, judged(audited), page=options.page)
+
+
+def judged(audited: Audited) -> Audit:
+    """The audit of what has been gathered."""
+    pid, camid = audited.split.pid[audited.rows], audited.split.camid[audited.rows]
+    result = audit(audited.features, audited.lengths, pid, camid, rows=audited.rows, evidence=audited.evidence)
+    if audited.positions is None:
+        return result
+    return replace(result, findings=_at_positions(result.findings, audited))
+
+
+def of_run(source: Path, overrides: list[str], options: Options, runtime: Runtime) -> Audited:
+    """The training tracklets of a run, with features of their frames; the same in every process."""
+    directory = RunDirectory(source)
+    config, file = directory.config(overrides), directory.checkpoint(options.checkpoint)
+    data = experiment.load_data(config, directory.drawn())
+    split = data.train.split
+    model, preprocess = load_model(config, file, runtime)
+    if model.head.out_features != len(data.train.pids):
+        raise DataError(
+            f"{source}: trained on {model.head.out_features} persons, the data has {len(data.train.pids)}; audit with the data it had"
+        )
+    frames, lengths, positions = _looked_at(split, options.frames, set(read_list(directory.damaged)))
+    rows = np.flatnonzero(lengths)
+    each = Split(
+        split.root,
+        split.names,
+        frames,
+        frames + 1,
+        np.repeat(split.pid, lengths),
+        np.repeat(split.camid, lengths),
+        np.array([split.path(frame).as_posix() for frame in frames]),
+    )
+    shards = [np.arange(first, min(first + SHARD, len(each))) for first in range(0, len(each), SHARD)]
+    extracted = extract_shards(
+        model.embedding,
+        preprocess,
+        each,
+        runtime,
+        shards,
+        dim=model.embedding.num_features,
+        pooling=POOLINGS["mean"],
+        batch_size=config.test.batch_size,
+        workers=config.machine.workers,
+        progress="embedding" if runtime.is_main else "",
+    )
+    features = np.concatenate([part.astype(np.float16) for part in extracted])  # half the memory; cosines to 1e-3
+    retrain = ["robust-reid", "train", f"{source}/config.yaml", "data.corrections=corrections.csv"]
+    return Audited(
+        data.benchmark.name,
+        split,
+        rows,
+        features,
+        lengths[rows],
+        positions,
+        data.benchmark.names,
+        _from_training(file, split, rows),
+        shlex.join([*retrain, "--output-dir", f"{source}-corrected"]),
+    )
+
+
+def _looked_at(split: Split, most: int, damaged: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frame numbers, (T,) how many of each tracklet, and their positions: evenly spread, those left out by the training left out."""
+    frames, positions = [], []
+    for first, last in zip(split.start.tolist(), split.stop.tolist(), strict=True):
+        place = np.arange(last - first)
+        if damaged:
+            readable = [split.path(first + i).as_posix() not in damaged for i in place.tolist()]
+            place = place[np.array(readable)]
+        if most and len(place) > most:
+            place = place[np.linspace(0, len(place) - 1, most).round().astype(int)]
+        frames.append(first + place)
+        positions.append(place)
+    return np.concatenate(frames), np.array([len(part) for part in frames]), np.concatenate(positions)
+
+
+def _from_training(file: Path, split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """What training saw of the tracklets; nothing for a run of an earlier version, or whose data has changed since."""
+    state = checkpoint.load(file).get("evidence")
+    if state is None or len(state["count_TP"]) != len(split):
+        logger.warning("%s: without evidence from training for these tracklets; features alone are judged", file)
+        return {}
+    seen = evidence.means(state)
+    count = seen["tracklet_count"]
+    total = np.maximum(count.sum(1), 1)
+    means = {
+        name: np.where(count.sum(1) > 0, np.nansum(seen[f"tracklet_{name}"] * count, axis=1) / total, np.nan)
+        for name in ("margin", "p", "weight")
+    }
+    return {
+        "area_under_margin": means["margin"][rows],
+        "confidence": means["p"][rows],
+        "training_weight": means["weight"][rows],
+    }
+
+
+def _of_features(source: Path) -> Audited:
+    names = IdNames()
+    if source.is_dir():
+        gallery = store.open_gallery(source)
+        features, names, paths = gallery.features, gallery.names, gallery.path
+    else:
+        features = FeatureSet.load(source)
+        paths = np.full(len(features.pid), "", object)
+    assert features.pid is not None
+    rows = np.flatnonzero(features.pid > 0)
+    if not len(rows):
+        raise DataError(
+            f"{source}: no row has a pid above 0, so there is no label to audit; give `pid` the persons' ids"
+        )
+    return Audited(
+        source.name,
+        _split_of(features, paths),
+        rows,
+        features.features[rows],
+        None,
+        None,
+        names,
+        {},
+    )
+
+
+def _split_of(features: FeatureSet, paths: np.ndarray) -> Split:
+    """Rows of a gallery as tracklets of one frame: the image that stands for each."""
+    N = len(features.features)
+    key = features.key if features.key is not None else np.array([f"row {row}" for row in range(N)])
+    names = np.array([str(path).lstrip("/").encode() or b"?" for path in paths])
+    return Split(Path("/"), names, np.arange(N), np.arange(N) + 1, features.pid, features.camid, key)
+
+
+def _at_positions(findings: list[Finding], audited: Audited) -> list[Finding]:
+    """Spans of looked-at frames as spans of positions; frames between two foreign ones that were not looked at are foreign too."""
+    assert audited.lengths is not None and audited.positions is not None
+    first = dict(zip(audited.rows.tolist(), (np.cumsum(audited.lengths) - audited.lengths).tolist(), strict=True))
+    moved = []
+    for found in findings:
+        at = first[found.row]
+        frames = tuple((int(audited.positions[at + a]), int(audited.positions[at + b])) for a, b in found.frames)
+        moved.append(replace(found, frames=frames))
+    return moved
+
+
+def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
+    findings, rate = result.findings, result.rate
+    kinds = Counter[str](found.kind for found in findings if found.kind)
+    counts = {kind: kinds[kind] for kind in MEANING if kinds[kind]}
+    summary: dict[str, Any] = {
+        "schema": 1,
+        "source": audited.name,
+        "tracklets": len(findings),
+        "persons": len(np.unique(audited.split.pid[audited.rows])),
+        "wrong_labels": {"estimate": rate.value, "low": rate.low, "high": rate.high},
+        "nearer_to_another_person": rate.contradicted,
+        "findings": counts,
+    }
+    write_audit(out / "audit.csv", findings, audited.split, audited.names)
+    write_foreign_frames(out / "foreign_frames.csv", findings, audited.split)
+    write_label_issues(out / "label_issues.csv", findings, audited.split, audited.names)
+    with atomic(out / "audit.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    percent = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+    logger.info(
+        "%s: %d tracklets of %d persons; labels wrong at random: about %s",
+        audited.name,
+        summary["tracklets"],
+        summary["persons"],
+        percent,
+    )
+    for kind, count in counts.items():
+        logger.info("%5d %-10s %s", count, kind, MEANING[kind])
+    logger.info("the most suspicious:\n%s", _table(findings[:SHOWN], audited))
+    if page:
+        about = {
+            "title": f"Which labels of {audited.name} are wrong?",
+            "Labels wrong at random": f"about {percent}",
+            "Fit another person better": f"{100 * rate.contradicted:.1f} %",
+            "Found": counts,
+            **({"commands": [(audited.retrain, "trains on the corrected labels")]} if audited.retrain else {}),
+        }
+        written = write_audit_page(
+            out / "audit",
+            audited.split,
+            findings,
+            audited.names,
+            lambda frame: decode(audited.split.path(frame)),
+            about,
+        )
+        logger.info("page: %s", written)
+    if audited.retrain:
+        logger.info("then train on what you corrected: %s", audited.retrain)
+
+
+def _table(findings: list[Finding], audited: Audited) -> str:
+    split, names = audited.split, audited.names
+    lines = [
+        (
+            split.key(found.row),
+            names.person(split.pid[found.row]),
+            f"{found.suspicion:.2f}",
+            found.kind,
+            "" if found.suggested_pid is None else names.person(found.suggested_pid),
+        )
+        for found in findings
+    ]
+    return text_table(["tracklet", "labelled", "suspicion", "kind", "fits better"], lines)

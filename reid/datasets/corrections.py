@@ -1,0 +1,492 @@
+"""Corrections of labels, as a person made them on the page of an audit: read, checked row by row, applied to training tracklets.
+
+A file has the columns ``action,key[,pid,frames,note]``. Positions are those of the tracklet as it lies on disk, whatever else the file
+does to it; merges come last, so that they also move what was relabelled. Nothing on disk is touched.
+
+Shapes: N rows of the file, T tracklets before, U after, F frame names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from reid.datasets.table import Table, read_table
+from reid.errors import DataError
+from reid.tracklets import IdNames, Split
+
+REQUIRED, OPTIONAL = ("action", "key"), ("pid", "frames", "note")
+ACTIONS = ("relabel", "drop", "drop_frames", "split", "merge", "keep")
+# Cells that an action must fill (True) or leave empty (False); the others are free.
+_CELLS: dict[str, dict[str, bool]] = {
+    "relabel": {"pid": True, "frames": False},
+    "drop": {"pid": False, "frames": False},
+    "drop_frames": {"pid": False, "frames": True},
+    "split": {"frames": True},
+    "merge": {"pid": True, "frames": False},
+    "keep": {"pid": False, "frames": False},
+}
+_SHOWN = 20  # problems of one file that are told one by one
+_SPAN = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
+_WHOLE = re.compile(r"(-?\d+)(?:\.0*)?")
+_GUARDED = re.compile(r"'+[=+\-@]")
+
+
+@dataclass(frozen=True, eq=False)
+class Corrections:
+    """A file of corrections as it was read; `apply_corrections` checks its rows against tracklets.
+
+    Args:
+        table: its N rows.
+        content: the file's bytes, for a copy beside the run.
+    """
+
+    table: Table = field(repr=False)
+    content: bytes = field(repr=False)
+
+    @property
+    def file(self) -> Path:
+        return self.table.file
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content, 64 hexadecimal digits."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a file of corrections did: tracklets of each action, frames dropped, persons merged, persons that are new."""
+
+    relabelled: int = 0
+    dropped: int = 0
+    frames_dropped: int = 0
+    frames_dropped_of: int = 0
+    split: int = 0
+    merged: int = 0
+    kept: int = 0
+    new_persons: int = 0
+
+    def __str__(self) -> str:
+        """Such as ``12 relabelled, 3 dropped, 40 frames of 5 dropped, 1 person new``; tracklets are meant where nothing is said."""
+        parts = [
+            f"{self.relabelled} relabelled" * bool(self.relabelled),
+            f"{self.dropped} dropped" * bool(self.dropped),
+            f"{_many(self.frames_dropped, 'frame')} of {self.frames_dropped_of} dropped" * bool(self.frames_dropped),
+            f"{self.split} split" * bool(self.split),
+            f"{_many(self.merged, 'person')} merged into another" * bool(self.merged),
+            f"{self.kept} kept" * bool(self.kept),
+        ]
+        told = ", ".join(filter(None, parts)) or "nothing changed"
+        return f"{told}; {_many(self.new_persons, 'person')} new" if self.new_persons else told
+
+
+class Corrected(NamedTuple):
+    """Tracklets with corrections applied.
+
+    `split` U tracklets, the pieces of one that was split side by side · `names` with persons that are new · `source` (U,) int64, the row
+    before of each · `frame` (F,) int64, the number before of each frame name · `counts` · `notes` what a reader should know.
+    """
+
+    split: Split
+    names: IdNames
+    source: np.ndarray
+    frame: np.ndarray
+    counts: Counts
+    notes: tuple[str, ...]
+
+
+def read_corrections(file: Path) -> Corrections:
+    """Reads a file of corrections.
+
+    Args:
+        file: CSV with the columns ``action`` and ``key``, and ``pid``, ``frames`` and ``note`` where rows need them.
+
+    Raises:
+        DataError: it cannot be read, or lacks a column.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise DataError(
+            f"{file}: no such file of corrections; name the place where it is now by data.corrections=FILE "
+            "(a run keeps a copy of its own)"
+        )
+    if file.suffix.lower() == ".parquet":
+        raise DataError(f"{file}: corrections are a CSV file, as the page of an audit exports it, got Parquet")
+    table = read_table(file, REQUIRED, OPTIONAL)
+    return Corrections(table, file.read_bytes())
+
+
+def guard(text: str) -> str:
+    """A cell that no spreadsheet runs as a formula: with an apostrophe before it where it would be. Numbers stay as they are.
+
+    Every text comes back by `unguard`.
+    """
+    return f"'{text}" if re.match(r"'*[=+\-@]", text) and not _WHOLE.fullmatch(text) else text
+
+
+def unguard(cell: str) -> str:
+    """The text that `guard` made a cell of."""
+    return cell[1:] if _GUARDED.match(cell) else cell
+
+
+def apply_corrections(
+    corrections: Corrections, split: Split, names: IdNames, elsewhere: np.ndarray | None = None
+) -> Corrected:
+    """Applies every row of a file, or none.
+
+    - ``relabel``: the tracklet is the person ``pid``.
+    - ``drop``: it is left out. ``drop_frames``: the positions ``frames`` of it are, such as ``12-20`` or ``3,7-9``.
+    - ``split``: from the position ``frames`` on it is a tracklet of its own, ``KEY@POSITION``, up to the next split where there are
+      several. That one is the person ``pid``, or a new person of its own where the cell is empty; what comes before keeps the key.
+    - ``merge``: all tracklets of the person ``key`` are the person ``pid``, those relabelled too.
+    - ``keep``: the label is right; nothing changes.
+
+    A ``pid`` that no training tracklet has is a new person: a number above 0, or any name where persons have names. A row may stand
+    twice in the same words; two that contradict each other are an error.
+
+    Args:
+        corrections: N rows.
+        split: T training tracklets.
+        names: of their persons.
+        elsewhere: pids of the tracklets that are not trained on; a row that names one of them is noted.
+
+    Raises:
+        DataError: one line for each row that fits nothing or contradicts another, up to twenty.
+    """
+    plan = _Plan(corrections.table, split, names, np.arange(0) if elsewhere is None else elsewhere)
+    counts = plan.counts()
+    return Corrected(*_rebuilt(split, plan, plan.people.named()), counts, tuple(plan.notes()))
+
+
+class _People:
+    """Persons by what a file calls them; new ones are numbered after all others."""
+
+    def __init__(self, split: Split, names: IdNames, elsewhere: np.ndarray) -> None:
+        self.names, self.elsewhere = names, set(elsewhere.tolist())
+        self.there = set(split.pid.tolist())
+        self.number_of = {text: number for number, text in names.pid.items()}
+        self.added: dict[int, str] = {}
+        self._highest = max([0, *self.there, *self.elsewhere, *names.pid])
+
+    def find(self, text: str) -> int | None:
+        """The person's number; None where there is none yet. A person of numbered data may be written ``12.0``.
+
+        Raises:
+            ValueError: no person can be called so; the words say why.
+        """
+        whole = _WHOLE.fullmatch(text)
+        if whole and not 0 < int(whole[1]) < 2**63:
+            raise ValueError(f"expected a person, got {text}, which stands for junk or a distractor: drop the tracklet")
+        if self.names.pid:
+            return self.number_of.get(text, self.number_of.get(whole[1]) if whole else None)
+        if not whole:
+            raise ValueError(f"expected a whole number above 0, as persons have here, got {text!r}")
+        return int(whole[1])
+
+    def take(self, text: str) -> int:
+        """The person's number, a new one where it is called so for the first time; ValueError as in `find`."""
+        number = self.find(text)
+        if number is None:
+            return self.new(text)
+        if number not in self.there:
+            self.added.setdefault(number, self.names.pid.get(number, text))
+            self._highest = max(self._highest, number)
+        return number
+
+    def new(self, text: str) -> int:
+        """A number that nobody has."""
+        self._highest = number = self._highest + 1
+        self.added[number] = text
+        self.number_of[text] = number
+        return number
+
+    def notes(self) -> list[str]:
+        seen = sorted(self.added.keys() & self.elsewhere)
+        if not seen:
+            return []
+        return [
+            f"{_many(len(seen), 'person')} that rows name, such as {self.names.person(seen[0])}, are not among those to train on: where "
+            "they are tested on, figures are then better than on people the model has never seen"
+        ]
+
+    def named(self) -> IdNames:
+        if not self.names.pid:
+            return self.names
+        return replace(self.names, pid={**self.names.pid, **self.added})
+
+
+class _Plan:
+    """What is to become of every tracklet, row by row checked."""
+
+    def __init__(self, table: Table, split: Split, names: IdNames, elsewhere: np.ndarray) -> None:
+        self.table, self.split, self.people = table, split, _People(split, names, elsewhere)
+        self.keys = [split.key(row) for row in range(len(split))]
+        self.row_of, self.twice = _rows_by_key(self.keys)
+        self.problems: list[str] = []
+        self.relabelled: dict[int, int] = {}
+        self.dropped: set[int] = set()
+        self.kept: set[int] = set()
+        self.gone_F, self.thinned = np.zeros(len(split.names), bool), set[int]()  # frames dropped, and their tracklets
+        self.cuts: dict[int, dict[int, int]] = {}  # tracklet -> position -> person, 0 for one of its own
+        self.merges: dict[int, int] = {}
+        self._decided: dict[
+            int, tuple[int, str]
+        ] = {}  # tracklet -> the row of the file that decided on the whole of it
+        self._cut_rows: dict[tuple[int, int], int] = {}
+        self._merge_rows: dict[int, int] = {}
+        self._read_rows()
+        if self.problems:
+            more = len(self.problems) - _SHOWN
+            raise DataError(*self.problems[:_SHOWN], *([f"{table.file}: {more} more rows are wrong"] * (more > 0)))
+
+    def notes(self) -> list[str]:
+        notes = self.people.notes()
+        if unchanged := sum(1 for row, pid in self.relabelled.items() if pid == self.split.pid[row]):
+            notes.append(f"{_many(unchanged, 'row')} relabel a tracklet to the person that it is already")
+        return notes
+
+    def counts(self) -> Counts:
+        return Counts(
+            len(self.relabelled),
+            len(self.dropped),
+            int(self.gone_F.sum()),
+            len(self.thinned),
+            len(self.cuts),
+            len(self.merges),
+            len(self.kept),
+            len(self.people.added),
+        )
+
+    def _read_rows(self) -> None:
+        table = self.table
+        cells = {name: table.cells(name) if name in table else [""] * len(table) for name in (*REQUIRED, *OPTIONAL[:2])}
+        seen: dict[tuple[str, ...], int] = {}
+        later: list[tuple[int, str, str]] = []
+        for i, (action, key, pid, frames) in enumerate(zip(*cells.values(), strict=True)):
+            key, pid, frames = unguard(key), unguard(pid), unguard(frames)
+            if seen.setdefault((action, key, pid, frames), i) != i:
+                continue
+            if not self._complete(i, action, {"pid": pid, "frames": frames}):
+                continue
+            if action == "merge":
+                later.append((i, key, pid))
+            elif key in self.twice:
+                self._tell(
+                    i, "key", f"{self.twice[key]} training tracklets are called {key!r}; give each a name of its own"
+                )
+            elif key not in self.row_of:
+                self._tell(i, "key", f"no training tracklet is called {key!r}{self._hint(key)}")
+            else:
+                self._one(i, action, self.row_of[key], pid, frames)
+        for i, key, pid in later:  # all persons that rows bring in are known now
+            self._merge(i, key, pid)
+        self._refuse_circles()
+        self._refuse_empty()
+        self._name_pieces()
+
+    def _complete(self, i: int, action: str, cells: Mapping[str, str]) -> bool:
+        """Whether the row has the cells that its action needs, and no others."""
+        if action not in ACTIONS:
+            self._tell(i, "action", f"expected {', '.join(ACTIONS)}, got {action!r}")
+            return False
+        for column, needed in _CELLS[action].items():
+            if bool(cells[column]) != needed:
+                what = "a value" if needed else "an empty cell"
+                self._tell(i, column, f"{action} expects {what}, got {cells[column]!r}")
+                return False
+        return True
+
+    def _one(self, i: int, action: str, row: int, pid: str, frames: str) -> None:
+        """One row about one tracklet."""
+        decides = action in ("relabel", "drop", "keep")
+        before, said = self._decided.get(row, (-1, ""))
+        has_parts = row in self.thinned or row in self.cuts
+        if before >= 0 and (decides or said == "drop"):
+            self._contradicts(i, action, before, said)
+        elif action == "drop" and has_parts:
+            self._tell(
+                i, "action", f"drop of {self.keys[row]!r}, of which another row keeps a part; leave one of them out"
+            )
+        elif action == "relabel":
+            if (number := self._person(i, "pid", pid)) is not None:
+                self.relabelled[row] = number
+        elif action == "drop":
+            self.dropped.add(row)
+        elif action == "keep":
+            self.kept.add(row)
+        elif action == "drop_frames":
+            for first, last in self._spans(i, row, frames):
+                self.gone_F[self.split.start[row] + first : self.split.start[row] + last + 1] = True
+                self.thinned.add(row)
+        else:
+            self._cut(i, row, pid, frames)
+        if decides:
+            self._decided.setdefault(row, (i, action))
+
+    def _cut(self, i: int, row: int, pid: str, frames: str) -> None:
+        spans = self._spans(i, row, frames)
+        if not spans:
+            return
+        position = spans[0][0]
+        if len(spans) > 1 or spans[0][1] != position or not position:
+            last = int(self.split.lengths[row]) - 1
+            self._tell(
+                i,
+                "frames",
+                f"split expects one position from 1 to {last}, where the new tracklet begins, got {frames!r}",
+            )
+        elif (row, position) in self._cut_rows:
+            self._contradicts(i, "split", self._cut_rows[row, position], "split")
+        elif (key := f"{self.keys[row]}@{position}") in self.row_of:
+            self._tell(i, "key", f"the piece would be called {key!r}, as another tracklet is; rename that one")
+        else:
+            number = self._person(i, "pid", pid) if pid else 0
+            if number is not None:
+                self._cut_rows[row, position] = i
+                self.cuts.setdefault(row, {})[position] = number
+
+    def _merge(self, i: int, key: str, pid: str) -> None:
+        """Both persons must be there: to rename a person is no correction."""
+        found = []
+        for column, text in (("key", key), ("pid", pid)):
+            try:
+                number = self.people.find(text)
+            except ValueError as error:
+                self._tell(i, column, str(error))
+                return
+            if number not in self.people.there and number not in self.people.added:
+                self._tell(
+                    i, column, f"no training tracklet shows a person {text!r}; merge expects two persons that are there"
+                )
+                return
+            assert number is not None
+            found.append(number)
+        source, target = found
+        if source == target:
+            self._tell(i, "pid", f"merges person {key!r} into itself")
+        elif self.merges.setdefault(source, target) != target:
+            self._contradicts(i, "merge", self._merge_rows[source], "merge")
+        else:
+            self._merge_rows[source] = i
+
+    def _name_pieces(self) -> None:
+        """A new person for every piece that nobody has named, numbered after all that rows do name."""
+        for row, cuts in self.cuts.items():
+            for position in [position for position, person in cuts.items() if not person]:
+                key = f"{self.keys[row]}@{position}"
+                cuts[position] = self.people.take(key) if self.people.names.pid else self.people.new(key)
+
+    def _refuse_circles(self) -> None:
+        """Follows every chain of merges to its end, and keeps that end only."""
+        ends: dict[int, int] = {}
+        for start in self.merges:
+            way, person = [start], self.merges[start]
+            while person in self.merges and person not in way and person not in ends:
+                way.append(person)
+                person = self.merges[person]
+            if person in way:
+                circle = way[way.index(person) :]
+                last, through = max(self._merge_rows[one] for one in circle), _many(len(circle), "person")
+                self._tell(last, "pid", f"merges in a circle, through {through}; leave out one of the rows")
+                return
+            ends |= dict.fromkeys(way, ends.get(person, person))
+        self.merges = ends
+
+    def _refuse_empty(self) -> None:
+        """Every piece that is left must hold a frame."""
+        for row in sorted(self.thinned):
+            kept = ~self.gone_F[self.split.start[row] : self.split.stop[row]]
+            if not np.logical_or.reduceat(kept, [0, *sorted(self.cuts.get(row, ()))]).all():
+                what = "a piece of the tracklet" if row in self.cuts else "the tracklet"
+                self.problems.append(
+                    f"{self.table.file}: drop_frames leaves nothing of {what} {self.keys[row]!r}; drop it instead"
+                )
+
+    def _spans(self, i: int, row: int, frames: str) -> list[tuple[int, int]]:
+        """Positions such as ``3,7-9``; empty, and told, where they are none of this tracklet."""
+        last, spans = int(self.split.lengths[row]) - 1, []
+        for part in frames.split(","):
+            match = _SPAN.fullmatch(part.strip())
+            first, end = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+            if not first <= end <= last:
+                expected = f"expected positions from 0 to {last}, such as 3,7-9"
+                self._tell(i, "frames", f"{expected}, of the tracklet {self.keys[row]!r}, got {frames!r}")
+                return []
+            spans.append((first, end))
+        return spans
+
+    def _person(self, i: int, column: str, text: str) -> int | None:
+        try:
+            return self.people.take(text)
+        except ValueError as error:
+            self._tell(i, column, str(error))
+            return None
+
+    def _hint(self, key: str) -> str:
+        whole, mark, _ = key.rpartition("@")
+        if mark and whole in self.row_of:
+            return f"; for a piece of {whole!r}, give its person in the row that splits it, and frames as positions in the whole"
+        return "; only training tracklets can be corrected, each by its key"
+
+    def _contradicts(self, i: int, action: str, before: int, said: str) -> None:
+        row = self.table.row[before]
+        self._tell(i, "action", f"{action} contradicts row {row}, {said} of the same; leave one of them out")
+
+    def _tell(self, i: int, column: str, problem: str) -> None:
+        self.problems += self.table.error(i, column, problem).problems
+
+
+def _rebuilt(split: Split, plan: _Plan, names: IdNames) -> tuple[Split, IdNames, np.ndarray, np.ndarray]:
+    """`split`, `names`, `source` and `frame` of `Corrected`."""
+    pid = split.pid.copy()
+    pid[list(plan.relabelled)] = list(plan.relabelled.values())
+    pieces_T = np.ones(len(split), np.int64)
+    pieces_T[list(plan.cuts)] = [1 + len(cuts) for cuts in plan.cuts.values()]
+    source = np.repeat(np.arange(len(split)), pieces_T)
+    start, stop, pid, keys = split.start[source], split.stop[source], pid[source], np.array(plan.keys)[source]
+    first_of = np.cumsum(pieces_T) - pieces_T
+    texts = {}
+    for row, cuts in plan.cuts.items():
+        for place, (position, person) in enumerate(sorted(cuts.items()), start=first_of[row] + 1):
+            start[place] = stop[place - 1] = split.start[row] + position
+            pid[place], texts[place] = person, f"{plan.keys[row]}@{position}"
+    if texts:
+        keys = np.array([texts.get(i, key) for i, key in enumerate(keys.tolist())])
+    for person, into in plan.merges.items():
+        pid[pid == person] = into
+    kept = ~np.isin(source, list(plan.dropped)) if plan.dropped else np.ones(len(source), bool)
+    whole = Split(split.root, split.names, start[kept], stop[kept], pid[kept], split.camid[source[kept]], keys[kept])
+    frame = np.arange(len(split.names))
+    if plan.thinned:
+        whole, frame = _without(whole, plan.gone_F)
+    return whole, names, source[kept], frame
+
+
+def _without(split: Split, gone_F: np.ndarray) -> tuple[Split, np.ndarray]:
+    """The same without the frames that are gone; its names are those of the frames that are left, whose numbers before come with it."""
+    frames = split.frames()
+    kept = ~gone_F[frames]
+    tracklet = np.repeat(np.arange(len(split)), split.lengths)[kept]
+    length_T = np.bincount(tracklet, minlength=len(split))
+    stop = np.cumsum(length_T)
+    return replace(split, names=split.names[frames[kept]], start=stop - length_T, stop=stop), frames[kept]
+
+
+def _rows_by_key(keys: list[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Key -> row, and keys that several tracklets have -> how many."""
+    row_of = {key: row for row, key in enumerate(keys)}
+    if len(row_of) == len(keys):
+        return row_of, {}
+    different, counts = np.unique(np.array(keys), return_counts=True)
+    return row_of, {str(key): int(n) for key, n in zip(different[counts > 1], counts[counts > 1], strict=True)}
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"

@@ -1,0 +1,44 @@
+"""Find labels that are wrong: rank training tracklets by how badly their label fits, show them on a page to be reviewed."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from reid import cli
+
+EXAMPLES = """\
+  robust-reid audit runs/mars_imae
+  # sixteen frames of each tracklet are enough to find wrong tracklets
+  robust-reid audit runs/mars_imae --frames 16 machine.workers=4
+  # a gallery with pids, wherever it comes from
+  robust-reid audit galleries/mine --out review/
+
+Open audit/index.html, review by keyboard, export corrections.csv; then
+  robust-reid train CONFIG data.corrections=corrections.csv"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid audit`."""
+    parser = cli.parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("source", type=Path, metavar="RUN|GALLERY", help="run directory, feature folder, or .npz file")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="of the run's config, for this machine")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the results (default: RUN, or GALLERY-audit)"
+    )
+    parser.add_argument("--checkpoint", default="last", metavar="last|best|PATH", help="of the run (default: last)")
+    parser.add_argument(
+        "--frames", type=int, default=0, metavar="N", help="frames looked at per tracklet (default: all)"
+    )
+    parser.add_argument("--no-page", dest="page", action="store_false", help="write the tables only")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_intermixed_args(argv)
+    cli.log_to_stderr()
+
+    from reid.commands import audit
+
+    options = audit.Options(flags.out, flags.checkpoint, flags.frames, flags.page)
+    audit.run(flags.source, flags.overrides, options)
+    return 0

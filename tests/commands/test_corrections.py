@@ -1,0 +1,120 @@
+"""`data.corrections`: a run on mended labels is the run on the true ones, and says, keeps and checks what it was mended by."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reid import config, experiment
+from reid.datasets.demo import load_truth, write_demo
+from reid.engine import checkpoint
+from reid.experiment import DATASETS
+from reid.files import data_root
+from tests.commands.conftest import CONFIG, call
+
+
+@pytest.fixture(scope="module")
+def noisy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven of 21 training labels are wrong."""
+    root = tmp_path_factory.mktemp("noisy")
+    sizes = {"train_ids": 6, "test_ids": 3, "tracklets_per_id": 4, "min_frames": 2, "max_frames": 4}
+    write_demo(root / "demo", **sizes, distractors=1, junk=1, label_noise=0.33, noise_seed=1)
+    return root
+
+
+@pytest.fixture
+def place(tmp_path: Path, noisy_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder with run.yaml and the corrections of all wrong labels in it."""
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    monkeypatch.setenv("REID_DATA", str(noisy_root))
+    monkeypatch.chdir(tmp_path)
+    train, truth = DATASETS["demo"](noisy_root / "demo").train, load_truth(noisy_root / "demo").true_pid
+    wrong = [i for i in range(len(train)) if train.pid[i] != truth[i]]
+    assert len(wrong) == 7
+    with open("mended.csv", "w", newline="") as stream:
+        rows = [["relabel", train.key(i), truth[i], "", "wrong"] for i in wrong]
+        csv.writer(stream).writerows([["action", "key", "pid", "frames", "note"], *rows])
+    return tmp_path
+
+
+def labelled(*overrides: str) -> list[tuple[str, int, list[int]]]:
+    """Key, person and class of each frame of every tracklet, as training sees them."""
+    train = experiment.load_data(config.load("run.yaml", overrides)).train
+    split, label_F = train.split, train.label_F.tolist()
+    return [(split.key(i), int(split.pid[i]), label_F[split.start[i] : split.stop[i]]) for i in range(len(split))]
+
+
+def test_mended_labels_are_the_true_ones(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["data.corrections=mended.csv", "data.labels=truth", "seed=0"]
+    mended, truth, given = (labelled(one) for one in settings)
+    assert mended == truth != given
+    first_step = []
+    for setting in settings:
+        assert call("train", "run.yaml", "--dry-run", "loss.name=cce", "train.batch_size=32", setting) == 0
+        first_step += [line for line in capsys.readouterr().err.splitlines() if line.startswith("one step: loss")]
+    assert first_step[0] == first_step[1] != first_step[2]
+
+
+def test_a_run_says_keeps_and_checks_its_corrections(place: Path, fails) -> None:
+    mended = ["run.yaml", "train.iterations=3", "test.protocols=market1501", "--output-dir", "mended"]
+    assert call("train", *mended, "data.corrections=mended.csv") == 0
+    log = (place / "mended/log.txt").read_text()
+    assert f"corrections {place / 'mended.csv'}: 7 relabelled" in log
+    assert "wrong labels: 0 of 21" in log
+    own = place / "mended/corrections.csv"
+    assert own.read_bytes() == (place / "mended.csv").read_bytes()
+    assert "7 relabelled (mended.csv)" in (place / "mended/report.html").read_text()
+    assert checkpoint.load(place / "mended/checkpoints/last.pt")["corrections"]["counts"] == "7 relabelled"
+
+    # The same content may lie elsewhere when the run is resumed; another content, or none, is refused.
+    shutil.move("mended.csv", "moved.csv")
+    resume = ["--resume", "auto"]
+    assert call("train", *mended, *resume, "data.corrections=moved.csv") == 0
+    with open("moved.csv", "a") as stream:
+        stream.write(f"keep,{DATASETS['demo'](data_root(None) / 'demo').train.key(0)},,,\n")
+    assert "data.corrections: trained with SHA-256 " in fails("train", *mended, *resume, "data.corrections=moved.csv")
+    assert ", now none; give the same file" in fails("train", *mended, *resume)
+
+
+def test_held_out_persons_are_drawn_from_corrected_labels(place: Path) -> None:
+    """Two persons who are one are held out together, or not at all."""
+    persons = np.unique(DATASETS["demo"](data_root(None) / "demo").train.pid).tolist()
+    (place / "merge.csv").write_text(f"action,key,pid\nmerge,{persons[0]},{persons[1]}\n")
+    settings = config.load("run.yaml", ["data.holdout=0.4", "data.corrections=merge.csv"])
+    data = experiment.load_data(settings)
+    assert data.holdout is not None
+    assert sorted({*data.holdout.pid.tolist(), *data.train.pids.tolist()}) == persons[1:]
+    assert data.corrected == "1 person merged into another"
+
+
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        (["data.labels=truth"], "data.corrections: corrects labels as given, and data.labels is truth"),
+        (["data.corrections=none.csv"], "none.csv: no such file of corrections"),
+    ],
+)
+def test_settings_that_cannot_be(place: Path, fails, rows: list[str], words: str) -> None:
+    assert words in fails("train", "run.yaml", "--dry-run", "data.corrections=mended.csv", *rows)
+
+
+def test_a_table_of_ones_own(place: Path, noisy_root: Path) -> None:
+    """Persons with names, one of them tested on; a piece of its own and a person nobody knew."""
+    train = DATASETS["demo"](noisy_root / "demo").train
+    names = [f"person {pid}" for pid in train.pid.tolist()]
+    names[0], names[1] = "=cmd", "<b>"
+    with open("own.csv", "w", newline="") as stream:
+        rows = [(path, f"t{i}", names[i], "train") for i in range(len(train)) for path in train[i].paths]
+        csv.writer(stream).writerows([("path", "tracklet", "pid", "split"), *rows])
+    (place / "c.csv").write_text(
+        "action,key,pid,frames,note\nrelabel,t1,'=cmd,,\nsplit,t2,,1,\nrelabel,t3,somebody,,\n"
+    )
+    settings = config.load("run.yaml", ["data={name: manifest, path: own.csv}", "data.corrections=c.csv"])
+    data = experiment.load_data(settings)
+    called = {data.benchmark.names.person(pid) for pid in data.train.pids.tolist()}
+    assert {"=cmd", "t2@1", "somebody"} <= called
+    assert "<b>" not in called
+    assert data.corrected == "2 relabelled, 1 split; 2 persons new"
+    assert experiment.located(settings).data.corrections == str(place / "c.csv")
