@@ -9,6 +9,7 @@ from reid import cli
 
 VERBS = {  # module of reid.verbs -> what it does; each has `main(argv)` with its own --help
     "train": "train a model from a config, then test it",
+    "tune": "choose a setting's value on training identities held out",
     "test": "mAP and CMC of a run, or of features made by any model",
     "extract": "features of tracklets, as a gallery",
     "search": "the nearest tracklets of a gallery",

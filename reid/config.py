@@ -287,6 +287,19 @@ def parse(text: str, source: Path | str, schema: type[Schema] = Config) -> Schem
     return _validated(_mapping(text, source), source, schema)
 
 
+def values(text: str) -> list[Any]:
+    """The values of a text with commas between them, each as an override reads it.
+
+    Raises:
+        ConfigError: it is not YAML.
+    """
+    try:
+        read: list[Any] = yaml.load(f"[{text}]", _Loader)
+    except yaml.YAMLError:
+        raise ConfigError(f"{text}: not a list of values; quote them") from None
+    return read
+
+
 def _validated(settings: dict[str, Any], source: Path | str, schema: type[Schema]) -> Schema:
     try:
         return schema.model_validate(settings)

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from reid.errors import ConfigError
 from reid.losses import (
+    AGCE,
     CCE,
     DM,
+    ELR,
     GCE,
     IMAE,
     LOSSES,
@@ -29,7 +31,18 @@ from reid.losses import (
 RESCALED = [IMAE(T=0.0), IMAE(T=0.5), IMAE(T=8.0), IMAEGuarded(), IMAEGuarded(T=0.5, epsilon=1e-4)]
 RESCALED += [IMAEReleased(normalise="size"), DM(T=4.0, lam=2.0, epsilon=0.0, normalise="size")]
 OF_THE_BATCH = [IMAEReleased(), IMAEReleased(T=16.0, epsilon=0.0), DM(), DM(lam=0.0), DM(T=2.0, lam=3.0, epsilon=1e-2)]
-WEIGHTED = [CCE(), MAE(), GCE(q=0.7), GCE(q=0.2), SCE(), SCE(alpha=6.0, beta=0.1, A=math.log(1e-4)), *RESCALED]
+WEIGHTED = [
+    CCE(),
+    MAE(),
+    GCE(q=0.7),
+    GCE(q=0.2),
+    AGCE(),
+    AGCE(a=1e-5, q=0.5),
+    AGCE(a=6.0, q=1.5),
+    SCE(),
+    SCE(alpha=6.0, beta=0.1, A=math.log(1e-4)),
+    *RESCALED,
+]
 PLAIN = [
     *WEIGHTED,
     *OF_THE_BATCH,
@@ -151,6 +164,9 @@ def definition(name: str, logits: torch.Tensor, target: torch.Tensor, **options:
     """The losses as their papers' sums over classes, on probabilities."""
     p, classes = torch.softmax(logits, dim=1), logits.shape[1]
     q = F.one_hot(target, classes).double()
+    if name == "agce":
+        a, power = options["a"], options["q"]
+        return ((a + 1) ** power - (a + (q * p).sum(1)) ** power) / power
     if name == "label_smoothing":
         return -(((1 - options["epsilon"]) * q + options["epsilon"] / classes) * p.log()).sum(1)
     cross_entropy = -(q * p.log()).sum(1)
@@ -168,6 +184,9 @@ def definition(name: str, logits: torch.Tensor, target: torch.Tensor, **options:
         ("nce_rce", {"alpha": 1.0, "beta": 1.0, "A": math.log(1e-4)}),
         ("nce_rce", {"alpha": 10.0, "beta": 0.1, "A": -4.0}),
         ("label_smoothing", {"epsilon": 0.1}),
+        ("agce", {"a": 0.6, "q": 0.6}),
+        ("agce", {"a": 1e-5, "q": 0.5}),
+        ("agce", {"a": 2.0, "q": 3.0}),
     ],
 )
 def test_value_and_gradient_are_the_definitions(name: str, options: dict[str, float], classes: int) -> None:
@@ -275,7 +294,7 @@ def test_finite_at_the_largest_T(loss: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"gce_truncated"}))
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"gce_truncated", "elr"}))
 def test_float32_under_autocast(name: str, dtype: torch.dtype) -> None:
     logits, target = sample(10)
     low, loss = logits.detach().to(dtype), LOSSES[name]()
@@ -353,6 +372,88 @@ def test_truncated_gce_resumes_from_its_state() -> None:
     assert int(other.calls) == 1
 
 
+def test_agce_lies_between_gce_and_mae() -> None:
+    logits, target = sample(10)
+    torch.testing.assert_close(AGCE(a=1e-9, q=0.7)(logits, target), GCE(q=0.7)(logits, target), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(AGCE(a=0.3, q=1.0)(logits, target), MAE()(logits, target) / 2)
+    assert float(AGCE().weight(torch.tensor(1 / 625))) == pytest.approx(0.0039, abs=1e-4)
+
+
+def elr_by_hand(
+    steps: list[tuple[torch.Tensor, list[int]]], lam: float, beta: float, target: torch.Tensor
+) -> torch.Tensor:
+    """The values of the last step, sample by sample: the paper's Eq. 6 and 9 on lists of numbers."""
+    memory: dict[int, list[float]] = {}
+    for logits, index in steps:
+        p = [[math.exp(z) / sum(math.exp(other) for other in row) for z in row] for row in logits.tolist()]
+        for sample_number in set(index):
+            mine = [row for row, i in zip(p, index, strict=True) if i == sample_number]
+            said = [sum(column) / len(mine) for column in zip(*mine, strict=True)]
+            before = memory.get(sample_number, [0.0] * len(said))
+            memory[sample_number] = [beta * old + (1 - beta) * new for old, new in zip(before, said, strict=True)]
+    values = [
+        -math.log(row[y]) + lam * math.log(1 - sum(a * b for a, b in zip(row, memory[i], strict=True)))
+        for row, i, y in zip(p, index, target.tolist(), strict=True)
+    ]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("top", [None, 5, 50])
+def test_elr_holds_samples_to_what_was_said_of_them(top: int | None) -> None:
+    loss, generator = ELR(num_samples=9, num_classes=5, lam=3.0, beta=0.7, top=top), torch.Generator().manual_seed(0)
+    steps = [
+        (torch.randn(4, 5, generator=generator, dtype=torch.float64), index)
+        for index in ([0, 3, 8, 5], [3, 3, 1, 0], [3, 5, 3, 3])
+    ]
+    target = torch.tensor([0, 4, 2, 1])
+    for logits, index in steps:
+        values = loss(logits, target, torch.tensor(index))
+    torch.testing.assert_close(values, elr_by_hand(steps, 3.0, 0.7, target), rtol=1e-6, atol=1e-6)
+    logits, index = steps[-1][0].requires_grad_(), torch.tensor(steps[-1][1])
+    loss.eval()
+    before = loss.memory.clone()
+    assert torch.autograd.gradcheck(lambda z: loss(z, target, index), logits)
+    assert torch.equal(loss.memory, before)
+    # Eq. 7: the gradient of the second term is p_j sum_k (t_k - t_j) p_k, times -lam / (1 - <t, p>), and t has none.
+    (grad,) = torch.autograd.grad(
+        (loss(logits, target, index) + F.log_softmax(logits, 1)[range(4), target]).sum(), logits
+    )
+    p, t = logits.detach().softmax(1), loss.remembered(index).double()
+    inner = (t * p).sum(1, keepdim=True)
+    torch.testing.assert_close(grad, -3.0 / (1 - inner) * p * (t - inner), rtol=1e-6, atol=1e-9)
+
+
+def test_elr_keeps_the_largest_entries_of_what_was_said() -> None:
+    whole, part = (ELR(num_samples=1, num_classes=6, beta=0.5, top=top) for top in (None, 2))
+    index, target = torch.tensor([0]), torch.tensor([3])
+    for peak in (1, 1, 4):
+        logits = F.one_hot(torch.tensor([peak]), 6) * 4.0
+        whole(logits, target, index), part(logits, target, index)
+    t, kept = whole.remembered(index)[0], part.remembered(index)[0]
+    assert sorted(kept.nonzero().flatten().tolist()) == [1, 4] == sorted(t.topk(2).indices.tolist())
+    torch.testing.assert_close(kept[[1, 4]], t[[1, 4]], rtol=0.05, atol=0)
+    assert bool((kept <= t + 1e-6).all())
+    assert part.memory.numel() + part.classes.numel() == 4
+
+
+def test_elr_with_lam_0_is_cce_and_stays_finite() -> None:
+    logits, target = sample(10)
+    index = torch.arange(64)
+    torch.testing.assert_close(ELR(64, 10, lam=0.0)(logits, target, index), CCE()(logits, target))
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        sure = torch.tensor([[1e4, 0.0], [0.0, 1e4]], dtype=dtype, requires_grad=True)
+        loss = ELR(2, 2)
+        for _ in range(50):
+            values = loss(sure, torch.zeros(2, dtype=torch.int64), torch.arange(2))
+        values.sum().backward()
+        assert values.dtype == torch.float32
+        assert torch.isfinite(values).all()
+        assert torch.isfinite(sure.grad).all()
+    with pytest.raises(ValueError, match="index_B"):
+        ELR(2, 2)(sure, torch.zeros(2, dtype=torch.int64))
+    assert not hasattr(loss, "weight")
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -374,6 +475,11 @@ def test_truncated_gce_resumes_from_its_state() -> None:
         (lambda: NCERCE(A=math.nan), "A: expected"),
         (lambda: LabelSmoothing(epsilon=1.1), "epsilon: expected >= 0 and <= 1, got 1.1"),
         (lambda: GCETruncated(num_samples=3, iterations=9, k=1.0), "k: expected"),
+        (lambda: AGCE(a=0.0), "a: expected > 0 and <= 100, got 0"),
+        (lambda: AGCE(q=11.0), "q: expected > 0 and <= 10, got 11"),
+        (lambda: ELR(3, 2, lam=-1.0), "lam: expected >= 0, got -1"),
+        (lambda: ELR(3, 2, beta=1.0), "beta: expected"),
+        (lambda: ELR(3, 2, top=0), "top: expected >= 1, got 0"),
         (lambda: GCETruncated(num_samples=3, iterations=9, every=0.0), "every: expected"),
     ],
 )

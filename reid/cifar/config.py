@@ -22,12 +22,14 @@ _NAMES = {
     "mae": "MAE",
     "gce": "GCE",
     "gce_truncated": "GCE truncated",
+    "agce": "AGCE",
     "imae": "IMAE",
     "imae_guarded": "IMAE guarded",
     "imae_released": "IMAE as released",
     "dm": "DM",
     "sce": "SCE",
     "nce_rce": "NCE+RCE",
+    "elr": "ELR",
     "label_smoothing": "label smoothing",
 }
 

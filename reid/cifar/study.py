@@ -47,7 +47,7 @@ def check(config: StudyConfig) -> None:
     iterations = {"iterations": config.train.iterations}
     problems = []
     for loss in config.loss:
-        problems += problems_of_component("loss", LOSSES, loss, {"num_samples": 1, **iterations})
+        problems += problems_of_component("loss", LOSSES, loss, {"num_samples": 1, "num_classes": 2, **iterations})
     for noise in config.noise:
         problems += problems_of_component("noise", STUDY_NOISES, noise, given)
     problems += problems_of_component("train.schedule", SCHEDULES, config.train.schedule, iterations)
@@ -131,7 +131,14 @@ class Trainer:
         schedule = build("train.schedule", SCHEDULES, train.schedule, **about)
         return Cell(
             model=model,
-            loss=build("loss", LOSSES, spec.loss, num_samples=len(data.train), **about),
+            loss=build(
+                "loss",
+                LOSSES,
+                spec.loss,
+                num_samples=len(data.train),
+                num_classes=len(self.data.cifar.classes),
+                **about,
+            ),
             optimizer=functools.partial(sgd, **train.optimizer.options),
             data=data,
             rate=lambda step: train.lr * schedule(step),

@@ -34,17 +34,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """How to start: fields as the flags of robust-reid train."""
+    """How to start: fields as the flags of robust-reid train; `then_test` tests the last checkpoint at the end."""
 
     output_dir: Path
     resume: str | None = None
     overwrite: bool = False
     dry_run: bool = False
     command: str = ""
+    then_test: bool = True
 
 
-def run(config: Config, options: Options) -> None:
+def run(config: Config, options: Options, runtime: Runtime | None = None) -> float | None:
     """Trains, tests the last checkpoint, and writes the run directory.
+
+    Args:
+        config: of the run.
+        options: how to start.
+        runtime: of a caller that has started several runs with it; started here by default.
+
+    Returns:
+        The best mAP on held-out identities, a fraction; None where none are held out.
 
     Raises:
         ReidError: a problem that the user can mend.
@@ -52,7 +61,8 @@ def run(config: Config, options: Options) -> None:
     """
     experiment.check(config)
     config, directory = experiment.located(config), RunDirectory(options.output_dir)
-    with start(config.machine.device, config.machine.dtype) as runtime:
+    machine = config.machine
+    with start(machine.device, machine.dtype) if runtime is None else contextlib.nullcontext(runtime) as runtime:
         if runtime.is_main and not options.dry_run:
             directory.check(config, resume=options.resume is not None, overwrite=options.overwrite)
         wait_for_all()
@@ -62,7 +72,7 @@ def run(config: Config, options: Options) -> None:
         job = experiment.build_job(config, data.train, runtime, initial_weights=not sources)
         if options.dry_run:
             _dry_run(config, job, data, runtime)
-            return
+            return None
         progress = _restored(config, job, sources, data, runtime) if sources else _Progress()
         _require_same_step(progress.step, options.output_dir, runtime)
         with contextlib.ExitStack() as stack:
@@ -78,9 +88,11 @@ def run(config: Config, options: Options) -> None:
                 _train(config, directory, job, data, runtime, progress)
             else:
                 logger.info("all %d steps are done; nothing left to train", progress.step)
-            finish_run(directory, config, _tested(job), job.preprocess, data, runtime, job.damaged)
+            if options.then_test:
+                finish_run(directory, config, _tested(job), job.preprocess, data, runtime, job.damaged)
             if runtime.is_main:
                 directory.previous.unlink(missing_ok=True)  # nothing is left to go back for
+        return progress.best
 
 
 @dataclass

@@ -142,8 +142,8 @@ class Nearest(_Drawn):
         rate: share of the tracklets.
         seed: of this noise alone.
         gallery: folder or .npz file of features that holds every training tracklet by its key, of a model that has not been trained on
-            these labels if possible. Without one, colour histograms of six stripes are the reference: they need no weights, and
-            mistake people who are dressed alike.
+            these labels if possible. Without one, colour histograms of six stripes of the middle of the picture are the
+            reference: they need no weights, and mistake people who are dressed alike.
     """
 
     gallery: str | None = None

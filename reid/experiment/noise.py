@@ -29,7 +29,9 @@ from reid.tracklets import Benchmark, Split
 logger = logging.getLogger(__name__)
 
 SAMPLED = 4  # frames of a tracklet, evenly spread, that its colours are taken from
-SIZE = [64, 32]  # pixels, height and width, of what the histogram sees
+# Pixels, height and width; the histogram sees the middle half, where the person is: on the demo, a tracklet is then nearest to its own
+# person's other tracklets in 95 % of cases, of whole pictures in 62 %, where backgrounds are compared.
+SIZE, SEEN = [64, 32], [64, 16]
 
 
 def with_noise(
@@ -62,14 +64,15 @@ def with_noise(
 
 def notes_on(noisy: Noisy) -> tuple[str, ...]:
     """The realised rate of every noise that was made, a sentence each, and what it does to a test."""
+    all_tracklets, all_frames = (len(np.unique(origin[origin >= 0])) for origin in (noisy.row_T, noisy.frame_F))
     groups: dict[tuple[str, int], list[Change]] = {}
     for change in noisy.changes:
         groups.setdefault((change.kind, change.seed), []).append(change)
     notes = []
     for (kind, seed), changes in groups.items():
-        tracklets = _share(len({change.key for change in changes}), len(noisy.split), "tracklets")
+        tracklets = _share(len({change.key for change in changes}), all_tracklets, "tracklets")
         within = sum(change.frame is not None for change in changes)
-        frames = f", {_share(within, noisy.split.num_frames, 'frames')}" if within else ""
+        frames = f", {_share(within, all_frames, 'frames')}" if within else ""
         notes.append(f"noise made on purpose: {kind}, seed {seed}: {tracklets}{frames}")
     if added := sum(change.kind == Background.kind for change in noisy.changes):
         notes.append(
@@ -115,7 +118,7 @@ def _colours(split: Split, damaged: DamagedImages, workers: int) -> np.ndarray:
     )
     place = np.full(len(split.names), -1)
     place[frames] = rows
-    model, preprocess = ColorHistogram(), Preprocess(SIZE, SIZE, [0.0] * 3, [1.0] * 3)
+    model, preprocess = ColorHistogram(), Preprocess(SIZE, SEEN, [0.0] * 3, [1.0] * 3)
     sums = torch.zeros(len(split), model.num_features)
     chunks = np.array_split(frames, -(-len(frames) // 256))
     for batch in load_batches(split, chunks, workers=workers, damaged=damaged, may_be_empty=True):

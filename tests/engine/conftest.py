@@ -21,6 +21,13 @@ CPU = Runtime(torch.device("cpu"), torch.float32)
 FRAMES, TRACKLETS = 4, 6  # of each tracklet; two tracklets a person
 
 
+_N = TRACKLETS * FRAMES
+REMEMBERS = {
+    "gce_truncated": {"num_samples": _N, "iterations": 12},
+    "elr": {"num_samples": _N, "num_classes": 3, "top": 2},
+}
+
+
 class Tiny(nn.Module):
     """(B, 3, h, w) -> (B, 8); as a rule without a normalisation layer, so that shares of a batch may be computed apart."""
 
@@ -67,7 +74,7 @@ def make_job(
     }  # fmt: skip
     return Job(
         model=model,
-        loss=LOSSES[loss](num_samples=len(split.names), iterations=12) if loss == "gce_truncated" else LOSSES[loss](),
+        loss=LOSSES[loss](**REMEMBERS.get(loss, {})),
         optimizer=sgd(model, momentum=0.9, weight_decay=1e-3),
         schedule=step_decay(every=5, factor=0.5),
         data=TrainingSet(split, torch.from_numpy(np.repeat(labels, FRAMES)), None, pids),

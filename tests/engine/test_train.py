@@ -16,7 +16,7 @@ from reid.engine.train import Job, LogWindow, crop_draws, fit
 from reid.errors import DataError, ReidError
 from reid.losses import LOSSES
 from reid.tracklets import Split
-from tests.engine.conftest import CPU, make_job, make_split, weights
+from tests.engine.conftest import CPU, FRAMES, TRACKLETS, make_job, make_split, weights
 
 
 def test_equals_a_plain_loop(split: Split) -> None:
@@ -72,7 +72,7 @@ def test_intact_and_corrupted_labels_are_counted_apart(split: Split) -> None:
     assert last["accuracy"] == pytest.approx((last["accuracy_intact"] * 22 + last["accuracy_corrupted"] * 2) / 24)
 
 
-@pytest.mark.parametrize("loss", ["imae", "gce_truncated"])
+@pytest.mark.parametrize("loss", ["imae", "gce_truncated", "elr"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_ends_bit_identical(split: Split, tmp_path: Path, loss: str, workers: int) -> None:
     whole = make_job(split, loss=loss)
@@ -128,6 +128,7 @@ def test_a_missing_frame_stops_training(split: Split) -> None:
 
 CASES: dict[str, dict[str, object]] = {
     "remembering": {"loss": "gce_truncated"},
+    "remembering predictions": {"loss": "elr"},
     "in parts": {"accumulate": 2, "norm": True, "freeze_norm": True},
 }
 
@@ -180,8 +181,14 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         assert accuracy == pytest.approx(row["accuracy"])
         assert memory.keys() == job.loss.state_dict().keys()
         assert all(torch.equal(memory[key], value) for key, value in job.loss.state_dict().items() if key == "keep_N")
+        if name == "remembering predictions":
+            every = torch.arange(TRACKLETS * FRAMES)
+            ours = job.loss.remembered(every)
+            job.loss.load_state_dict(memory)
+            torch.testing.assert_close(job.loss.remembered(every), ours, rtol=0, atol=1e-5)
+            assert bool((ours.sum(1) > 0.3).all())
     assert not results["remembering"][1]["keep_N"].all()  # the truncation had something to remember
-    assert [result[-1] for result in results.values()] == [0, 12]  # of two parts the first is not exchanged
+    assert [result[-1] for result in results.values()] == [0, 0, 12]  # of two parts the first is not exchanged
 
 
 def test_sums_of_an_interrupted_window_go_on(split: Split) -> None:

@@ -1,0 +1,267 @@
+"""Tune: one run for each value of a setting, chosen among by training identities that are held out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from reid import config as configs
+from reid import experiment
+from reid.commands import train
+from reid.commands.extract import load_model
+from reid.commands.test import benchmark_features
+from reid.config import Config
+from reid.datasets.holdout import how_to_judge
+from reid.errors import ConfigError
+from reid.evaluation.evaluate import evaluate
+from reid.files import atomic
+from reid.protocol import get_protocols
+from reid.report.tables import percent, text_table
+from reid.rundir import RunDirectory
+from reid.runtime import Runtime, is_main_process, start
+from reid.tracklets import Split
+
+logger = logging.getLogger(__name__)
+
+HOLDOUT = 0.1  # share of the training identities, where neither config nor table holds some out
+_DECIDES_WHO = ("data", "seed")  # settings that change who is held out, or what their labels are
+_UNSAFE = re.compile(r"[^\w.=+-]+")  # in a folder's name
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the values change.
+
+    Args:
+        path: of the config file.
+        name: of it as typed.
+        overrides: as typed, before any value.
+    """
+
+    path: Path
+    name: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to go about it: fields as the flags of robust-reid tune."""
+
+    output_dir: Path
+    resume: str | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+    judge: bool = False
+    json_file: Path | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One of the values.
+
+    Args:
+        settings: key -> value as it is typed.
+        config: of its run.
+        folder: of its run.
+        held_out: mAP on the held-out identities, a fraction; None where it was not measured.
+        tested: likewise of the test set.
+    """
+
+    settings: dict[str, str]
+    config: Config
+    folder: Path
+    held_out: float | None = None
+    tested: float | None = None
+
+    @property
+    def tokens(self) -> list[str]:
+        """The values as overrides."""
+        return [f"{key}={value}" for key, value in self.settings.items()]
+
+
+def run(base: Base, over: Sequence[str], options: Options) -> None:
+    """Trains every value, prints the table and the choice, and writes them where asked to.
+
+    Raises:
+        ReidError: a problem that the user can mend; values and their configs are checked before the first step.
+        Interrupted: after a signal, with every run ready to be resumed.
+    """
+    trials = _trials(base, over, options.output_dir)
+    if is_main_process() and not options.dry_run:
+        for trial in trials:
+            RunDirectory(trial.folder).check(
+                trial.config, resume=options.resume is not None, overwrite=options.overwrite
+            )
+    machine = trials[0].config.machine
+    with start(machine.device, machine.dtype) as runtime:
+        held = _held_out(trials[0].config)
+        if options.dry_run:
+            logger.info("dry run: %s; nothing was written", ", ".join(str(trial.folder) for trial in trials))
+            return
+        done = []
+        for number, trial in enumerate(trials, start=1):
+            logger.info("run %d of %d: %s", number, len(trials), " ".join(trial.tokens))
+            how = train.Options(
+                trial.folder, options.resume, options.overwrite, command=options.command, then_test=False
+            )
+            done.append(replace(trial, held_out=train.run(trial.config, how, runtime)))
+        if options.judge:
+            done = [replace(trial, tested=_tested(trial, runtime)) for trial in done]
+        if runtime.is_main:
+            _tell(base, done, held, options)
+
+
+def _trials(base: Base, over: Sequence[str], folder: Path) -> list[Trial]:
+    """Every combination of the values, each with its checked config."""
+    keys, choices = zip(*map(_values, over), strict=True)
+    if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+        raise ConfigError(f"--over {twice[0]}: stands twice; give all its values in one, {twice[0]}=a,b")
+    first: Config = configs.load(base.path, base.overrides)
+    experiment.check(first)
+    holdout = _holdout(first)
+    trials, problems = [], []
+    for values in product(*choices):
+        settings = dict(zip(keys, values, strict=True))
+        tokens = [f"{key}={value}" for key, value in settings.items()]
+        try:
+            config: Config = configs.load(base.path, [*base.overrides, *holdout, *tokens])
+            experiment.check(config)
+        except ConfigError as error:
+            problems += [f"--over {' '.join(tokens)}: {problem}" for problem in error.problems]
+            continue
+        place = folder / _UNSAFE.sub("_", " ".join(tokens))
+        trials.append(Trial(settings, experiment.located(config), place))
+    if problems:
+        raise ConfigError(*problems)
+    places = [trial.folder for trial in trials]
+    if len(set(places)) < len(places):
+        raise ConfigError(
+            "--over: two values are the same, or their folders would have one name; expected different ones"
+        )
+    if len(trials) < 2:
+        raise ConfigError(f"--over {over[0]}: one value leaves nothing to choose; expected several, as in loss.T=4,8")
+    return trials
+
+
+def _values(text: str) -> tuple[str, list[str]]:
+    """The key and its values, each as an override has it.
+
+    Raises:
+        ConfigError: it is no key with values, or one that changes who is held out.
+    """
+    key, equals, listed = text.partition("=")
+    try:
+        values = configs.values(listed) if equals else []
+    except ConfigError:
+        values = []
+    if not key or not values:
+        raise ConfigError(f"--over {text}: expected a key and values with commas between them, as in loss.T=4,8")
+    if key.split(".")[0] in _DECIDES_WHO:
+        raise ConfigError(
+            f"--over {key}: changes the data, so that the runs would not be judged on the same tracklets; give it as a setting of all"
+        )
+    return key, [value if isinstance(value, str) else json.dumps(value) for value in values]
+
+
+def _holdout(config: Config) -> list[str]:
+    """An override that holds identities out, where nothing does yet."""
+    if config.data.holdout or experiment.load_benchmark(config, to_train=True).val is not None:
+        return []
+    logger.info(
+        "data.holdout: %s of the training identities are held out to choose by; set it for another share", HOLDOUT
+    )
+    return [f"data.holdout={HOLDOUT}"]
+
+
+def _held_out(config: Config) -> tuple[int, int]:
+    """How many identities, and how many of their tracklets as queries, the choice rests on."""
+    held: Split | None = experiment.load_data(config).holdout
+    if held is None:
+        raise ConfigError(
+            f"{config.name}: no identities are held out, so nothing could be chosen; set data.holdout=0.1, say"
+        )
+    return len(np.unique(held.pid)), len(how_to_judge(held, any_camera=config.test.any_camera)[1])
+
+
+def _tested(trial: Trial, runtime: Runtime) -> float | None:
+    """mAP of the test set, under the config's first protocol, by the weights that the held-out identities have judged."""
+    config, directory = trial.config, RunDirectory(trial.folder)
+    protocol = get_protocols(config.test.protocols, any_camera=config.test.any_camera)[0]
+    model, preprocess = load_model(config, directory.best, runtime)
+    benchmark = experiment.load_benchmark(config, directory.drawn())
+    if not len(benchmark.query):
+        raise ConfigError(f"--judge: {benchmark.name} has no queries to test with; leave it out")
+    return evaluate(benchmark_features(config, model.embedding, preprocess, benchmark, runtime), protocol).mAP
+
+
+def _tell(base: Base, trials: Sequence[Trial], held: tuple[int, int], options: Options) -> None:
+    """Prints the table, the choice and the command to train with it; writes the JSON."""
+    chosen = max(trials, key=lambda trial: -1 if trial.held_out is None else trial.held_out)
+    record = _record(base, trials, chosen, held, options)
+    judged = ["test mAP"] if options.judge else []
+    header = [*chosen.settings, "held-out mAP", *judged, "", "run"]
+    rows = [
+        [
+            *trial.settings.values(),
+            percent(trial.held_out),
+            *([percent(trial.tested)] if options.judge else []),
+            "chosen" if trial is chosen else "",
+            str(trial.folder),
+        ]
+        for trial in trials
+    ]
+    print(text_table(header, rows))
+    print(f"\nchosen: {' '.join(chosen.tokens)}, on {held[0]} held-out identities with {held[1]} queries")
+    if agreement := record["agreement"]:
+        told = ", ".join(
+            f"{name} {agreement[name]:.2f}" for name in ("spearman", "kendall") if agreement[name] is not None
+        )
+        print(f"held-out and test ranking of {agreement['runs']} runs agree: {told or 'cannot be said, all are alike'}")
+    print(f"train with it on all identities: {record['command']}")
+    if options.json_file is not None:
+        with atomic(options.json_file) as temporary:
+            temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _record(
+    base: Base, trials: Sequence[Trial], chosen: Trial, held: tuple[int, int], options: Options
+) -> dict[str, Any]:
+    about = {"schema": 1, "config": base.name, "overrides": list(base.overrides)}
+    return {
+        **about,
+        "held_out": {"identities": held[0], "queries": held[1]},
+        "trials": [
+            {
+                "settings": trial.settings,
+                "held_out_mAP": trial.held_out,
+                **({"test_mAP": trial.tested} if options.judge else {}),
+                "run": str(trial.folder),
+            }
+            for trial in trials
+        ],
+        "chosen": chosen.settings,
+        "command": shlex.join(["robust-reid", "train", base.name, *base.overrides, *chosen.tokens]),
+        "agreement": _agreement(trials) if options.judge else None,
+    }
+
+
+def _agreement(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Rank correlations, in [-1, 1], of held-out and test mAP; None where either is the same for all."""
+    pairs = [(one.held_out, one.tested) for one in trials if one.held_out is not None and one.tested is not None]
+    agreement: dict[str, Any] = {"runs": len(pairs), "spearman": None, "kendall": None}
+    if pairs and all(len(set(side)) > 1 for side in zip(*pairs, strict=True)):
+        held, tested = zip(*pairs, strict=True)
+        agreement["spearman"] = float(scipy.stats.spearmanr(held, tested).statistic)
+        agreement["kendall"] = float(scipy.stats.kendalltau(held, tested).statistic)
+    return agreement

@@ -1,0 +1,63 @@
+"""Train one run for each value of a setting, and choose among them on training identities held out; the test set is not read."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from reid import cli
+
+EXAMPLES = """\
+  robust-reid tune demo --over loss.T=0.5,4,8,16
+  # every pair of values, two settings at a time
+  robust-reid tune mars_imae --over loss.T=4,8 --over train.lr=0.01,0.02 \\
+      --data-root /data --device cuda
+  # go on after Ctrl-C; finished runs are not trained again
+  robust-reid tune demo --over loss.T=0.5,4,8,16 --resume auto
+  # a study of the choice itself: afterwards test every run
+  robust-reid tune demo --over loss.T=0.5,4,8,16 --resume auto --judge \\
+      --json tune.json
+
+Labels of held-out identities are taken as given, wrong ones included."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `robust-reid tune`."""
+    parser = cli.parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged one, e.g. demo")
+    cli.add_config_flags(parser, example="train.iterations=2000")
+    runs = parser.add_argument_group("the runs")
+    runs.add_argument(
+        "--over", action="append", required=True, metavar="key=a,b,…", help="values to try; may stand several times"
+    )
+    runs.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="holds a run for each value (default: runs/NAME_tune)"
+    )
+    how = runs.add_mutually_exclusive_group()
+    how.add_argument("--resume", choices=["auto"], help="auto: continue these runs, or start them")
+    how.add_argument("--overwrite", action="store_true", help="replace existing runs")
+    how.add_argument("--dry-run", action="store_true", help="check every config, name the runs, write nothing")
+    output = parser.add_argument_group("output")
+    output.add_argument("--judge", action="store_true", help="afterwards test every run: does the choice hold?")
+    output.add_argument("--json", type=Path, metavar="FILE", help="write the table there too")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_intermixed_args(argv)
+    cli.log_to_stderr()
+
+    from reid import config  # after parsing: importing torch takes seconds
+    from reid.commands import tune
+
+    path, overrides = config.find(flags.config), cli.overrides_of(flags)
+    options = tune.Options(
+        flags.output_dir or Path("runs") / f"{config.load(path, overrides).name}_tune",
+        resume=flags.resume,
+        overwrite=flags.overwrite,
+        dry_run=flags.dry_run,
+        judge=flags.judge,
+        json_file=flags.json,
+        command=cli.command_line(argv),
+    )
+    tune.run(tune.Base(path, str(flags.config), tuple(overrides)), flags.over, options)
+    return 0
