@@ -20,6 +20,7 @@ from reid.config import Component, Config
 from reid.datasets.damaged import DamagedImages, read_list
 from reid.datasets.folders import detect_kind
 from reid.datasets.loader import decode, load_batches
+from reid.engine.evidence import late_confidence
 from reid.engine.objective import SumOfLosses
 from reid.engine.train import TrainingSet
 from reid.errors import DataError
@@ -32,10 +33,11 @@ from reid.report.records import Kind, RankedList, ReportInput, Thumbnail
 from reid.report.run_page import write_report
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, environment
-from reid.tracklets import Benchmark, Split
+from reid.tracklets import Benchmark, IdNames, Split
 
 LISTS = 4  # best and worst queries shown
 HITS = 8  # ranks shown of each
+SUSPECTS = 10  # training tracklets shown whose label the network believes least
 SAMPLED = 2000  # training tracklets whose probabilities are drawn
 
 
@@ -79,6 +81,7 @@ def write_run_report(
             probability_histogram=_probabilities(model, preprocess, data.train, config, runtime),
             best=best,
             worst=worst,
+            suspects=_suspects(directory, data),
             settings=config.dump(),
             environment=environment(),
             commands=_commands(directory, config, data.benchmark.test, [ranked.title for ranked in best]),
@@ -95,6 +98,10 @@ def _commands(directory: RunDirectory, config: Config, test: Split, queries: Seq
     run, gallery, dataset = str(directory.path), f"{directory.path}-gallery", test.root.parent
     source = config.data.path or (str(dataset) if detect_kind(dataset) == "mars" else None)
     commands = (
+        (
+            ["audit", run],
+            "which labels are wrong: a ranking of the training tracklets, and a page to correct labels on",
+        ),
         (
             ["test", run, "--full"],
             "95 % intervals, figures by camera, and the similarity to call two tracklets one person",
@@ -167,16 +174,30 @@ def _ranked_lists(features: FeatureSet, data: Benchmark, result: EvalResult, whi
         for row, similarity, match in zip(*ranked, strict=True):
             if row >= 0:
                 kind: Kind = "match" if match else "distractor" if features.pid[row] == 0 else "wrong"
-                hits.append(_thumbnail(data, row, kind, f"{similarity:.2f}"))
-        lists.append(RankedList(data.test.key(query), float(ap), _thumbnail(data, query, "query"), hits))
+                hits.append(_thumbnail(data.test, data.names, row, kind, f"{similarity:.2f}"))
+        lists.append(
+            RankedList(data.test.key(query), float(ap), _thumbnail(data.test, data.names, query, "query"), hits)
+        )
     return lists
 
 
-def _thumbnail(data: Benchmark, row: int, kind: Kind, similarity: str = "") -> Thumbnail:
+def _suspects(directory: RunDirectory, data: LabelledData) -> list[Thumbnail]:
+    """The training tracklets with the lowest p late in training; none where training has taken no evidence of these tracklets."""
+    if not directory.evidence.is_file():
+        return []
+    split, p = data.train.split, late_confidence(directory.evidence)
+    if len(p) != len(split):
+        return []
+    lowest = [row for row in np.argsort(p, kind="stable")[:SUSPECTS].tolist() if np.isfinite(p[row])]
+    return [
+        _thumbnail(split, data.benchmark.names, row, "suspect", f"p {p[row]:.3f}\n{split.key(row)}") for row in lowest
+    ]
+
+
+def _thumbnail(split: Split, names: IdNames, row: int, kind: Kind, more: str = "") -> Thumbnail:
     """The tracklet's middle frame, or the nearest to it that was not left out, no larger than the page shows it."""
-    test, names = data.test, data.names
-    caption = "\n".join(filter(None, [names.person(test.pid[row]), names.camera(test.camid[row]), similarity]))
-    image, file = Image.fromarray(_middle_frame(test, row)), io.BytesIO()
+    caption = "\n".join(filter(None, [names.person(split.pid[row]), names.camera(split.camid[row]), more]))
+    image, file = Image.fromarray(_middle_frame(split, row)), io.BytesIO()
     image.thumbnail((128, 256))
     image.save(file, "JPEG", quality=85)
     return Thumbnail(file.getvalue(), caption, kind)

@@ -138,5 +138,13 @@ def write(path: Path, state: Mapping[str, Tensor], split: Split) -> None:
         np.savez(file, **columns)
 
 
+def late_confidence(path: Path) -> np.ndarray:
+    """(T,) mean p of each tracklet's label over the second half of training, from the file that `write` has written; NaN where undrawn."""
+    with np.load(path, allow_pickle=False) as seen:
+        count, p = (seen[name][:, PARTS // 2 :] for name in ("tracklet_count", "tracklet_p"))
+    total = count.sum(1)
+    return np.where(total > 0, np.nansum(p * count, axis=1) / np.maximum(total, 1), np.nan)
+
+
 def _small(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) if values.dtype == np.float64 else values

@@ -53,6 +53,8 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
         ("loss", "loss", 1.6),
         *((part, f"of which {part.removeprefix('loss_')}, before its weight", 1.15) for part in parts),
         ("grad_l1", "gradient L1 norm", 1.15),
+        ("effective_samples", "effective share of samples", 1.05),
+        ("weight_corrupted", "share of the weight on wrong labels", 1.05),
         ("lr", "learning rate", 1.05),
     )
     panels = [(label, height, *series) for key, label, height in wanted if (series := _series(metrics, key))]

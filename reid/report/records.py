@@ -14,7 +14,7 @@ import numpy as np
 from reid.errors import DataError
 from reid.features import EvalResult
 
-Kind = Literal["query", "match", "wrong", "distractor", "hit"]
+Kind = Literal["query", "match", "wrong", "distractor", "hit", "suspect"]
 _SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
 
@@ -78,6 +78,7 @@ class ReportInput:
         probability_histogram: (name, p (N,)) of the training samples, right labels first, then wrong ones.
         best: the queries with the highest average precision.
         worst: those with the lowest.
+        suspects: training tracklets whose label the network believed least.
         settings: the resolved config as YAML text.
         environment: versions and hardware.
         commands: (command, what it does) to go on with.
@@ -93,6 +94,7 @@ class ReportInput:
     probability_histogram: Sequence[tuple[str, np.ndarray]] = ()
     best: Sequence[RankedList] = ()
     worst: Sequence[RankedList] = ()
+    suspects: Sequence[Thumbnail] = ()
     settings: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[tuple[str, str]] = ()

@@ -1,0 +1,85 @@
+"""`robust-reid audit`: of a run, of a gallery, of features from anywhere; what it writes, and what it refuses."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reid import config, experiment
+from tests.audit.conftest import make_world
+from tests.commands.conftest import call
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with open(file, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_run(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("audit", trained, "--out", tmp_path / "a", "machine.workers=0") == 0
+    told = capsys.readouterr().err
+    assert "the most suspicious:" in told and "data.corrections=corrections.csv" in told
+    split = experiment.load_data(config.load(trained / "config.yaml")).train.split  # those held out are not audited
+    rows = rows_of(tmp_path / "a/audit.csv")
+    assert sorted(row["key"] for row in rows) == sorted(split.key(i) for i in range(len(split)))
+    assert [int(row["rank"]) for row in rows] == list(range(1, len(split) + 1))
+    suspicion = [float(row["suspicion"]) for row in rows]
+    assert suspicion == sorted(suspicion, reverse=True) and 0 <= suspicion[-1] <= suspicion[0] <= 1
+    pid = {split.key(i): str(split.pid[i]) for i in range(len(split))}
+    assert all(row["pid"] == pid[row["key"]] for row in rows)
+    with np.load(trained / "checkpoints/evidence.npz") as seen:
+        assert seen["key"].tolist() == [split.key(i) for i in range(len(split))]
+        assert seen["frame_count"].sum() == 12 * 8  # steps x batch
+        drawn = dict(zip(seen["key"].tolist(), seen["tracklet_count"].sum(1).tolist(), strict=True))
+    for row in rows:
+        assert (row["confidence"] == "") == (drawn[row["key"]] == 0)
+    summary = json.loads((tmp_path / "a/audit.json").read_text())
+    assert summary["tracklets"] == len(split) and summary["schema"] == 1
+    low, value, high = (summary["wrong_labels"][key] for key in ("low", "estimate", "high"))
+    assert 0 <= low <= value + 1e-9 and value <= high + 1e-9 <= 1 + 1e-8
+    issues = rows_of(tmp_path / "a/label_issues.csv")
+    assert [row["key"] for row in issues] == [split.key(i) for i in range(len(split))]
+    assert (tmp_path / "a/audit/index.html").is_file()
+
+
+def test_frames_are_those_asked_for(trained: Path, tmp_path: Path) -> None:
+    """Of two frames a tracklet, the first and the last, whose mean is the tracklet's feature."""
+    for name, flags in {"two": ["--frames", "2"], "all": []}.items():
+        assert call("audit", trained, "--out", tmp_path / name, "--no-page", *flags) == 0
+        assert not (tmp_path / name / "audit").exists()
+    assert (tmp_path / "two/audit.csv").read_text() != (tmp_path / "all/audit.csv").read_text()
+
+
+def features_file(path: Path, **changes: object) -> Path:
+    world = make_world(rate=0.2)
+    arrays = {"features": world.features, "pid": world.given, "camid": world.camid, "query": np.arange(0)}
+    np.savez(path, **(arrays | changes))  # type: ignore[arg-type]
+    return path
+
+
+def test_features_from_anywhere(tmp_path: Path) -> None:
+    world = make_world(rate=0.2)
+    key = np.array([f"t{i}" for i in range(400)])
+    given = world.given.copy()
+    given[:3] = [0, -1, 0]  # distractors and junk have no label to audit
+    assert call("audit", features_file(tmp_path / "f.npz", key=key, pid=given)) == 0
+    rows = rows_of(tmp_path / "f-audit/audit.csv")
+    assert len(rows) == 397
+    first = [int(row["key"][1:]) for row in rows[:50]]
+    assert world.wrong[first].mean() > 0.95
+    found = [row for row in rows if row["kind"] == "wrong"]
+    assert np.mean([int(row["suggested_pid"] or 0) == world.true[int(row["key"][1:])] for row in found]) > 0.95
+    assert "confidence" not in rows[0] and "foreign_frames" not in rows[0]  # nothing is known of training and frames
+    assert (tmp_path / "f-audit/audit/index.html").is_file()  # without pictures, but usable
+
+
+def test_what_it_refuses(tmp_path: Path, trained: Path, fails) -> None:
+    file = features_file(tmp_path / "f.npz")
+    assert "has no config to change" in fails("audit", file, "machine.workers=1")
+    nobody = features_file(tmp_path / "n.npz", pid=np.zeros(400, int))
+    assert "no row has a pid above 0, so there is no label to audit" in fails("audit", nobody)
+    assert "no such feature file" in fails("audit", tmp_path / "missing.npz")
+    assert "frames" in fails("audit", trained, "--frames", "-1")
+    assert not list(tmp_path.glob("*-audit"))
