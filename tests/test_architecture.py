@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors"},
-    {"files", "tracklets", "protocol", "config", "runtime", "features"},
+    {"files", "tracklets", "findings", "protocol", "config", "runtime", "features"},
     {"datasets", "models", "losses", "augment", "evaluation", "gallery", "report"},
     {"engine"},
     {"binding", "experiment", "rundir", "cli", "commands", "cifar"},
