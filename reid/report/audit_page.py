@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ from reid.files import atomic
 from reid.findings import Exemplar, Finding
 from reid.report.pages import render, write_page
 from reid.tracklets import IdNames, Split
+
+logger = logging.getLogger(__name__)
 
 FRAMES = 5  # thumbnails of a suspect, over its length
 EDGES = 6  # more of them at the edges of the frames that a finding points at
@@ -67,14 +70,25 @@ def write_audit_page(
         DataError: two findings are of one tracklet, one is of no tracklet of the split, or a file cannot be written.
     """
     _check(split, findings)
+    keys = [split.key(row) for row in range(len(split))]
+    if shared := len(keys) - len(set(keys)):
+        logger.warning("audit page: %d tracklets are called as others are; corrections cannot tell them apart", shared)
     sheets = _Sheets(split)
     rows = [_finding(one, split, sheets, frames) for one in findings]
-    data = _data(split, rows, names, sheets)
+    data = _data(split, rows, names, keys)
     ident = hashlib.sha256(_script(data).encode()).hexdigest()[:16]
     width, height = _cell(split, sheets.frames, read)
     inside = folder / "data"
     unreadable = sheets.write(inside, ident, read, width, height)
-    data |= {"id": ident, "columns": COLUMNS, "rows": ROWS, "width": width, "height": height, "unreadable": unreadable}
+    data |= {
+        "id": ident,
+        "thumbnails": len(sheets.frames),
+        "columns": COLUMNS,
+        "rows": ROWS,
+        "width": width,
+        "height": height,
+        "unreadable": unreadable,
+    }
     with atomic(inside / f"{ident}.js") as temporary:
         # A browser reads JSON in a string sooner than the same as a program.
         text = _script(data).replace("\\", "\\\\").replace("'", "\\'")
@@ -169,7 +183,7 @@ def _middle(length: int) -> int:
     return round((length - 1) / 2)
 
 
-def _data(split: Split, rows: list[dict[str, Any]], names: IdNames, sheets: _Sheets) -> dict[str, Any]:
+def _data(split: Split, rows: list[dict[str, Any]], names: IdNames, keys: list[str]) -> dict[str, Any]:
     """Everything but the thumbnails, in columns."""
     suggested = [row["suggested"] for row in rows if row["suggested"] is not None]
     pids = sorted({*split.pid.tolist(), *suggested})
@@ -181,7 +195,7 @@ def _data(split: Split, rows: list[dict[str, Any]], names: IdNames, sheets: _She
         "named": bool(names.pid),
         "persons": [names.pid.get(pid, str(pid)) for pid in pids],
         "cameras": ["unknown" if camid < 0 else names.camid.get(camid, str(camid)) for camid in cameras],
-        "keys": [split.key(row) for row in range(len(split))],
+        "keys": keys,
         "person": [place[pid] for pid in split.pid.tolist()],
         "camera": [seen_by[camid] for camid in split.camid.tolist()],
         "length": split.lengths.tolist(),
@@ -193,7 +207,6 @@ def _data(split: Split, rows: list[dict[str, Any]], names: IdNames, sheets: _She
             ]
             for row in rows
         ],
-        "thumbnails": len(sheets.frames),
     }
 
 

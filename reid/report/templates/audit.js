@@ -52,7 +52,7 @@ const personOf = (i) => A.persons[A.person[A.findings[i].row]];
 const suggestedOf = (i) => (A.findings[i].suggested < 0 ? null : A.persons[A.findings[i].suggested]);
 const chosen = (i) => choices.get(keyOf(i)) || {};
 const decidedOn = (c) => Boolean(c.action || c.gone || (c.cuts && c.cuts.length));
-const decided = (i) => decidedOn(chosen(i)) || (A.findings[i].kind === "merge" && merges.has(personOf(i)));
+const decided = (i) => decidedOn(chosen(i)) || (A.findings[i].kind === "merge" && (merges.has(personOf(i)) || merges.has(suggestedOf(i))));
 function put(i, words, patch) {
   change(`${words}: ${keyOf(i)}`, () => {
     const next = { ...chosen(i), ...patch };
@@ -70,12 +70,12 @@ const actions = {
     if (suggestedOf(i) === null) return actions.other(i);
     relabel(i, suggestedOf(i));
   },
-  other(i) { choosePerson(`Who is ${keyOf(i)}?`, suggestedOf(i) || "", (text) => relabel(i, text)); },
+  other(i) { choosePerson(i, `Who is ${keyOf(i)}?`, "", (text) => relabel(i, text)); },
   split(i) {
     ask({
       title: `Split ${keyOf(i)}`, hint: `The tracklet from this position on is another one; positions are 0 to ${lengthOf(i) - 1}.`,
       label: "First position of the new tracklet", value: String(firstMarked(i)), check: (text) => splitPosition(i, text),
-    }, (text) => choosePerson("Who is it from there on?", suggestedOf(i) || "", (pid) => {
+    }, (text) => choosePerson(i, "Who is it from there on?", suggestedOf(i) || "", (pid) => {
       const cuts = (chosen(i).cuts || []).filter((cut) => cut[0] !== Number(text)).concat([[Number(text), pid]]);
       put(i, `Split at ${text}`, { cuts: cuts.sort((a, b) => a[0] - b[0]), ...withoutDrop(i) });
       go(i);
@@ -89,7 +89,7 @@ const actions = {
   },
   merge(i) {
     const from = personOf(i);
-    choosePerson(`All tracklets of ${called(from)} are of …`, suggestedOf(i) || "", (into) => {
+    choosePerson(i, `All tracklets of ${called(from)} are of …`, suggestedOf(i) || "", (into) => {
       if (!A.persons.includes(into)) return tell(`A merge needs a person that is there; ${called(into)} is not.`, true);
       for (let next = into; next !== undefined; next = (merges.get(next) || [])[0]) {
         if (next === from) return tell(`${called(from)} would be merged into itself.`, true);
@@ -295,9 +295,9 @@ function card(i) {
   make("div", { class: "do" },
     button(i, "keep", "a", "Label is right"),
     better === null ? null : button(i, "relabel", "r", `It is ${called(better)}`, true),
-    button(i, "other", "o", better === null ? "It is …" : "Somebody else …"),
+    button(i, "other", "o", better === null ? "It is …" : "Other …"),
     button(i, "drop", "d", "Drop"), button(i, "frames", "f", "Drop frames …"), button(i, "split", "s", "Split …"),
-    button(i, "merge", "m", "Merge persons …"), button(i, "note", "n", "Note …")));
+    button(i, "merge", "m", "Merge …"), button(i, "note", "n", "Note …")));
   node.addEventListener("focusin", () => { if (i !== current) { const old = current; current = i; mark = [0, 0]; mark_current(old); mark_current(i); } });
   return node;
 }
@@ -341,18 +341,19 @@ function ask({ title, hint = "", label, value, check = () => "", empty = false }
   };
   $("ask").showModal(); $("ask-text").focus(); $("ask-text").select();
 }
-function choosePerson(title, value, done, may_be_new = false) {
+function choosePerson(i, title, value, done, may_be_new = false) {
   const problem = (text) => {
     if (!text) return may_be_new ? "" : "Give a person.";
     if (/^-?\d+(\.0*)?$/.test(text) && !(Number(text) > 0)) return "0 and below stand for nobody: drop the tracklet instead.";
     return A.named || /^\d+$/.test(text) ? "" : "Persons are whole numbers here.";
   };
   const hint = `Type to search${may_be_new ? "; empty: a new person" : ""}. Somebody not listed becomes a new person.`;
-  ask({ title, hint, label: "Person", value, check: problem, empty: may_be_new }, (text) => done(A.named || !text ? text : String(Number(text))));
+  ask({ title, hint, label: "Person", value, check: problem, empty: may_be_new }, (text) => done(A.named ? text : text.replace(/^0+(?=\d)/, "")));
+  const near = [suggestedOf(i), ...A.findings[i].other.map(([row]) => A.persons[A.person[row]])].filter((person) => person !== null);
   const offer = () => {
     $("ask-problem").textContent = "";
     const words = $("ask-text").value.trim().toLowerCase();
-    const found = A.persons.filter((person) => person.toLowerCase().includes(words) && !(Number(person) <= 0));
+    const found = [...new Set([...near, ...A.persons])].filter((person) => person.toLowerCase().includes(words) && !(Number(person) <= 0));
     found.sort((a, b) => (a.toLowerCase() !== words) - (b.toLowerCase() !== words) || (!a.toLowerCase().startsWith(words)) - (!b.toLowerCase().startsWith(words)));
     $("ask-options").replaceChildren(...found.slice(0, 8).map((person) => make("button", { type: "button", onclick: () => { $("ask-text").value = person; $("ask-form").requestSubmit(); } }, called(person))));
     if (words && !A.persons.some((person) => person.toLowerCase() === words)) $("ask-options").append(make("span", { class: "muted" }, `Enter: ${called($("ask-text").value.trim())}, a new person`));
@@ -399,6 +400,7 @@ function exported() {
   return rows.map((row) => row.map(quoted).join(",")).join("\n") + "\n";
 }
 function exportFile() {
+  if (!merges.size && ![...choices.values()].some(decidedOn)) return tell("Nothing is decided yet, so there is nothing to export.");
   const url = URL.createObjectURL(new Blob([exported()], { type: "text/csv;charset=utf-8" }));
   make("a", { href: url, download: "corrections.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60000);
@@ -482,6 +484,9 @@ $("undo").addEventListener("click", undo);
 $("help").addEventListener("click", () => $("keys").showModal());
 $("import").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", async () => { if ($("file").files[0]) importText(await $("file").files[0].text()); $("file").value = ""; });
+addEventListener("storage", (event) => { // another tab of the same page
+  if (event.key === KEY) { load(); progress(); everything = true; render(); }
+});
 addEventListener("scroll", soon, { passive: true });
 addEventListener("resize", () => { measure(); for (const [i, node] of nodes) node.style.transform = `translateY(${place.get(i) * pitch}px)`; soon(); });
 
