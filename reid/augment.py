@@ -30,6 +30,7 @@ class Preprocess:
         flip: probability of a horizontal flip in training.
         erase: probability of random erasing in training, as `erase` does it.
         color: strength of the colour changes in training, as `jitter` makes them.
+        pad: black pixels added on every side in training, after the resize and before the crop.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class Preprocess:
         flip: float = 0.5,
         erase: float = 0.0,
         color: float = 0.0,
+        pad: int = 0,
     ) -> None:
         if crop[0] > resize[0] or crop[1] > resize[1]:
             raise ConfigError(f"augment.crop: expected at most augment.resize {list(resize)}, got {list(crop)}")
         self.resize, self.crop, self.flip, self.erase, self.color = list(resize), list(crop), flip, erase, color
+        self.pad = pad
         self.mean, self.std = torch.tensor(mean) * 255, torch.tensor(std) * 255
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -107,7 +110,9 @@ class Preprocess:
     def _crops(self, resized_BHWC: Tensor, draws_B3: Tensor) -> Tensor:
         """Crops of all images, gathered pixel by pixel in one operation; a flip reverses the columns."""
         device = resized_BHWC.device
-        (height, width), (h, w) = self.resize, self.crop
+        if self.pad:
+            resized_BHWC = F.pad(resized_BHWC, (0, 0, *[self.pad] * 4))
+        (height, width), (h, w) = resized_BHWC.shape[1:3], self.crop
         top_B1, left_B1 = (draws_B3[:, :1] * (height - h + 1)).long(), (draws_B3[:, 1:2] * (width - w + 1)).long()
         column_w = torch.arange(w, device=device)
         column_Bw = left_B1 + torch.where(draws_B3[:, 2:] < self.flip, column_w.flip(0), column_w)
@@ -157,7 +162,7 @@ def erase(
     area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> Tensor:
-    """Random erasing: a rectangle of some images becomes 0, which is the mean of normalised ones.
+    """Random erasing: a rectangle of some images becomes 0, which is the pixels' mean once they are normalised.
 
     In closed form where the source draws until a rectangle fits: the area is uniform, the aspect uniform among those with which it
     fits into the image, the place uniform among those where it does. (Drawing again favours small rectangles; this does not.)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from reid.errors import ConfigError
 
-_COMPONENTS = {"loss", "sampler", "noise", "optimizer", "schedule"}  # sections that are a `Component`
+_COMPONENTS = {"loss", "head", "sampler", "noise", "optimizer", "schedule"}  # sections that are a `Component`
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Strength = Annotated[float, Field(ge=0)]
@@ -53,12 +53,10 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
-_ONE, _SEVERAL = (
-    "one component",
-    "several components",
-)  # pydantic names them in an error's place; `_explain` leaves them out
+# Told apart by hand, so that a mistake in one kind is not reported as one in the other too; `_explain` leaves their names out.
+_ONE, _SEVERAL = "<one>", "<several>"
 OneOrMore = Annotated[
-    Annotated[Component, Tag(_ONE)] | Annotated[list[Component], Tag(_SEVERAL)],
+    Annotated[Component, Tag(_ONE)] | Annotated[list[Component], Tag(_SEVERAL), Field(min_length=1)],
     Discriminator(lambda given: _SEVERAL if isinstance(given, list) else _ONE),
 ]
 
@@ -84,6 +82,10 @@ class Data(Section):
         None,
         description="file of corrected labels (CSV), applied to the training tracklets after noise, not to what is on disk",
     )
+    weights: str | None = Field(
+        None,
+        description="CSV file (key,weight): how much each training tracklet counts; a table may have a column weight",
+    )
     holdout: Share = Field(0.0, description="share of training identities kept out of training to choose best.pt")
     damaged: Literal["error", "skip"] = Field("error", description="skip: damaged images are left out and listed")
 
@@ -97,9 +99,20 @@ class Data(Section):
 
 class Model(Section):
     name: str = Field("googlenet_bn", description="googlenet_bn, bn_inception, or any other timm model")
+    options: dict[str, Any] = Field(
+        {}, description="settings of the model as timm names them, such as {drop_path_rate: 0.1}"
+    )
+    last_stride: Literal[1, 2] = Field(2, description="1: the last stage of a ResNet keeps the size of its feature map")
+    pooling: Literal["default", "gem"] = Field(
+        "default", description="gem: generalised mean over positions, its power learned"
+    )
     pretrained: bool = Field(True, description="start from ImageNet weights")
     weights: str | None = Field(None, description="file with those weights, instead of a download")
     neck: Literal["none", "bn"] = Field("none", description="bn: batch normalisation of the features (BNNeck)")
+    head: Component = Field(
+        Component(name="linear"),
+        description="classifier of training: linear, cosine, or with a margin: arcface, cosface",
+    )
     freeze_norm: bool = Field(False, description="normalisation layers keep the statistics and weights they start from")
 
 
@@ -107,6 +120,7 @@ class Augment(Section):
     resize: Size = Field([256, 256], description="(height, width) before the crop")
     crop: Size = Field([224, 224], description="(height, width) of the input: random in training, centre in test")
     flip: Probability = Field(0.5, description="probability of a horizontal flip in training")
+    pad: Natural = Field(0, description="black pixels added on every side before the crop in training (pad and crop)")
     erase: Probability = Field(0.0, description="probability that a random rectangle is erased in training")
     color: Strength = Field(0.0, description="largest relative change of brightness, contrast, saturation in training")
 
@@ -118,6 +132,10 @@ class Train(Section):
     optimizer: Component = Component(name="sgd")
     schedule: Component = Component(name="constant")
     warmup: Natural = Field(0, description="steps over which the rate rises evenly to what the schedule says")
+    warmup_start: Probability = Field(0.0, description="factor of the rate that the warm-up rises from")
+    freeze: Natural = Field(
+        0, description="first steps, in which the backbone stays as it is: only neck and classifier learn"
+    )
     accumulate: Count = Field(1, description="parts that a process computes its share of a step in, to save memory")
     ema: Decay | None = Field(
         None, description="decay of a moving average of the weights, which is then what is tested"
@@ -156,12 +174,19 @@ class Config(Section):
     seed: Natural = 0
     data: Data = Data()
     model: Model = Model()
-    loss: Component = Component(name="cce")
+    loss: OneOrMore = Field(
+        Component(name="cce"), description="{name: …}, or a list of such, each with a weight, which are added up"
+    )
     sampler: Component = Component(name="frames")
     augment: Augment = Augment()
     train: Train = Train()
     test: Test = Test()
     machine: Machine = Machine()
+
+    @property
+    def losses(self) -> list[Component]:
+        """The losses as written, one or several."""
+        return self.loss if isinstance(self.loss, list) else [self.loss]
 
     def training_settings(self) -> dict[str, Any]:
         """What a resumed run must share with its checkpoint: all but where it runs, how it is tested, and how often it reports."""
@@ -307,12 +332,31 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
+        if isinstance(value, dict) and isinstance(old, list):
+            merged[key] = _merge_list(key, old, value)
+        elif isinstance(value, dict) and isinstance(old, dict):
             renamed = key in _COMPONENTS and value.get("name", old.get("name")) != old.get("name")
             merged[key] = value if renamed else _merge(old, value)
         else:
             merged[key] = value
     return merged
+
+
+def _merge_list(key: str, old: list[Any], value: Mapping[str, Any]) -> Any:
+    """A list some of whose items are changed, by number: `loss.1.weight=0.5`; a new component replaces it whole."""
+    if "name" in value:
+        return value
+    if not all(str(number).isdigit() and int(number) < len(old) for number in value):
+        places = ", ".join(f"{key}.{i}" for i in range(len(old)))
+        raise ConfigError(
+            f"{key}: a list of {len(old)} in this config; expected one of {places}, got {', '.join(value)}"
+        )
+    changed = {str(i): item for i, item in enumerate(old)}
+    for number, settings in value.items():
+        item = changed[str(int(number))]
+        named = isinstance(settings, dict) and settings.get("name", item.get("name")) == item.get("name")
+        changed[str(int(number))] = _merge(item, settings) if named else settings
+    return list(changed.values())
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

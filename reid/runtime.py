@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -63,6 +63,8 @@ class Runtime:
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+        if self.device.type == "mps":
+            torch.mps.manual_seed(seed)
 
     def keep_memory(self) -> None:
         """On a CPU, has the C library keep what this process frees, where it can be told (glibc).
@@ -78,6 +80,12 @@ class Runtime:
         """Returns when the device has done all that it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        if self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def exact(self, draws: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1), as they are, or where the device has no float64 (mps) as float32 that are below 1 all the same."""
+        return draws.float().clamp(max=1 - 2**-24) if self.device.type == "mps" else draws
 
     def send(self, tensor: Tensor) -> Tensor:
         """A CPU tensor on this process's device, without waiting: from pageable memory CUDA copies only when all earlier work is done."""
@@ -92,7 +100,7 @@ def _device(name: str, local_rank: int) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from None
+        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(
@@ -101,8 +109,15 @@ def _device(name: str, local_rank: int) -> torch.device:
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         if device.index >= torch.cuda.device_count():
             raise ConfigError(f"device: cuda:{device.index} asked for, but there are {torch.cuda.device_count()}")
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError(
+                f"device: 'mps' asked for, but torch {torch.__version__} sees no Apple GPU; use device=cpu"
+            )
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ConfigError("device: mps is for one process; start without torchrun")
     elif device.type != "cpu":
-        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
     return device
 
 
@@ -120,7 +135,7 @@ def start(device: str = "auto", dtype: str = "float32") -> Iterator[Runtime]:
     """Chooses the device, joins the process group under torchrun, leaves it at the end.
 
     Args:
-        device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (CUDA when there is one, else the CPU), "cpu", "cuda", "cuda:N", or "mps", the GPU of an Apple processor.
         dtype: "float32", "bfloat16", "float16" (CUDA only), or "auto" (bfloat16 on CUDA devices that have it, else float32).
 
     Raises:
@@ -222,6 +237,30 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    """`gather_rows` whose gradient comes back from all processes."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> tuple[Tensor, int]:
+        everything = gather_rows(rows)
+        counts = gather_rows(torch.tensor([len(rows)], device=rows.device)).tolist()
+        context.first, context.count = sum(counts[: dist.get_rank()]), len(rows)
+        return everything, context.first
+
+    @staticmethod
+    def backward(context: Any, *gradients: Any) -> Tensor:
+        total = sum_over_processes(gradients[0].contiguous().clone())
+        return total[context.first : context.first + context.count]
+
+
+def gather_with_gradient(rows: Tensor) -> tuple[Tensor, int]:
+    """As `gather_rows`, and where this process's rows begin; a gradient is the sum of those that all processes give to a row.
+
+    Every process must take part in the backward pass too.
+    """
+    return _Gather.apply(rows) if dist.is_initialized() else (rows, 0)
 
 
 def sum_over_processes(value: Tensor) -> Tensor:

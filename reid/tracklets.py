@@ -206,6 +206,7 @@ class Benchmark:
         names: of persons and cameras.
         notes: what a reader should know before figures are taken from it, a sentence each.
         drawn: person as written -> ``train``, ``val`` or ``test``, where the loader drew them; None where the dataset says.
+        weight: (T,) float64 >= 0 of the tracklets of ``train``, how much each counts; None where the dataset does not say.
 
     Raises:
         DataError: a row number is out of range or stands twice.
@@ -220,6 +221,7 @@ class Benchmark:
     names: IdNames = dataclasses.field(default_factory=IdNames)
     notes: tuple[str, ...] = ()
     drawn: Mapping[str, str] | None = None
+    weight: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for field in ("query", "gallery"):

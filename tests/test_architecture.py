@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors"},
     {"files", "tracklets", "protocol", "config", "runtime", "features", "findings"},
-    {"datasets", "models", "losses", "augment", "evaluation", "gallery", "audit", "report"},
+    {"datasets", "models", "losses", "metric_losses", "augment", "evaluation", "gallery", "audit", "report"},
     {"engine"},
     {"binding", "experiment", "rundir", "cli", "commands", "cifar"},
     {"verbs", "__main__"},

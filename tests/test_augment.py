@@ -160,3 +160,27 @@ def test_frames_are_left_as_they_are() -> None:
     for draws in (None, torch.full((2, 11), 0.5)):
         Preprocess([40, 20], [40, 20], MEAN, STD, erase=1.0, color=0.5)(images, CPU, draws)
     assert torch.equal(images, before)
+
+
+def test_pad_and_crop_equals_torchvisions() -> None:
+    images, draws = people(6), torch.from_numpy(np.random.default_rng(3).random((6, 3)))
+    preprocess = Preprocess([40, 20], [40, 20], [0.0] * 3, [1 / 255] * 3, flip=0.5, pad=10)
+    for image, draw, got in zip(images, draws, preprocess(torch.from_numpy(images), CPU, draws), strict=True):
+        padded = tv.pad(torch.from_numpy(image).permute(2, 0, 1), [10])
+        window = tv.crop(padded, int(draw[0] * 21), int(draw[1] * 21), 40, 20)
+        assert torch.equal(got, (tv.hflip(window) if draw[2] < 0.5 else window).float())
+    plain = Preprocess([40, 20], [40, 20], [0.0] * 3, [1 / 255] * 3)
+    assert torch.equal(
+        preprocess(torch.from_numpy(images), CPU), plain(torch.from_numpy(images), CPU)
+    )  # in a test, none
+
+
+def test_an_erased_place_is_the_mean_of_the_pixels() -> None:
+    """In pixels it is (124, 116, 104), as fast-reid fills it."""
+    images, draws = torch.from_numpy(people(4)), torch.rand(4, 11, generator=torch.Generator().manual_seed(0))
+    batch = Preprocess([40, 20], [40, 20], MEAN, STD, flip=0, erase=1.0)(images, CPU, draws)
+    pixels = batch * torch.tensor(STD).view(3, 1, 1) * 255 + torch.tensor(MEAN).view(3, 1, 1) * 255
+    place = batch.abs().sum(1) == 0
+    assert (place.sum((1, 2)) >= 16).all()
+    filled = pixels.permute(0, 2, 3, 1)[place]
+    torch.testing.assert_close(filled, (torch.tensor(MEAN) * 255).expand_as(filled), rtol=1e-5, atol=1e-3)

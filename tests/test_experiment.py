@@ -15,6 +15,7 @@ from reid.errors import ConfigError
 from reid.experiment.model import with_shared_norm
 from reid.files import data_root
 from reid.models.embedding import Classifier, Embedding
+from reid.models.surgery import GeM
 from reid.runtime import Runtime
 
 
@@ -164,3 +165,109 @@ def test_shared_norm_keeps_names_and_activations(tmp_path: Path) -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in shared.modules())
     assert shared.state_dict().keys() == keys
     torch.testing.assert_close(shared(images), before)
+
+
+def test_weights_of_tracklets_reach_their_frames_with_mean_1(root: Path, tmp_path: Path) -> None:
+    keys = load(root, tmp_path).benchmark.train
+    (tmp_path / "w.csv").write_text(f"key,weight\n{keys.key(3)},0\n{keys.key(5)},4\n")
+    data = load(root, tmp_path, f"data.weights={tmp_path / 'w.csv'}")
+    split, weight = data.train.split, data.train.weight_F
+    expected = np.ones(len(split))
+    expected[[3, 5]] = 0, 4
+    expected /= expected.mean()
+    assert np.allclose(weight[split.frames()].numpy(), np.repeat(expected, split.lengths))
+    assert weight.dtype == torch.float32
+    assert data.weights == f"0 to {expected.max():.3g}, mean 1; 1 of {len(split)} tracklets have 0 and teach nothing"
+    assert load(root, tmp_path).train.weight_F is None
+    held = load(root, tmp_path, f"data.weights={tmp_path / 'w.csv'}", "data.holdout=0.25")
+    assert held.train.weight_F[held.train.split.start.tolist()].mean().item() == pytest.approx(1)
+
+
+def test_a_list_of_losses_is_a_sum_on_features_and_logits(root: Path, tmp_path: Path) -> None:
+    losses = (
+        "loss=[{name: imae, T: 8}, {name: triplet, margin: 0.3, weight: 0.5, weights: w}, {name: centre, weight: 5e-4}]"
+    )
+    made = job(root, tmp_path, losses, "model.head={name: arcface, margin: 0.2}", "model.neck=bn")
+    assert made.loss.names == ["imae", "triplet", "centre"]
+    assert made.loss.factors == [1, 0.5, 5e-4]
+    assert made.loss.weighing == "imae"
+    assert made.loss.losses["centre"].centres_KD.shape == (8, 512)
+    assert made.model.with_features
+    assert made.model.takes_targets
+    assert (made.model.head.margin, made.model.head.weight.shape) == (0.2, (8, 512))
+    one = job(root, tmp_path, "loss=[{name: imae}]")
+    assert not one.model.with_features
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["loss={name: triplet}"], "loss: triplet would leave the classifier untrained"),
+        (["loss=[{name: cce}, {name: triplet, T: 2}]"], "loss.1.T: triplet takes no 'T'"),
+        (["loss=[{name: cce}, {name: tripet}]"], "loss.1.name: unknown 'tripet'; did you mean 'triplet'?"),
+        (["loss=[{name: cce, weight: 0}]"], "loss.0.weight: expected a number above 0, got 0"),
+        (["loss=[{name: cce}, {name: cce}]"], "loss: cce stands twice"),
+        (["loss=[{name: cce}, {name: triplet, weights: all}]"], "loss.1.weights: expected 'none' or 'w', got 'all'"),
+        (["loss=[{name: nce_rce}, {name: circle, weights: w}]"], "loss: weights: w needs a loss with a w"),
+        (
+            ["loss=[{name: cce}, {name: triplet}]", "train.accumulate=2"],
+            "train.accumulate: triplet compares or remembers",
+        ),
+        (["model.head={name: arcface, margin: 2.0}"], "model.head.margin: expected >= 0 and <= 1.5708, got 2"),
+        (["model.head.name=arc"], "model.head.name: unknown 'arc'; did you mean 'arcface'?"),
+    ],
+)
+def test_losses_that_do_not_go_together(tmp_path: Path, overrides: list[str], words: str) -> None:
+    (tmp_path / "c.yaml").write_text("name: c\n")
+    with pytest.raises(ConfigError) as caught:
+        experiment.check(config.load(tmp_path / "c.yaml", overrides))
+    assert [problem for problem in caught.value.problems if words in problem] == list(caught.value.problems)
+
+
+def test_settings_of_the_model_arrive(root: Path, tmp_path: Path) -> None:
+    resnet = job(root, tmp_path, "model.options={drop_rate: 0.3}", "model.last_stride=1", "model.pooling=gem")
+    backbone = resnet.model.embedding.backbone
+    assert backbone.drop_rate == 0.3
+    assert backbone.forward_features(torch.zeros(1, 3, 64, 32)).shape[2:] == (4, 2)
+    assert isinstance(backbone.global_pool, GeM)
+    assert any(parameter is backbone.global_pool.p for parameter in resnet.optimizer.param_groups[0]["params"])
+    vit = ["model.name=vit_tiny_patch16_224", "model.options={depth: 1}"]
+    made = job(root, tmp_path, *vit, "train.optimizer={name: adamw, layer_decay: 0.7, head_lr: 2}", "train.freeze=3")
+    assert made.model.embedding.backbone.pos_embed.shape == (1, 1 + 2 * 1, 192)  # made for images of 32 x 16
+    assert {group["lr_scale"] for group in made.optimizer.param_groups} == {2, 1, 0.7}
+    assert made.freeze == 3
+    square = job(
+        root, tmp_path, "model.name=vit_tiny_patch16_224", "model.options={depth: 1, img_size: [32, 16], patch_size: 8}"
+    )
+    assert square.model.embedding.backbone.pos_embed.shape == (1, 1 + 4 * 2, 192)
+    padded = job(root, tmp_path, "augment.pad=3", "train.warmup=4", "train.warmup_start=0.2")
+    assert padded.preprocess.pad == 3
+    assert [padded.schedule(step) for step in range(5)] == pytest.approx([0.4, 0.6, 0.8, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["model.options={depht: 1}"], r"model.options: resnet18 cannot be made with \{'depht': 1\}: .*'depht'"),
+        (["model.options={output_stride: 7}"], r"model.options: resnet18 cannot be made with"),
+        (["model.options={num_classes: 3}"], r"model.options.num_classes: not to be set here"),
+        (["model.name=googlenet_bn", "model.last_stride=1"], r"model.last_stride: 1 is for ResNets, got GoogLeNetBN"),
+        (
+            ["model.name=vit_tiny_patch16_224", "model.pooling=gem"],
+            r"model.pooling: VisionTransformer has no mean over positions",
+        ),
+        (
+            ["model.name=vit_tiny_patch16_224", "model.options={img_size: 224}"],
+            r"augment.crop: .* does not take images of \[32, 16\]",
+        ),
+        (["train.warmup_start=0.1"], r"train.warmup_start: there is no train.warmup"),
+        (["train.freeze=10"], r"train.freeze: expected less than train.iterations 10, got 10"),
+        (
+            ["train.optimizer={name: adam, layer_decay: 1.5}"],
+            r"train.optimizer.layer_decay: expected > 0 and <= 1, got 1.5",
+        ),
+    ],
+)
+def test_settings_of_the_model_that_cannot_be(root: Path, tmp_path: Path, overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        job(root, tmp_path, *overrides)

@@ -261,7 +261,7 @@ def load_model(config: Config, file: Path, runtime: Runtime) -> tuple[Classifier
     """The trained network of a checkpoint, and the preprocessing that belongs to it."""
     state = checkpoint.load(file)
     embedding, preprocess = experiment.build_embedding(config, initial_weights=False)
-    model = Classifier(embedding, len(state["pids"]))
+    model = experiment.build_classifier(config, embedding, len(state["pids"]))
     checkpoint.load_weights(model, checkpoint.tested_weights(state), file)
     return runtime.place(model).eval(), preprocess
 

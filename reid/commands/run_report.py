@@ -16,10 +16,11 @@ from PIL import Image
 
 from reid import experiment
 from reid.augment import Preprocess
-from reid.config import Config
+from reid.config import Component, Config
 from reid.datasets.damaged import DamagedImages, read_list
 from reid.datasets.folders import detect_kind
 from reid.datasets.loader import decode, load_batches
+from reid.engine.objective import SumOfLosses
 from reid.engine.train import TrainingSet
 from reid.errors import DataError
 from reid.evaluation.ranking import rank
@@ -51,7 +52,7 @@ def write_run_report(
 ) -> None:
     """Writes report.html into the run directory; `results[0]` is the headline and chooses the queries shown; without a test, none are."""
     best, worst = ([], []) if features is None else _best_and_worst(features, data.benchmark, results[0])
-    loss = " ".join([config.loss.name.upper(), *(f"({key} = {value})" for key, value in config.loss.options.items())])
+    loss = " + ".join(_in_words(component) for component in config.losses)
     minutes = sum(row["seconds"] for row in directory.read_metrics()) / 60
     facts = {
         f"{name.capitalize()} set": f"{ids} persons, {tracklets} tracklets, {frames} frames, {cameras} cameras"
@@ -63,6 +64,7 @@ def write_run_report(
         facts["Images left out"] = f"{len(left_out)} that cannot be read ({directory.damaged.name})"
     if data.corrections is not None:
         facts["Corrected labels"] = f"{data.corrected} ({data.corrections.file.name})"
+    facts |= {"Weights of training tracklets": data.weights} if data.weights else {}
     facts |= {"Wrong training labels": data.noise, "Training time": f"{minutes:.1f} min on {runtime.device.type}"}
     write_report(
         directory.report,
@@ -82,6 +84,10 @@ def write_run_report(
             commands=_commands(directory, config, data.benchmark.test, [ranked.title for ranked in best]),
         ),
     )
+
+
+def _in_words(loss: Component) -> str:
+    return " ".join([loss.name.upper(), *(f"({key} = {value})" for key, value in loss.options.items())])
 
 
 def _commands(directory: RunDirectory, config: Config, test: Split, queries: Sequence[str]) -> list[tuple[str, str]]:
@@ -129,8 +135,9 @@ def _probabilities(
 def _weight_curves(config: Config, name: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """The run's own w(p), where its loss has one, then those of CCE, MAE and IMAE where they differ from it."""
     p = torch.linspace(0, 1, 201)
+    own = experiment.build_loss(config)
     losses = {
-        name: experiment.build_loss(config),
+        name: own.losses[own.weighing] if isinstance(own, SumOfLosses) and own.weighing else own,
         "CCE": CCE(),
         "MAE": MAE(),
         "IMAE, T = 8": IMAE(),

@@ -143,7 +143,7 @@ def _restored(
     if job.evidence is not None and "evidence" in state:  # an earlier version has taken down none
         job.evidence.restore(state["evidence"], source, is_main=runtime.is_main)
     logger.info("resuming from %s at step %d", source, state["step"])
-    return _Progress(state["step"], state["best"], _window_of(state.get("windows"), runtime), source)
+    return _Progress(state["step"], state["best"], _window_of(state.get("windows"), job, runtime), source)
 
 
 def _require_same_corrections(state: dict[str, Any], data: experiment.LabelledData, source: Path) -> None:
@@ -178,9 +178,9 @@ def _require_same_step(step: int, folder: Path, runtime: Runtime) -> None:
         )
 
 
-def _window_of(windows: Tensor | None, runtime: Runtime) -> LogWindow:
+def _window_of(windows: Tensor | None, job: Job, runtime: Runtime) -> LogWindow:
     """This process's part of what `_all_windows` gave; another number of processes than before puts the sum into the first one."""
-    window = LogWindow.empty(runtime.device)
+    window = LogWindow.of(job, runtime.device)
     numbers = sum(value.numel() if isinstance(value, Tensor) else 1 for value in vars(window).values())
     if windows is None or windows.shape[1] != numbers:  # of an earlier version: its next row is of fewer steps
         return window
@@ -197,8 +197,9 @@ def _window_of(windows: Tensor | None, runtime: Runtime) -> LogWindow:
 
 def _all_windows(window: LogWindow, runtime: Runtime) -> Tensor:
     """(processes, numbers) float64, which holds every one exactly: what each process has summed since the last log line."""
-    numbers = [torch.as_tensor(value, dtype=torch.float64).cpu().view(-1) for value in vars(window).values()]
-    return gather_rows(torch.cat(numbers)[None].to(runtime.device)).cpu()
+    numbers = [torch.as_tensor(value).cpu().double().view(-1) for value in vars(window).values()]
+    row = torch.cat(numbers)[None]
+    return row if runtime.world_size == 1 else gather_rows(row.to(runtime.device)).cpu()
 
 
 def _tested(job: Job) -> Classifier:
@@ -220,7 +221,7 @@ def _train(
     runtime: Runtime,
     progress: _Progress,
 ) -> None:
-    first, window = progress.step, progress.window or LogWindow.empty(runtime.device)
+    first, window = progress.step, progress.window or LogWindow.of(job, runtime.device)
     with StopFlag() as stop, TrainingLog(directory, job, runtime, first) as log:
         hooks = StepHooks(
             config,

@@ -43,6 +43,8 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
     )
     if data.corrections is not None:
         logger.info("corrections %s: %s", data.corrections.file, data.corrected)
+    if data.weights:
+        logger.info("weights of training tracklets: %s", data.weights)
     for note in data.benchmark.notes:
         logger.info("%s: %s", data.benchmark.name, note)
     if not len(data.benchmark.query):
@@ -159,6 +161,7 @@ class TrainingLog:
             f"acc {acc:.1f} ({100 * mean['accuracy']:.1f})",
             f"lr {row['lr']:.6f}",
         ]
+        parts += [f"{key.removeprefix('loss_')} {value:.4f}" for key, value in row.items() if key.startswith("loss_")]
         parts += [f"mem {row['memory_mb']:.0f}M"] if "memory_mb" in row else []
         short = [f"time {time:.2f}", f"data {data:.2f}", f"loss {loss:.3f}", f"acc {acc:.1f}", f"lr {row['lr']:.2g}"]
         logger.info("  ".join([*start, *parts]), extra={"short": " ".join([*start, *short])})

@@ -40,7 +40,8 @@ class Rows(NamedTuple):
     """Every tracklet of a table, in order of appearance, and what the table says of each.
 
     `split` pid 0 and camid -1 where unknown · `known` (T,) bool: the person is · `part`, `role` (T,) texts, None without that column ·
-    `query`, `gallery` row numbers by the table's roles, or none and all · `names` · `notes`.
+    `query`, `gallery` row numbers by the table's roles, or none and all · `names` · `notes` · `weight` (T,) float64 >= 0, 1 where the cell
+    is empty, None without that column.
     """
 
     split: Split
@@ -49,6 +50,7 @@ class Rows(NamedTuple):
     role: np.ndarray | None
     names: IdNames
     notes: tuple[str, ...]
+    weight: np.ndarray | None = None
 
     @property
     def query(self) -> np.ndarray:
@@ -82,7 +84,8 @@ def load_rows(file: Path) -> Rows:
     first_T[code_N[::-1]] = np.arange(len(table))[::-1]
     (pid, filled_pid), (camid, filled_camid) = (_filled(ids, code_N, len(keys)) for ids in (pid, camid))
     filled = {"pid": filled_pid, "camid": filled_camid}
-    said = {"pid": pid.number, "camid": camid.number, "split": part, "role": role}
+    weight = np.nan_to_num(table.numbers("weight", low=0), nan=1.0) if "weight" in table else None
+    said = {"pid": pid.number, "camid": camid.number, "split": part, "role": role, "weight": weight}
     _refuse_two(table, {column: values for column, values in said.items() if values is not None}, code_N, keys, first_T)
     split, notes = _frames(table, code_N, keys)
     number = pid.number[first_T]
@@ -98,6 +101,7 @@ def load_rows(file: Path) -> Rows:
         None if role is None else role[first_T],
         IdNames(pid.names, camid.names),
         tuple(filter(None, (*_column_notes(table, pid, camid, filled), *notes))),
+        None if weight is None else weight[first_T],
     )
 
 
@@ -155,7 +159,8 @@ def load_manifest(
     train = split.select(trained)
     notes += _who_can_be_found(test, any_camera=any_camera)
     notes += _shared_persons(train, val, test, rows.names)
-    return Benchmark(file.stem, train, test, query, gallery, val, rows.names, tuple(notes), parts)
+    weight = None if rows.weight is None else rows.weight[trained]
+    return Benchmark(file.stem, train, test, query, gallery, val, rows.names, tuple(notes), parts, weight)
 
 
 def _refuse_unsupported(table: Table) -> None:
@@ -170,8 +175,6 @@ def _refuse_unsupported(table: Table) -> None:
                     "frames of a video and boxes are cut out first; "
                     f"robust-reid import {table.file} --crops crops --out cut.csv does it",
                 )
-    if "weight" in table:
-        table.numbers("weight", low=0)
 
 
 def _choice(table: Table, column: str, valid: tuple[str, ...], *, required: bool) -> np.ndarray | None:
@@ -211,8 +214,12 @@ def _refuse_two(
     raise table.error(
         row,
         column,
-        f"tracklet {keys[code_N[row]]}: expected {expected!r} as in row {table.row[first]}, got {got!r}; one tracklet is one person "
-        "in one camera: give each its own name (camera and number, say)",
+        f"tracklet {keys[code_N[row]]}: expected {expected!r} as in row {table.row[first]}, got {got!r}; "
+        + (
+            "a weight is that of a whole tracklet"
+            if column == "weight"
+            else "one tracklet is one person in one camera: give each its own name (camera and number, say)"
+        ),
     )
 
 
@@ -318,8 +325,6 @@ def _column_notes(table: Table, pid: Ids, camid: Ids, filled: Mapping[str, int])
             notes.append(f"column {column}: {filled[column]} empty cells are filled from other rows of their tracklet")
         if column in table and (empty := int((ids.number == UNKNOWN).sum())):
             notes.append(f"column {column}: {empty} of {len(table)} rows are unknown, as their tracklet has none")
-    if "weight" in table:
-        notes.append("column weight: read, but training weighs all samples alike")
     return notes
 
 

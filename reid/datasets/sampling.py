@@ -64,9 +64,19 @@ class IdentitySampler:
         K: frames per identity; the batch size must be a multiple of it.
         tracklets: per identity, K / tracklets frames of each; a divisor of K. By default every frame is of another tracklet.
             An identity with fewer tracklets gives some of them twice, and a tracklet with fewer frames some of its frames.
+        cross_camera: an identity's tracklets come from its cameras in turn, from as many different ones as there are and from all of
+            them alike; and of a tracklet that is given twice, other frames, as long as it has some.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, K: int = 4, tracklets: int | None = None) -> None:
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        K: int = 4,
+        tracklets: int | None = None,
+        cross_camera: bool = False,
+    ) -> None:
         num_ids = len(np.unique(split.pid))
         if K < 1 or batch_size % K or batch_size // K > num_ids:
             raise ConfigError(
@@ -75,21 +85,43 @@ class IdentitySampler:
         if tracklets is not None and (tracklets < 1 or K % tracklets):
             raise ConfigError(f"tracklets: expected a divisor of K = {K}, got {tracklets}")
         self._split, self._K, self._P, self._seed = split, K, batch_size // K, seed
-        self._tracklets = tracklets or K
+        self._tracklets, self._cross_camera = tracklets or K, cross_camera
         labels, _ = split.labels()
         self._rows = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
 
     def __call__(self, step: int) -> np.ndarray:
         draw = np.random.default_rng(seed_of(self._seed, "identities", step))
         identities = draw.choice(len(self._rows), self._P, replace=False)
-        rows = np.concatenate([np.resize(draw.permutation(self._rows[i]), self._tracklets) for i in identities])
+        rows = np.concatenate([self._of_identity(draw.permutation(self._rows[i])) for i in identities])
         start, stop = self._split.start[rows], self._split.stop[rows]
+        each = self._K // self._tracklets
+        if self._cross_camera:
+            return _other_frames(draw, rows, start, stop, each)
         if self._tracklets == self._K:
             return draw.integers(start, stop)
-        each = self._K // self._tracklets
         return np.concatenate(
             [first + np.resize(draw.permutation(end - first), each) for first, end in zip(start, stop, strict=True)]
         )
+
+    def _of_identity(self, shuffled: np.ndarray) -> np.ndarray:
+        """As many tracklets as wanted, of all those of an identity."""
+        if self._cross_camera:
+            camid = self._split.camid[shuffled]
+            turn = [int((camid[:i] == camid[i]).sum()) for i in range(len(camid))]  # the n-th of its camera
+            shuffled = shuffled[np.argsort(turn, kind="stable")]
+        return np.resize(shuffled, self._tracklets)
+
+
+def _other_frames(
+    draw: np.random.Generator, rows: np.ndarray, start: np.ndarray, stop: np.ndarray, each: int
+) -> np.ndarray:
+    """`each` frames of every tracklet, in the order of rows; those of a tracklet that stands there n times are dealt out among the n."""
+    frames = np.empty((len(rows), each), dtype=np.int64)
+    for row in np.unique(rows):
+        places = np.flatnonzero(rows == row)
+        first, end = start[places[0]], stop[places[0]]
+        frames[places] = first + np.resize(draw.permutation(end - first), (len(places), each))
+    return frames.reshape(-1)
 
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {

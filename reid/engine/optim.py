@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from reid.errors import ConfigError, in_range
+from reid.models.embedding import Classifier
 
 Schedule = Callable[[int], float]
 
@@ -46,11 +49,14 @@ def cosine(iterations: int, warmup: int = 0) -> Schedule:
     return factor
 
 
-def warmed(schedule: Schedule, warmup: int, iterations: int) -> Schedule:
-    """A schedule times a factor that rises by equal steps, reaching 1 at the last of the first `warmup` ones."""
+def warmed(schedule: Schedule, warmup: int, iterations: int, start: float = 0.0) -> Schedule:
+    """A schedule times a factor that rises from `start` by equal steps, reaching 1 at the last of the first `warmup` ones."""
+    in_range("warmup_start", start, 0, 1)
     if not 0 <= warmup < iterations:
         raise ConfigError(f"warmup: expected 0 <= warmup < {iterations} iterations, got {warmup}")
-    return lambda step: min(1.0, (step + 1) / warmup) * schedule(step) if warmup else schedule(step)
+    if not warmup:
+        return schedule
+    return lambda step: (start + (1 - start) * min(1.0, (step + 1) / warmup)) * schedule(step)
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
@@ -61,11 +67,26 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def sgd(model: nn.Module, momentum: float = 0.9, weight_decay: float = 5e-4) -> torch.optim.Optimizer:
-    """SGD over all parameters alike, as in Caffe and the paper; `set_lr` gives it its rate."""
+def sgd(
+    model: nn.Module,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    head_lr: float = 1.0,
+    layer_decay: float | None = None,
+) -> torch.optim.Optimizer:
+    """SGD over all parameters alike, as in Caffe and the paper; `set_lr` gives it its rate.
+
+    Args:
+        model: what is trained.
+        momentum: in [0, 1].
+        weight_decay: >= 0, of L2 regularisation.
+        head_lr: as in `parameter_groups`.
+        layer_decay: as in `parameter_groups`.
+    """
     in_range("momentum", momentum, 0, 1)
     in_range("weight_decay", weight_decay, 0)
-    optimizer = torch.optim.SGD(_trained(model), lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=True)
+    groups = parameter_groups(model, weight_decay, head_lr, layer_decay)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=True)
     for parameter in _trained(model):
         # The first step's buffer is its gradient, the same as starting from zero; but torch leaves it uninitialised when
         # that step is skipped, as with float16 it often is, and a captured step must find it there.
@@ -73,24 +94,103 @@ def sgd(model: nn.Module, momentum: float = 0.9, weight_decay: float = 5e-4) -> 
     return optimizer
 
 
-def adamw(
-    model: nn.Module, beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.01
+def adam(
+    model: nn.Module,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    weight_decay: float = 5e-4,
+    head_lr: float = 1.0,
+    layer_decay: float | None = None,
+    amsgrad: bool = False,
 ) -> torch.optim.Optimizer:
-    """AdamW over all parameters alike; `set_lr` gives it its rate."""
+    """Adam, its weight decay being that of L2 regularisation, a part of the gradient; arguments as in `adamw`.
+
+    Args:
+        amsgrad: divide by the largest second moment so far (Reddi et al., "On the Convergence of Adam and Beyond", ICLR 2018).
+    """
+    return _adam(torch.optim.Adam, model, beta1, beta2, weight_decay, head_lr, layer_decay, amsgrad=amsgrad)
+
+
+def adamw(
+    model: nn.Module,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    weight_decay: float = 0.01,
+    head_lr: float = 1.0,
+    layer_decay: float | None = None,
+) -> torch.optim.Optimizer:
+    """AdamW over all parameters alike, its weight decay apart from the gradient; `set_lr` gives it its rate.
+
+    Args:
+        model: what is trained.
+        beta1: in [0, 1).
+        beta2: in [0, 1).
+        weight_decay: >= 0.
+        head_lr: as in `parameter_groups`.
+        layer_decay: as in `parameter_groups`.
+    """
+    return _adam(torch.optim.AdamW, model, beta1, beta2, weight_decay, head_lr, layer_decay)
+
+
+def _adam(
+    kind: type[torch.optim.Adam],
+    model: nn.Module,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+    head_lr: float,
+    layer_decay: float | None,
+    *,
+    amsgrad: bool = False,
+) -> torch.optim.Optimizer:
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
         in_range(name, beta, 0, 1 - 1e-9)
     in_range("weight_decay", weight_decay, 0)
-    return torch.optim.AdamW(_trained(model), lr=0.0, betas=(beta1, beta2), weight_decay=weight_decay, fused=True)
+    groups = parameter_groups(model, weight_decay, head_lr, layer_decay)
+    return kind(groups, lr=0.0, betas=(beta1, beta2), weight_decay=weight_decay, amsgrad=amsgrad, fused=True)
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, head_lr: float = 1.0, layer_decay: float | None = None
+) -> list[Any]:
+    """The trained parameters: all alike, or in groups whose ``lr_scale`` `set_lr` multiplies the rate by.
+
+    Args:
+        model: a `Classifier`, or a network without a backbone of its own, which is then all head.
+        weight_decay: of all parameters; with `layer_decay` not of those of the backbone that have one dimension, such as norms and
+            biases, nor of those that timm exempts, such as embeddings of positions.
+        head_lr: > 0, factor of the rate of all that does not come from the backbone: neck and classifier.
+        layer_decay: in (0, 1], factor of the rate from one layer of the backbone to the one before it; the last one has 1. What a layer
+            is, timm says (`timm.optim.param_groups_layer_decay`; Clark et al., "ELECTRA", 2020, have it for fine-tuning).
+
+    Raises:
+        ConfigError: a factor is out of range, or the backbone does not tell its layers.
+    """
+    in_range("head_lr", head_lr, 0, above=True)
+    if layer_decay is None and head_lr == 1:
+        return _trained(model)
+    backbone = model.embedding.backbone if isinstance(model, Classifier) else nn.Module()
+    groups: list[dict[str, Any]] = [{"params": _trained(backbone)}]
+    if layer_decay is not None:
+        in_range("layer_decay", layer_decay, 0, 1, above=True)
+        if isinstance(model, Classifier) and not hasattr(backbone, "group_matcher"):
+            raise ConfigError(f"layer_decay: {type(backbone).__name__} does not tell its layers; leave it out")
+        undecayed: Collection[str] = getattr(backbone, "no_weight_decay", tuple)()
+        if _trained(backbone):
+            groups = param_groups_layer_decay(backbone, weight_decay, undecayed, layer_decay=layer_decay)
+    inside = {id(parameter) for parameter in backbone.parameters()}
+    head = [parameter for parameter in _trained(model) if id(parameter) not in inside]
+    return [group for group in (*groups, {"params": head, "lr_scale": head_lr}) if group["params"]]
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The same rate for every parameter group."""
+    """The rate of every parameter group, times its own factor where it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)

@@ -23,6 +23,7 @@ from reid.datasets.loader import DamagedImages, FrameBatch, StepBatches, load_ba
 from reid.datasets.sampling import Sampler
 from reid.engine.ema import Averaged
 from reid.engine.evidence import Evidence, fit_of
+from reid.engine.objective import SumOfLosses
 from reid.engine.optim import Schedule, set_lr
 from reid.errors import DataError, ReidError
 from reid.models.embedding import Classifier
@@ -43,17 +44,20 @@ class TrainingSet:
         label_F: (F,) int64 class of each frame, -1 where a frame belongs to no tracklet of the split.
         intact_F: (F,) bool, whether that label is the true one; None when the truth is unknown.
         pids: (K,) int64 sorted person ids of the classes.
+        weight_F: (F,) float32 >= 0, what each frame's loss is multiplied by; None: all count alike.
     """
 
     split: Split
     label_F: Tensor
     intact_F: Tensor | None
     pids: np.ndarray
+    weight_F: Tensor | None = None
 
     def to(self, device: torch.device) -> TrainingSet:
         """The same with its labels on a device, where a step looks them up without waiting."""
         intact_F = None if self.intact_F is None else self.intact_F.to(device)
-        return replace(self, label_F=self.label_F.to(device), intact_F=intact_F)
+        weight_F = None if self.weight_F is None else self.weight_F.to(device)
+        return replace(self, label_F=self.label_F.to(device), intact_F=intact_F, weight_F=weight_F)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ class Job:
     """Everything that one training run is made of; `step` counts from 0.
 
     Args:
+        loss: of the logits, as `reid.losses` has them, or a sum of several (`reid.engine.objective`).
         accumulate: parts that a process computes its share of a batch in, one after the other; the step is that of the whole batch.
+        freeze: first steps in which the backbone stays as it is, its normalisation as in evaluation; it is computed all the same.
         damaged: what to do about damaged images. One that is left out adds nothing to the mean, which stays that over `batch_size`.
         scaler: of float16's gradients.
         ema: the moving average that every step adds to.
@@ -84,6 +90,7 @@ class Job:
     workers: int = 0
     log_freq: int = 50
     accumulate: int = 1
+    freeze: int = 0
     damaged: DamagedImages = field(default_factory=DamagedImages)
     scaler: torch.amp.GradScaler | None = None
     ema: Averaged | None = None
@@ -100,17 +107,25 @@ class LogWindow:
     weight2: Tensor  # their squares
     hits: Tensor  # (2,) correct predictions likewise
     seen: Tensor  # (2,) samples of either kind
+    terms: Tensor  # (n,) each term of a sum of losses; none for one loss
     data_seconds: float = 0.0
     seconds: float = 0.0
 
     @classmethod
-    def empty(cls, device: torch.device) -> LogWindow:
-        loss, weight, weight2, hits, seen = (torch.zeros(size, device=device) for size in ((), 2, (), 2, 2))
-        return cls(loss, weight, weight2, hits, seen)
+    def empty(cls, device: torch.device, terms: int = 0) -> LogWindow:
+        loss, weight, weight2, hits, seen, by_term = (
+            torch.zeros(size, device=device) for size in ((), 2, (), 2, 2, terms)
+        )
+        return cls(loss, weight, weight2, hits, seen, by_term)
+
+    @classmethod
+    def of(cls, job: Job, device: torch.device) -> LogWindow:
+        """An empty one for the losses of a job."""
+        return cls.empty(device, len(job.loss.names) if isinstance(job.loss, SumOfLosses) else 0)
 
     def clear(self) -> None:
         """Empties it in place: who holds it sees it too."""
-        vars(self).update(vars(LogWindow.empty(self.loss.device)))
+        vars(self).update(vars(LogWindow.empty(self.loss.device, len(self.terms))))
 
 
 def fit(
@@ -141,11 +156,13 @@ def fit(
     model = _wrapped(job, runtime).train()
     job.loss.train()
     batches = StepBatches(job.sampler, first_step, job.iterations, runtime.rank, runtime.world_size)
-    window, clock = window or LogWindow.empty(runtime.device), time.perf_counter()
+    window, clock = window or LogWindow.of(job, runtime.device), time.perf_counter()
     pinned = runtime.device.type == "cuda"
     stream = load_batches(job.data.split, batches, workers=job.workers, pin_memory=pinned, damaged=job.damaged)
     for step, batch in enumerate(_in_scope("data", stream), start=first_step):
         window.data_seconds += time.perf_counter() - clock
+        if step < job.freeze:
+            job.model.embedding.backbone.eval()
         with compiler_errors_in_one_line():
             _step(job, model, runtime, step, batch, window)
         done = step + 1
@@ -197,6 +214,7 @@ class _Outcome(NamedTuple):
     hit_B: Tensor
     p_B: Tensor
     margin_B: Tensor
+    terms_Bn: Tensor
 
 
 def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameBatch, window: LogWindow) -> None:
@@ -211,6 +229,8 @@ def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameB
         waits = part is not parts[-1] and isinstance(model, DistributedDataParallel)
         with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]  # one exchange a step
             outcomes.append(_forward_backward(job, model, runtime, part, scale))
+    if step < job.freeze:  # without a gradient an optimiser leaves a weight alone, decay included
+        job.model.embedding.backbone.zero_grad(set_to_none=True)
     with record_function("optimizer"):
         _update(job, step)
     with record_function("metrics"):
@@ -222,7 +242,7 @@ def _parts(job: Job, runtime: Runtime, step: int, batch: FrameBatch) -> list[_Pa
     if len(batch.frames) < job.accumulate:
         left = f"{len(batch.frames)} image(s) of this process's share are left for the {job.accumulate} parts"
         raise DataError(f"train.accumulate: step {step}: {left}; restore the damaged images")
-    draws_BR = crop_draws(job, step)[runtime.rank :: runtime.world_size][batch.places]
+    draws_BR = runtime.exact(crop_draws(job, step)[runtime.rank :: runtime.world_size][batch.places])
     images = job.preprocess(batch.images, runtime.device, runtime.send(draws_BR))
     frames = runtime.send(batch.frames)
     share = _Part(images, job.data.label_F[frames], frames)
@@ -253,14 +273,35 @@ def crop_draws(job: Job, step: int) -> Tensor:
 def _forward_backward(job: Job, model: nn.Module, runtime: Runtime, part: _Part, scale: float) -> _Outcome:
     """Adds a part's gradients to the weights'. The loss's own gradient is taken apart: metrics want it, and float16 scales it after."""
     with record_function("forward"):
+        targets = (part.target,) if job.model.takes_targets else ()
         with runtime.autocast(), _enough_to_normalise(job):
-            logits_BK = model(part.images)
-        loss_B = job.loss(logits_BK, part.target, part.frames)
+            outputs = model(part.images, *targets)
+        outputs = (
+            outputs if isinstance(outputs, tuple) else (outputs,)
+        )  # logits, and features where losses compare them
+        # Leaves of their own: the gradient of the features is to be that of the losses on them, without the way through the logits.
+        inputs = [output.detach().requires_grad_() for output in outputs]
+        loss_B, terms_Bn = _loss(job, part, inputs)
     with record_function("backward"):
-        [grad_BK] = torch.autograd.grad(loss_B.sum() * scale, logits_BK)
-        logits_BK.backward(grad_BK if job.scaler is None else job.scaler.scale(grad_BK))
-    weight_B, hit_B = grad_BK.abs().sum(1) / scale, logits_BK.argmax(1) == part.target
-    return _Outcome(part.frames, loss_B.detach(), weight_B, hit_B, *fit_of(logits_BK, part.target))
+        gradients = torch.autograd.grad(loss_B.sum() * scale, inputs)
+        scaled = gradients if job.scaler is None else [job.scaler.scale(gradient) for gradient in gradients]
+        torch.autograd.backward(outputs, scaled)
+    logits_BK, weight_B = inputs[0].detach(), gradients[0].abs().sum(1) / scale
+    hit_B = logits_BK.argmax(1) == part.target
+    return _Outcome(part.frames, loss_B.detach(), weight_B, hit_B, *fit_of(logits_BK, part.target), terms_Bn)
+
+
+def _loss(job: Job, part: _Part, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """(B,) loss of each sample, and (B, n) the terms it is the sum of, where it is a sum; both times the sample's weight."""
+    if isinstance(job.loss, SumOfLosses):
+        loss_B, terms_Bn = job.loss(inputs[0], part.target, part.frames, *inputs[1:])
+    else:
+        loss_B = job.loss(inputs[0], part.target, part.frames)
+        terms_Bn = loss_B.new_empty(len(loss_B), 0)
+    if job.data.weight_F is None:
+        return loss_B, terms_Bn
+    weight_B = job.data.weight_F[part.frames]
+    return loss_B * weight_B, terms_Bn * weight_B[:, None]
 
 
 def _update(job: Job, step: int) -> None:
@@ -280,6 +321,8 @@ def _update(job: Job, step: int) -> None:
 def _count(job: Job, step: int, window: LogWindow, outcome: _Outcome) -> None:
     window.loss += outcome.loss_B.sum()
     window.weight2 += outcome.weight_B.square().sum()
+    if isinstance(job.loss, SumOfLosses):
+        window.terms += outcome.terms_Bn.sum(0)
     hit_B, intact_F = outcome.hit_B.float(), job.data.intact_F
     kind_B = torch.ones_like(outcome.frames) if intact_F is None else intact_F[outcome.frames].long()
     window.weight.index_add_(0, kind_B, outcome.weight_B.to(window.weight.dtype))
@@ -290,8 +333,10 @@ def _count(job: Job, step: int, window: LogWindow, outcome: _Outcome) -> None:
 
 
 def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, float]:
-    sums = torch.cat([window.loss[None], window.weight, window.weight2[None], window.hits, window.seen])
-    loss, weight_c, weight_i, weight2, hits_c, hits_i, seen_c, seen_i = sum_over_processes(sums).tolist()
+    parts = (window.loss[None], window.weight, window.weight2[None], window.hits, window.seen, window.terms)
+    loss, weight_c, weight_i, weight2, hits_c, hits_i, seen_c, seen_i, *terms = sum_over_processes(
+        torch.cat(parts)
+    ).tolist()
     seen, weight = seen_c + seen_i, weight_c + weight_i
     if not np.isfinite(loss):
         raise ReidError(
@@ -308,6 +353,8 @@ def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, 
         "seconds": window.seconds,
         "data_seconds": window.data_seconds,
     }
+    if isinstance(job.loss, SumOfLosses):
+        row |= {f"loss_{name}": term / seen for name, term in zip(job.loss.names, terms, strict=True)}
     if job.data.intact_F is not None:
         row |= {"accuracy_intact": hits_i / seen_i} if seen_i else {}
         row |= {"accuracy_corrupted": hits_c / seen_c} if seen_c else {}

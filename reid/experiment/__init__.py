@@ -5,12 +5,13 @@ data.py: the dataset and its labels · model.py: the network · training.py: a t
 
 from reid.experiment.checking import check
 from reid.experiment.data import DATASETS, LabelledData, load_benchmark, load_data, located
-from reid.experiment.model import build_embedding
+from reid.experiment.model import build_classifier, build_embedding
 from reid.experiment.training import build_job, build_loss
 
 __all__ = [
     "DATASETS",
     "LabelledData",
+    "build_classifier",
     "build_embedding",
     "build_job",
     "build_loss",

@@ -13,15 +13,27 @@ from reid.config import Component, Config, nearest
 from reid.datasets.noise_manifest import NOISES
 from reid.datasets.sampling import SAMPLERS
 from reid.datasets.sources.market1501 import DUKE_WITHDRAWN, is_duke
+from reid.engine.objective import SumOfLosses
 from reid.engine.optim import OPTIMIZERS, SCHEDULES, constant
 from reid.errors import ConfigError
 from reid.experiment.data import DATASETS, SPLITS
 from reid.experiment.model import build_preprocess
-from reid.experiment.training import build_loss, with_warmup
-from reid.losses import LOSSES
+from reid.experiment.training import ALL_LOSSES, build_loss, with_warmup
 from reid.models.backbone import check_name
+from reid.models.heads import HEADS
 from reid.protocol import get_protocols
 from reid.tracklets import Split
+
+# What `create_model` takes and the project decides.
+_NOT_OPTIONS = {
+    "checkpoint_path",
+    "features_only",
+    "in_chans",
+    "num_classes",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+}
 
 
 def check(config: Config) -> None:
@@ -41,7 +53,9 @@ def check(config: Config) -> None:
     problems += problems_of(lambda: build_preprocess(config, {"mean": [0], "std": [1]}))
     problems += problems_of(lambda: with_warmup(config, constant()))
     problems += _contradictions(config)
-    if config.train.accumulate > 1 and not any(problem.startswith("loss.") for problem in problems):
+    if not any(problem.startswith("loss") for problem in problems):
+        problems += problems_of(lambda: build_loss(config))
+    if config.train.accumulate > 1 and not any(problem.startswith("loss") for problem in problems):
         problems += _in_parts(config)
     if problems:
         raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
@@ -70,6 +84,14 @@ def _contradictions(config: Config) -> list[str]:
         problems.append(
             "machine.sync_norm: does nothing when model.freeze_norm keeps the statistics; leave out one of them"
         )
+    for name in sorted(config.model.options.keys() & _NOT_OPTIONS):
+        problems.append(f"model.options.{name}: not to be set here; the sections model and augment say all of it")
+    if config.train.warmup_start and not config.train.warmup:
+        problems.append("train.warmup_start: there is no train.warmup that rises from it; leave it out")
+    if config.train.freeze >= config.train.iterations:
+        problems.append(
+            f"train.freeze: expected less than train.iterations {config.train.iterations}, got {config.train.freeze}"
+        )
     if config.train.warmup and "warmup" in config.train.schedule.options:
         problems.append("train.warmup: the schedule has a warmup of its own; leave out one of them")
     return problems
@@ -77,10 +99,25 @@ def _contradictions(config: Config) -> list[str]:
 
 def _in_parts(config: Config) -> list[str]:
     """What keeps the configured loss from being computed in parts of a batch."""
-    if not getattr(build_loss(config), "needs_whole_batch", False):
-        return []
-    reason = f"{config.loss.name} compares or remembers the samples of a step and needs all of them at once"
-    return [f"train.accumulate: {reason}; expected 1, got {config.train.accumulate}"]
+    loss = build_loss(config)
+    parts = loss.losses if isinstance(loss, SumOfLosses) else {config.losses[0].name: loss}
+    whole = [name for name, part in parts.items() if getattr(part, "needs_whole_batch", False)]
+    return [
+        f"train.accumulate: {name} compares or remembers the samples of a step and needs all of them at once; expected 1, "
+        f"got {config.train.accumulate}"
+        for name in whole
+    ]
+
+
+def _loss_components(config: Config) -> list[tuple[str, Component]]:
+    """Section and settings of each loss, without the factors of a list."""
+    if not isinstance(config.loss, list):
+        return [("loss", config.loss)]
+    found = []
+    for i, component in enumerate(config.loss):
+        rest = {key: value for key, value in component.options.items() if key != "weight"}
+        found.append((f"loss.{i}", Component(name=component.name, **rest)))
+    return found
 
 
 def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str, Any]]]:
@@ -88,9 +125,11 @@ def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str
     iterations, frame = config.train.iterations, np.zeros(1, dtype=np.int64)
     anybody = Split(Path(), np.array([b"x"]), frame, frame + 1, frame, frame)
     components: list[tuple[str, Registry, Component, dict[str, Any]]] = [
-        ("loss", LOSSES, config.loss, {"num_samples": 1, "num_classes": 2, "iterations": iterations}),
         ("sampler", SAMPLERS, config.sampler, {"split": anybody, "batch_size": 1, "seed": 0}),
         ("train.optimizer", OPTIMIZERS, config.train.optimizer, {"model": nn.Linear(1, 1)}),
         ("train.schedule", SCHEDULES, config.train.schedule, {"iterations": iterations}),
     ]
+    sizes = {"num_samples": 1, "num_classes": 2, "num_features": 1, "iterations": iterations}
+    components += [(section, ALL_LOSSES, component, sizes) for section, component in _loss_components(config)]
+    components.append(("model.head", HEADS, config.model.head, {"num_classes": 2, "num_features": 1}))
     return components + [(place, NOISES, noise, {}) for place, noise in config.data.noises.items()]

@@ -31,6 +31,7 @@ from reid.datasets.sources.places import PLACES
 from reid.datasets.sources.prid2011 import load_prid2011
 from reid.datasets.sources.veri776 import load_veri776
 from reid.datasets.splitting import Draw
+from reid.datasets.weights import in_words, read_weights, scaled
 from reid.engine.train import TrainingSet
 from reid.errors import ConfigError, DataError
 from reid.experiment.noise import notes_on, with_noise
@@ -67,6 +68,7 @@ class LabelledData:
         noisy: the whole training set, its held-out identities included, and the changes made on purpose; None without any.
         corrections: the file whose corrections `train` and `holdout` have seen, or None.
         corrected: what they did, in words; empty without them.
+        weights: what is known about the weights of training tracklets, in words; empty where all count alike.
     """
 
     benchmark: Benchmark
@@ -78,6 +80,7 @@ class LabelledData:
     noisy: Noisy | None = None
     corrections: Corrections | None = None
     corrected: str = ""
+    weights: str = ""
 
     @property
     def intact_T(self) -> np.ndarray | None:
@@ -98,7 +101,7 @@ def located(config: Config) -> Config:
         root = str(data_root(root).absolute())
     noises = [_located(one) for one in config.data.noises.values()]
     noise = noises if isinstance(config.data.noise, list) else next(iter(noises), None)
-    files = {"path": config.data.path, "corrections": config.data.corrections}
+    files = {"path": config.data.path, "corrections": config.data.corrections, "weights": config.data.weights}
     places = {key: None if file is None else str(Path(file).expanduser().absolute()) for key, file in files.items()}
     return config.model_copy(update={"data": config.data.model_copy(update={"root": root, "noise": noise, **places})})
 
@@ -177,9 +180,14 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
     label_F = torch.from_numpy(per_frame(train, labels, fill=-1))
     trained = None if truth is None else truth.of_rows(rows)
     intact_F = None if trained is None else torch.from_numpy(trained.labelled(train)[1])
+    weight_T = _weights(config, benchmark, split, noisy.row_T[mended.source])
+    weight_F = None
+    if weight_T is not None:
+        weight_T = scaled(weight_T[rows], config.data.weights or benchmark.name)
+        weight_F = torch.from_numpy(per_frame(train, weight_T.astype(np.float32), fill=0))
     return LabelledData(
         replace(benchmark, names=mended.names, notes=(*benchmark.notes, *notes_on(noisy), *mended.notes)),
-        TrainingSet(train, label_F, intact_F, pids),
+        TrainingSet(train, label_F, intact_F, pids, weight_F),
         held,
         _in_words(split, before, truth, changed=bool(noisy.changes)),
         before.of_rows(rows),
@@ -187,7 +195,20 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
         noisy if noisy.changes else None,
         corrections,
         str(mended.counts) if corrections else "",
+        "" if weight_T is None else in_words(weight_T),
     )
+
+
+def _weights(config: Config, benchmark: Benchmark, split: Split, source_T: np.ndarray) -> np.ndarray | None:
+    """(T,) of all tracklets to train on, held-out ones included, as given; None where all count alike.
+
+    `source_T` says which row of the dataset each of them is; -1 for those that noise has added.
+    """
+    if config.data.weights is None:
+        return None if benchmark.weight is None else np.where(source_T < 0, 1.0, benchmark.weight[source_T])
+    if benchmark.weight is not None:
+        raise ConfigError("data.weights: the table has a column weight; leave out one of them")
+    return read_weights(Path(config.data.weights).expanduser(), split)
 
 
 def _corrected(corrections: Corrections | None, noisy: Noisy, benchmark: Benchmark) -> Corrected:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import timm.layers
 import torch
+from timm.models import get_pretrained_cfg
+from torch import nn
 
 import reid.models  # noqa: F401  registers the backbones with timm
 from reid.augment import Preprocess
+from reid.binding import build
 from reid.config import Config
 from reid.errors import ConfigError
 from reid.models.backbone import create_backbone
 from reid.models.embedding import Classifier, Embedding
+from reid.models.heads import HEADS
+from reid.models.surgery import keep_size_in_last_stage, pool_by_gem
 from reid.runtime import Runtime, seed_of
 
 
@@ -29,18 +35,53 @@ def build_embedding(config: Config, *, initial_weights: bool = True) -> tuple[Em
     """
     torch.manual_seed(seed_of(config.seed, "init"))
     weights = config.model.weights if initial_weights else None
-    backbone = create_backbone(
-        config.model.name, pretrained=config.model.pretrained and initial_weights, weights=weights
-    )
+    pretrained = config.model.pretrained and initial_weights
+    backbone = _backbone(config, pretrained=pretrained, weights=weights)
+    if config.model.last_stride == 1:
+        keep_size_in_last_stage(backbone)
+    if config.model.pooling == "gem":
+        pool_by_gem(backbone)
     preprocess = build_preprocess(config, backbone.pretrained_cfg)  # type: ignore[arg-type]  # timm sets it on every model
     return Embedding(backbone, config.model.neck, freeze_norm=config.model.freeze_norm), preprocess
+
+
+def _backbone(config: Config, **given: Any) -> nn.Module:
+    """The backbone by the model's options; one of a fixed input size is made for that of the config, its positions interpolated by timm."""
+    name, crop = config.model.name, tuple(config.augment.crop)
+    options: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in config.model.options.items()
+    }
+    published = get_pretrained_cfg(name)
+    if published is not None and published.fixed_input_size and "img_size" not in options:
+        with contextlib.suppress(TypeError):  # it takes no other size; `check_input_size` tells where that is wrong
+            return create_backbone(name, **given, **options, img_size=crop)
+    try:
+        return create_backbone(name, **given, **options)
+    except (TypeError, ValueError, AssertionError, KeyError, RuntimeError) as error:
+        if not options:
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"model.options: {name} cannot be made with {config.model.options}: {reason}") from error
+
+
+def build_classifier(config: Config, embedding: Embedding, num_classes: int) -> Classifier:
+    """The embedding under the configured classifier of training.
+
+    Raises:
+        ConfigError: a setting of the head is out of range.
+    """
+
+    def head(num_features: int, num_classes: int) -> nn.Module:
+        return build("model.head", HEADS, config.model.head, num_features=num_features, num_classes=num_classes)
+
+    return Classifier(embedding, num_classes, head)
 
 
 def build_preprocess(config: Config, pretrained_cfg: Mapping[str, Any]) -> Preprocess:
     """The configured augmentation, with mean and deviation from timm's `pretrained_cfg` (numbers of 1 or 3 channels)."""
     augment = config.augment
     mean, std = pretrained_cfg["mean"], pretrained_cfg["std"]
-    return Preprocess(augment.resize, augment.crop, mean, std, augment.flip, augment.erase, augment.color)
+    return Preprocess(augment.resize, augment.crop, mean, std, augment.flip, augment.erase, augment.color, augment.pad)
 
 
 def with_shared_norm(config: Config, model: Classifier, runtime: Runtime) -> Classifier:

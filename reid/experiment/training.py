@@ -2,32 +2,70 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 from torch import nn
 
 from reid.binding import build
-from reid.config import Config
+from reid.config import Component, Config
 from reid.datasets.loader import DamagedImages
 from reid.datasets.sampling import SAMPLERS
 from reid.engine.ema import Averaged
 from reid.engine.evidence import Evidence
+from reid.engine.objective import SumOfLosses
 from reid.engine.optim import OPTIMIZERS, SCHEDULES, Schedule, warmed
 from reid.engine.train import Job, TrainingSet
 from reid.errors import ConfigError
-from reid.experiment.model import build_embedding, check_input_size, with_shared_norm
+from reid.experiment.model import build_classifier, build_embedding, check_input_size, with_shared_norm
 from reid.losses import LOSSES
-from reid.models.embedding import Classifier
+from reid.metric_losses import METRIC_LOSSES, MetricLoss
 from reid.runtime import Runtime
 
+ALL_LOSSES: dict[str, Callable[..., nn.Module]] = {**LOSSES, **METRIC_LOSSES}
 
-def build_loss(config: Config, num_samples: int = 1, num_classes: int = 2) -> nn.Module:
-    """The configured loss; `num_samples` and `num_classes` are for those that remember samples and classes."""
-    given = {"num_samples": num_samples, "num_classes": num_classes, "iterations": config.train.iterations}
-    return build("loss", LOSSES, config.loss, **given)
+
+def build_loss(config: Config, num_samples: int = 1, num_classes: int = 2, num_features: int = 1) -> nn.Module:
+    """The configured loss, a `SumOfLosses` where the config has a list.
+
+    Args:
+        config: the run's.
+        num_samples: for losses that remember samples.
+        num_classes: for losses that remember classes.
+        num_features: of the network, likewise.
+
+    Raises:
+        ConfigError: a setting is out of range, or the losses of a list do not go together.
+    """
+    sizes = {"num_samples": num_samples, "num_classes": num_classes, "num_features": num_features}
+    given = {"iterations": config.train.iterations, **sizes}
+    if not isinstance(config.loss, list):
+        loss = build("loss", ALL_LOSSES, config.loss, **given)
+        return SumOfLosses({config.loss.name: loss}, {config.loss.name: 1}) if isinstance(loss, MetricLoss) else loss
+    names = [component.name for component in config.loss]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"loss: {twice[0]} stands twice; expected each loss once, its weight says how much it counts")
+    terms = [_without_factor(i, component) for i, component in enumerate(config.loss)]
+    losses = {one.name: build(f"loss.{i}", ALL_LOSSES, one, **given) for i, (one, _) in enumerate(terms)}
+    return SumOfLosses(losses, {one.name: factor for one, factor in terms})
+
+
+def _without_factor(place: int, component: Component) -> tuple[Component, float]:
+    """A loss of a list apart from its `weight`, the factor in the sum, 1 by default.
+
+    Raises:
+        ConfigError: the weight is no number above 0.
+    """
+    options = component.options
+    factor = options.pop("weight", 1.0)
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
+        raise ConfigError(f"loss.{place}.weight: expected a number above 0, got {factor!r}")
+    return Component(name=component.name, **options), float(factor)
 
 
 def with_warmup(config: Config, schedule: Schedule) -> Schedule:
     try:
-        return warmed(schedule, config.train.warmup, config.train.iterations)
+        return warmed(schedule, config.train.warmup, config.train.iterations, config.train.warmup_start)
     except ConfigError as error:
         raise ConfigError(f"train.{error}") from None
 
@@ -35,13 +73,17 @@ def with_warmup(config: Config, schedule: Schedule) -> Schedule:
 def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_weights: bool = True) -> Job:
     """Everything that `reid.engine.train.fit` needs; arguments as in `build_embedding`."""
     embedding, preprocess = build_embedding(config, initial_weights=initial_weights)
-    model = runtime.place(with_shared_norm(config, Classifier(embedding, len(data.pids)), runtime))
+    num_classes = len(data.pids)
+    loss = build_loss(config, len(data.split.names), num_classes, embedding.num_features)
+    model = build_classifier(config, embedding, num_classes)
+    model.with_features = isinstance(loss, SumOfLosses) and loss.needs_features
+    model = runtime.place(with_shared_norm(config, model, runtime))
     check_input_size(config, model, runtime)
     _require_enough_images(config, runtime)
     train = config.train
     return Job(
         model=model,
-        loss=build_loss(config, len(data.split.names), len(data.pids)).to(runtime.device),
+        loss=loss.to(runtime.device),
         optimizer=build("train.optimizer", OPTIMIZERS, train.optimizer, model=model),
         schedule=with_warmup(config, build("train.schedule", SCHEDULES, train.schedule, iterations=train.iterations)),
         data=data,
@@ -57,6 +99,7 @@ def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_we
         workers=config.machine.workers,
         log_freq=train.log_freq,
         accumulate=train.accumulate,
+        freeze=train.freeze,
         damaged=DamagedImages(config.data.damaged),
         scaler=runtime.grad_scaler(),
         ema=None if train.ema is None else Averaged(model, train.ema),

@@ -1,5 +1,5 @@
-"""Networks; importing this package registers `googlenet_bn`, `bn_inception` and `resnet{20,32,56}_cifar` with timm."""
+"""Networks; importing this package registers `googlenet_bn`, `bn_inception`, `osnet_*` and `resnet{20,32,56}_cifar` with timm."""
 
-from reid.models import bn_inception, cifar_resnet, googlenet_bn
+from reid.models import bn_inception, cifar_resnet, googlenet_bn, osnet
 
-__all__ = ["bn_inception", "cifar_resnet", "googlenet_bn"]
+__all__ = ["bn_inception", "cifar_resnet", "googlenet_bn", "osnet"]

@@ -5,6 +5,8 @@ Shapes: B batch, C channels, H W pixels, D feature, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import timm.layers
 import torch
 from torch import Tensor, nn
@@ -55,28 +57,51 @@ class Embedding(nn.Module):
                 norm.eval()
         return self
 
+    def pooled(self, images_BCHW: Tensor) -> Tensor:
+        """Features before the neck, (B, D)."""
+        return self.backbone(images_BCHW)
+
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        return self.neck(self.backbone(images_BCHW))
+        return self.neck(self.pooled(images_BCHW))
 
 
 class Classifier(nn.Module):
-    """An embedding and a linear classifier over training identities: images -> (B, K) logits.
+    """An embedding and a classifier over training identities: images -> (B, K) logits.
 
     Args:
         embedding: what to classify by.
         num_classes: K.
+        head: (num_features, num_classes) -> the classifier; by default a linear one. One whose `margins` is true takes the targets
+            in training, as `reid.models.heads` has them.
     """
 
-    def __init__(self, embedding: Embedding, num_classes: int) -> None:
+    def __init__(
+        self, embedding: Embedding, num_classes: int, head: Callable[[int, int], nn.Module] | None = None
+    ) -> None:
         super().__init__()
         self.embedding = embedding
-        self.head = nn.Linear(embedding.num_features, num_classes)
-        # Small enough that training starts near uniform p, where a loss's first gradient is known.
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
+        # In training, give the features before the neck, (B, D) float32, beside the logits, for losses that compare them.
+        self.with_features = False
+        self.head = (head or linear)(embedding.num_features, num_classes)
 
-    def forward(self, images_BCHW: Tensor) -> Tensor:
+    @property
+    def takes_targets(self) -> bool:
+        """Whether the forward pass of a training step is given the targets."""
+        return bool(getattr(self.head, "margins", False))
+
+    def forward(self, images_BCHW: Tensor, target_B: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Logits in float32 whatever the autocast type: the loss needs the precision, the last layer costs nothing."""
-        features_BD = self.embedding(images_BCHW)
+        pooled_BD = self.embedding.pooled(images_BCHW)
+        features_BD = self.embedding.neck(pooled_BD)
         with torch.autocast(features_BD.device.type, enabled=False):
-            return self.head(features_BD.float())
+            targets = () if target_B is None else (target_B,)
+            logits_BK = self.head(features_BD.float(), *targets)
+            return (logits_BK, pooled_BD.float()) if self.with_features and self.training else logits_BK
+
+
+def linear(num_features: int, num_classes: int) -> nn.Module:
+    """A linear classifier, small enough that training starts near uniform p, where a loss's first gradient is known."""
+    head = nn.Linear(num_features, num_classes)
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    return head

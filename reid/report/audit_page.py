@@ -76,7 +76,9 @@ def write_audit_page(
     unreadable = sheets.write(inside, ident, read, width, height)
     data |= {"id": ident, "columns": COLUMNS, "rows": ROWS, "width": width, "height": height, "unreadable": unreadable}
     with atomic(inside / f"{ident}.js") as temporary:
-        temporary.write_text(f"window.AUDIT = {_script(data)};\n", encoding="ascii")
+        # A browser reads JSON in a string sooner than the same as a program.
+        text = _script(data).replace("\\", "\\\\").replace("'", "\\'")
+        temporary.write_text(f"window.AUDIT = JSON.parse('{text}');\n", encoding="ascii")
     code = files("reid.report").joinpath("templates/audit.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     title, facts, commands = _about(about)
@@ -185,11 +187,10 @@ def _data(split: Split, rows: list[dict[str, Any]], names: IdNames, sheets: _She
         "length": split.lengths.tolist(),
         "evidence": evidence,
         "findings": [
-            {
-                **row,
-                "suggested": -1 if row["suggested"] is None else place[row["suggested"]],
-                "evidence": [row["evidence"].get(name) for name in evidence],
-            }
+            [
+                *(row["row"], row["suspicion"], row["kind"], place.get(row["suggested"], -1), row["frames"]),
+                *([row["evidence"].get(name) for name in evidence], row["shown"], row["own"], row["other"]),
+            ]
             for row in rows
         ],
         "thumbnails": len(sheets.frames),

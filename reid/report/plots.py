@@ -42,12 +42,19 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
     """Loss, the gradient's L1 norm and the learning rate over steps, one panel for each that was logged.
 
     Args:
-        metrics: rows of ``metrics.jsonl``; the keys ``step``, ``loss``, ``grad_l1`` and ``lr`` are read, any may lack.
+        metrics: rows of ``metrics.jsonl``; the keys ``step``, ``loss``, ``loss_NAME`` of each part of a sum, ``grad_l1`` and ``lr`` are
+            read, any may lack.
 
     Returns:
         None where no row holds any of them.
     """
-    wanted = (("loss", "loss", 1.6), ("grad_l1", "gradient L1 norm", 1.15), ("lr", "learning rate", 1.05))
+    parts = sorted({key for row in metrics for key in row if key.startswith("loss_")})
+    wanted = (
+        ("loss", "loss", 1.6),
+        *((part, f"of which {part.removeprefix('loss_')}, before its weight", 1.15) for part in parts),
+        ("grad_l1", "gradient L1 norm", 1.15),
+        ("lr", "learning rate", 1.05),
+    )
     panels = [(label, height, *series) for key, label, height in wanted if (series := _series(metrics, key))]
     if not panels:
         return None

@@ -28,9 +28,10 @@ from reid.errors import ConfigError
 from reid.rundir import RunDirectory
 from tests.commands.conftest import CONFIG, call
 
-# Checkpoints lie between two log lines; the average, the held-out identities and best.pt take part.
+# Checkpoints lie between two log lines; a sum of losses, the average, the held-out identities and best.pt take part.
 SMALL = CONFIG.replace("resnet10t", "test_resnet").replace("log_freq: 4, checkpoint_freq: 5", "log_freq: 4, ema: 0.9")
-OVERRIDES = ["train.checkpoint_freq=3", "train.eval_freq=5", "data.holdout=0.4", "test.protocols=market1501"]
+LOSSES = "loss=[{name: imae, T: 8.0}, {name: triplet, weight: 0.5, weights: w}, {name: centre, weight: 1e-3}]"  # one has a state
+OVERRIDES = [LOSSES, "train.checkpoint_freq=3", "train.eval_freq=5", "data.holdout=0.4", "test.protocols=market1501"]
 TIMES = {"seconds", "data_seconds", "images_per_second"}
 CHANGES = {"open": lambda path, mode, flags: flags & (os.O_WRONLY | os.O_RDWR), "os.rename": lambda *_: True}
 CHANGES |= {"os.remove": CHANGES["os.rename"], "os.mkdir": CHANGES["os.rename"]}

@@ -1,5 +1,7 @@
 """Samplers: what each promises about its batches, and that batch t depends on (seed, t) only."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,35 @@ def test_processes_share_a_batch_without_overlap(split: Split) -> None:
         for rank, share in enumerate(shares):
             together[rank::3] = share
         assert np.array_equal(together, sampler(2 + step))
+
+
+def test_identities_across_cameras(split: Split) -> None:
+    """Cameras in turn, each alike often; other frames of a tracklet that is given twice, as long as there are some."""
+    cameras = np.array(
+        [0, 1, 3, 3, 3, 7, 7, 2]
+    )  # person 5: two cameras, 9: one, 2: two, of which one has two tracklets
+    split = replace(split, camid=cameras)
+    sampler = IdentitySampler(split, 12, seed=0, K=4, tracklets=2, cross_camera=True)
+    of_two, plain = [], []
+    for step in range(60):
+        frames = sampler(step)
+        rows = tracklet_of(split, frames).reshape(3, 2, 2)
+        assert (rows[:, :, 0] == rows[:, :, 1]).all()
+        for person, tracklets in zip(split.pid[rows[:, 0, 0]], rows[:, :, 0], strict=True):
+            assert len(set(tracklets)) == 2
+            assert len(set(cameras[tracklets])) == (1 if person == 9 else 2)
+            of_two += tracklets.tolist() if person == 2 else []
+        other = IdentitySampler(split, 12, seed=0, K=4, tracklets=2)(step)
+        plain += [len(set(cameras[tracklet_of(split, part)])) for part in other.reshape(3, 4)]
+    assert set(of_two) == {5, 6, 7}
+    assert of_two.count(7) == 60  # camera 2 as often as camera 7, which has two tracklets
+    assert plain.count(1) > 70  # without it, persons of two cameras are often seen by one
+
+
+def test_identities_with_few_tracklets_give_other_frames(split: Split) -> None:
+    sampler = IdentitySampler(split, 24, seed=0, K=8, cross_camera=True)
+    for step in range(20):
+        for frames in sampler(step).reshape(3, 8):
+            rows = tracklet_of(split, frames)
+            for row in set(rows):  # each tracklet gives as many different frames as it has, before any comes twice
+                assert len(set(frames[rows == row])) == min((rows == row).sum(), split.lengths[row])

@@ -1,13 +1,16 @@
 """Schedules at the steps that matter."""
 
+import copy
 import math
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from reid.engine.optim import OPTIMIZERS, SCHEDULES, cosine, milestones, set_lr, sgd, step_decay, warmed
 from reid.errors import ConfigError
+from reid.models.embedding import Classifier, Embedding
 
 
 def test_the_papers_mars_schedule() -> None:
@@ -82,3 +85,77 @@ def test_a_skipped_first_step_leaves_no_trace() -> None:
         )  # as a gradient scaler does
         optimizer.step()
     assert weight.weight.item() == pytest.approx(before - 0.2)
+
+
+def test_a_warm_up_may_rise_from_a_factor() -> None:
+    factor = warmed(SCHEDULES["constant"](), 4, iterations=10, start=0.2)
+    assert [factor(t) for t in range(5)] == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.0])
+    with pytest.raises(ConfigError, match="warmup_start"):
+        warmed(SCHEDULES["constant"](), 4, iterations=10, start=1.5)
+
+
+def vit() -> Classifier:
+    backbone = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=3, img_size=32)
+    return Classifier(Embedding(backbone, "bn"), 4)
+
+
+def test_layers_have_rates_that_decay_from_the_last_to_the_first() -> None:
+    """Against the exponents written down: embeddings are layer 0, the blocks 1 to 3, the last with the norm behind it."""
+    model = vit()
+    optimizer = OPTIMIZERS["adamw"](model, weight_decay=0.1, layer_decay=0.5, head_lr=3.0)
+    set_lr(optimizer, 1e-2)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    depth = {"embedding.backbone.blocks.0": 1, "embedding.backbone.blocks.1": 2, "embedding.backbone.blocks.2": 3}
+    seen = set()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            seen.add(name)
+            if not name.startswith("embedding.backbone."):
+                assert (group["lr"], group["weight_decay"]) == pytest.approx((3e-2, 0.1)), name
+                continue
+            layer = next((n for start, n in depth.items() if name.startswith(start)), 3 if ".norm." in name else 0)
+            assert group["lr"] == pytest.approx(1e-2 * 0.5 ** (3 - layer)), name
+            exempt = parameter.ndim == 1 or name.endswith(("pos_embed", "cls_token"))
+            assert group["weight_decay"] == (0 if exempt else 0.1), name
+    assert seen == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_rate_for_the_head(name: str) -> None:
+    """The same step as two optimisers of one rate each."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU())
+    backbone.num_features = 6
+    together = Classifier(Embedding(backbone, "bn"), 4)
+    apart = copy.deepcopy(together)
+    images = torch.randn(5, 3, 2, 2)
+    plain = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    settings = {"weight_decay": 0.1, **({"momentum": 0.9} if name == "sgd" else {})}
+    one = OPTIMIZERS[name](together, weight_decay=0.1, head_lr=10.0)
+    two = [
+        plain(apart.embedding.backbone.parameters(), lr=1e-3, **settings),
+        plain([*apart.embedding.neck.parameters(), *apart.head.parameters()], lr=1e-2, **settings),
+    ]
+    for _ in range(3):
+        set_lr(one, 1e-3)
+        for model, optimizers in ((together, [one]), (apart, two)):
+            model(images).square().sum().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    for a, b in zip(together.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_parameters_are_one_group_unless_told_otherwise() -> None:
+    for name in OPTIMIZERS:
+        assert len(OPTIMIZERS[name](vit()).param_groups) == 1
+        with pytest.raises(ConfigError, match="head_lr"):
+            OPTIMIZERS[name](vit(), head_lr=0.0)
+        with pytest.raises(ConfigError, match="layer_decay"):
+            OPTIMIZERS[name](vit(), layer_decay=1.1)
+    flat = nn.Flatten()
+    flat.num_features = 12
+    with pytest.raises(ConfigError, match="layer_decay: Flatten does not tell its layers"):
+        sgd(Classifier(Embedding(flat), 3), layer_decay=0.5)

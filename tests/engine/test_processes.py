@@ -17,11 +17,14 @@ from reid import runtime
 from reid.datasets.damaged import DamagedImages
 from reid.engine.evidence import Evidence, means
 from reid.engine.extract import extract, extract_shards
+from reid.engine.objective import SumOfLosses
 from reid.engine.optim import sgd
 from reid.engine.train import Job, fit
 from reid.errors import DataError
 from reid.evaluation.evaluate import evaluate_all
 from reid.features import FeatureSet
+from reid.losses import IMAE
+from reid.metric_losses import Centre, Circle, Triplet
 from reid.models.embedding import Classifier, Embedding
 from reid.protocol import get_protocols
 from reid.runtime import Runtime
@@ -30,7 +33,15 @@ from tests.engine.conftest import CPU, make_job, make_split
 from tests.engine.test_extract import PREPROCESS, options, small
 
 LENGTHS = np.array([1, 9, 2, 5, 3, 4])  # together the 24 images of `make_split`
-TRAINING = {"weights": 1e-5, "released": 1e-6, "rows": 1e-5, "seen": 1e-4}  # greatest difference
+TRAINING = {
+    "weights": 1e-5,
+    "released": 1e-6,
+    "sum": 1e-5,
+    "centres": 1e-5,
+    "terms": 1e-5,
+    "rows": 1e-5,
+    "seen": 1e-4,
+}  # greatest difference
 
 
 def split_of(folder: Path) -> Split:
@@ -50,6 +61,20 @@ def frozen_job(folder: Path, loss: str = "imae") -> Job:
     return replace(job, model=model, optimizer=sgd(model, momentum=0.9, weight_decay=1e-3), clip_grad=5.0)
 
 
+def sum_job(folder: Path) -> Job:
+    """Losses that compare features: with those of one process's share alone, an anchor would often have nobody of its label."""
+    job = frozen_job(folder)
+    metric = {
+        "triplet": Triplet(weights="w"),
+        "circle": Circle(gamma=4.0),
+        "centre": Centre(3, job.model.embedding.num_features),
+    }
+    loss = SumOfLosses({"imae": IMAE(), **metric}, {"imae": 1, "triplet": 1, "circle": 0.1, "centre": 0.01})
+    job.model.with_features = True
+    weight_F = torch.linspace(0.5, 1.5, len(job.data.split.names))
+    return replace(job, loss=loss, data=replace(job.data, weight_F=weight_F), clip_grad=1.0)
+
+
 def everything(folder: Path, here: Runtime) -> dict[str, Any]:
     """What one process of any number finds: weights after training, features, results."""
     rows: list[dict[str, float]] = []
@@ -64,6 +89,12 @@ def everything(folder: Path, here: Runtime) -> dict[str, Any]:
     released = frozen_job(folder / "whole", "imae_released")  # its weights are divided by their mean over all processes
     fit(replace(released, iterations=20), here)
     found["released"] = nn.utils.parameters_to_vector(released.model.parameters()).detach()
+    terms: list[dict[str, float]] = []
+    compared = sum_job(folder / "whole")
+    fit(compared, here, on_log=terms.append)
+    found["sum"] = nn.utils.parameters_to_vector(compared.model.parameters()).detach()
+    found["centres"] = compared.loss.losses["centre"].centres_KD
+    found["terms"] = torch.tensor([[row[f"loss_{name}"] for name in compared.loss.names] for row in terms])
     found["rows"] = torch.tensor([[row[key] for key in ("step", "lr", "loss", "accuracy", "grad_l1")] for row in rows])
     return found | extracted(folder, here)
 

@@ -13,9 +13,12 @@ from reid import runtime
 from reid.augment import Preprocess
 from reid.datasets.loader import DamagedImages, decode
 from reid.engine.ema import Averaged
+from reid.engine.objective import SumOfLosses
+from reid.engine.optim import OPTIMIZERS
 from reid.engine.train import Job, crop_draws, fit
 from reid.errors import ConfigError, DataError
 from reid.losses import LOSSES
+from reid.metric_losses import Triplet
 from reid.models.embedding import Embedding
 from reid.tracklets import Split
 from tests.engine.conftest import CPU, Tiny, make_job, weights
@@ -262,3 +265,52 @@ def test_a_missing_compiler_is_one_line() -> None:
     assert line.startswith("machine.compile: torch.compile failed: No working C++ compiler found; install")
     with pytest.raises(RuntimeError, match="ours"), runtime.compiler_errors_in_one_line():
         raise RuntimeError("ours")
+
+
+def test_a_sum_of_losses_trains_like_a_plain_loop(split: Split) -> None:
+    """Against autograd through both at once: the way through the logits is taken once, and a sample's weight counts in every term."""
+    plain = make_job(split, dropout=False)
+    weight_F = torch.linspace(0, 2, 24)
+    optimizer, head = (
+        torch.optim.SGD(plain.model.parameters(), lr=0.0, momentum=0.9, weight_decay=1e-3),
+        plain.model.head,
+    )
+    images = {frame: torch.from_numpy(decode(split.path(frame))) for frame in range(24)}
+    terms = []
+    for step in range(12):
+        frames = plain.sampler(step).tolist()
+        batch = plain.preprocess(torch.stack([images[frame] for frame in frames]), CPU.device, crop_draws(plain, step))
+        features, target = plain.model.embedding.backbone(batch), plain.data.label_F[frames]
+        parts = [LOSSES["cce"]()(head(features), target), Triplet(20.0)(features, target)]
+        optimizer.param_groups[0]["lr"] = 0.5 * 0.5 ** (step // 5)
+        optimizer.zero_grad()
+        ((parts[0] + 0.3 * parts[1]) * weight_F[frames]).mean().backward()
+        terms.append([(part * weight_F[frames]).mean().item() for part in parts])
+        optimizer.step()
+    loss = SumOfLosses({"cce": LOSSES["cce"](), "triplet": Triplet(20.0)}, {"cce": 1, "triplet": 0.3})
+    job = make_job(split, dropout=False, log_freq=1)
+    job.model.with_features = True
+    rows = rows_of(replace(job, loss=loss, data=replace(job.data, weight_F=weight_F)))
+    torch.testing.assert_close(weights(job), weights(plain), rtol=0, atol=1e-6)
+    for row, (cce, triplet) in zip(rows, terms, strict=True):
+        assert (row["loss_cce"], row["loss_triplet"]) == pytest.approx((cce, triplet), rel=1e-4, abs=1e-6)
+        assert row["loss"] == pytest.approx(cce + 0.3 * triplet, rel=1e-4)
+    assert sum(triplet > 0 for _, triplet in terms) > 3
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_frozen_backbone_stays_as_it_is_for_the_first_steps(split: Split, name: str) -> None:
+    job = make_job(split, norm=True, freeze=5)
+    job = replace(job, optimizer=OPTIMIZERS[name](job.model, weight_decay=0.1), lr=0.01)
+    backbone, states = job.model.embedding.backbone, []
+
+    def after_step(done: int) -> None:
+        states.append({key: value.clone() for key, value in job.model.state_dict().items()})
+
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    fit(job, CPU, after_step=after_step)
+    for key, value in before.items():  # weights, and the statistics of the normalisation
+        assert torch.equal(states[4][f"embedding.backbone.{key}"], value)
+    assert not torch.equal(states[4]["head.weight"], states[3]["head.weight"])
+    assert not torch.equal(states[5]["embedding.backbone.conv.weight"], before["conv.weight"])
+    assert states[11]["embedding.backbone.norm.num_batches_tracked"] == 7

@@ -6,6 +6,9 @@ const $ = (id) => document.getElementById(id);
 const A = window.AUDIT;
 if (!A) { $("missing").hidden = false; return; }
 
+// Findings are written as rows, which take a third less than objects do.
+const FIELDS = ["row", "suspicion", "kind", "suggested", "frames", "evidence", "shown", "own", "other"];
+A.findings = A.findings.map((cells) => Object.fromEntries(cells.map((cell, k) => [FIELDS[k], cell])));
 const N = A.findings.length;
 const KEY = `robust-reid audit ${A.id}`;
 const unreadable = new Set(A.unreadable);
@@ -31,17 +34,18 @@ function save(words) { // and says what was done, or that it will be lost
     tell(words);
   } catch { tell(`${words}. This browser keeps nothing for this page: export corrections.csv before you close it.`, true); }
 }
-function change(words, apply) { // one step that undo takes back
+function change(words, apply) { // one step that undo takes back; who calls it goes somewhere then, which shows it
   past.push([choices, merges, current, words]);
+  const before = merges;
   choices = new Map(choices); merges = new Map(merges);
   apply();
-  save(words); progress(); render(true);
+  save(words); progress(); everything = merges.size !== before.size; touched.add(current);
 }
 function undo() {
   const before = past.pop();
   if (!before) return tell("Nothing to undo.");
   choices = before[0]; merges = before[1];
-  save(`Undone: ${before[3]}`); progress(); go(before[2], true);
+  save(`Undone: ${before[3]}`); progress(); everything = true; go(before[2]);
 }
 const keyOf = (i) => A.keys[A.findings[i].row];
 const personOf = (i) => A.persons[A.person[A.findings[i].row]];
@@ -74,13 +78,14 @@ const actions = {
     }, (text) => choosePerson("Who is it from there on?", suggestedOf(i) || "", (pid) => {
       const cuts = (chosen(i).cuts || []).filter((cut) => cut[0] !== Number(text)).concat([[Number(text), pid]]);
       put(i, `Split at ${text}`, { cuts: cuts.sort((a, b) => a[0] - b[0]), ...withoutDrop(i) });
+      go(i);
     }, true));
   },
   frames(i) {
     ask({
       title: `Drop frames of ${keyOf(i)}`, hint: `Positions are 0 to ${lengthOf(i) - 1}, such as 3,7-9. Empty: drop none.`,
       label: "Positions", value: chosen(i).gone || marked(i), empty: true, check: (text) => framesProblem(i, text),
-    }, (text) => put(i, text ? `Frames ${text} dropped` : "Frames kept", { gone: text.replace(/\s/g, ""), ...withoutDrop(i) }));
+    }, (text) => { put(i, text ? `Frames ${text} dropped` : "Frames kept", { gone: text.replace(/\s/g, ""), ...withoutDrop(i) }); go(i); });
   },
   merge(i) {
     const from = personOf(i);
@@ -95,7 +100,7 @@ const actions = {
   },
   note(i) {
     ask({ title: `Note on ${keyOf(i)}`, label: "Note", value: chosen(i).note || "", empty: true },
-      (text) => put(i, "Noted", { note: text }));
+      (text) => { put(i, "Noted", { note: text }); go(i); });
   },
   skip(i) { onward(i); },
 };
@@ -168,9 +173,10 @@ function measure() {
   pitch = probe.offsetHeight + parseFloat(getComputedStyle(list).getPropertyValue("--gap"));
   probe.remove();
 }
-let queued = false;
+const touched = new Set(); // findings whose card is out of date
+let everything = false, queued = false;
 function soon() { if (!queued) { queued = true; requestAnimationFrame(() => { queued = false; render(); }); } }
-function render(anew = false) {
+function render() {
   list.style.height = `${view.length * pitch}px`;
   const top = -list.getBoundingClientRect().top;
   const first = Math.max(0, Math.floor(top / pitch) - 2), last = Math.min(view.length, Math.ceil((top + innerHeight) / pitch) + 2);
@@ -179,31 +185,33 @@ function render(anew = false) {
     if (!wanted.has(i) && !node.contains(document.activeElement)) { node.remove(); nodes.delete(i); }
   }
   for (const i of wanted) {
-    if (nodes.has(i) && !anew) continue;
+    if (nodes.has(i) && !everything && !touched.has(i)) continue;
     const old = nodes.get(i), node = card(i), held = old && old.contains(document.activeElement);
     node.style.transform = `translateY(${place.get(i) * pitch}px)`;
     if (old) old.replaceWith(node); else list.append(node);
     nodes.set(i, node);
     if (held) node.focus({ preventScroll: true });
   }
+  everything = false; touched.clear();
 }
-function go(i, anew = false) { // makes a finding the current one and brings it into view
-  if (!place.has(i)) { if (anew) render(true); return; }
-  if (i !== current) mark = [0, 0];
+function go(i) { // makes a finding the current one and brings it into view
+  if (!place.has(i)) return render();
+  if (i !== current) { touched.add(current); mark = [0, 0]; }
   current = i;
+  touched.add(i);
   const top = place.get(i) * pitch, box = list.getBoundingClientRect(), bar = $("bar").offsetHeight;
   const above = top + box.top < bar + 8, below = top + box.top + pitch > innerHeight;
   if (above || below) {
     scrollTo({ top: scrollY + box.top + top - bar - 8, behavior: "instant" }); // always the same place: the eye need not look for it
   }
-  render(true);
+  render();
   nodes.get(i)?.focus({ preventScroll: true });
 }
 function step(by) { go(view[Math.min(view.length - 1, Math.max(0, (place.get(current) ?? 0) + by))]); }
 function onward(i) { // the next one without a decision, else the next one
   const from = place.get(i) ?? -1;
-  for (let at = from + 1; at < view.length; at++) if (!decided(view[at])) return go(view[at], true);
-  if (from + 1 < view.length) go(view[from + 1], true); else go(i, true);
+  for (let at = from + 1; at < view.length; at++) if (!decided(view[at])) return go(view[at]);
+  go(from + 1 < view.length ? view[from + 1] : i);
 }
 
 /* ---- A card ---- */
@@ -238,7 +246,7 @@ function strip(i) {
     shot.classList.toggle("gone", gone.has(position) || c.action === "drop");
     shot.classList.toggle("cut", cut);
     shot.classList.toggle("marked", i === current && k >= Math.min(...mark) && k <= Math.max(...mark));
-    shot.addEventListener("click", (event) => { const from = event.shiftKey && i === current ? mark[0] : k; current = i; mark = [from, k]; render(true); });
+    shot.addEventListener("click", (event) => { const from = event.shiftKey && i === current ? mark[0] : k; touched.add(current).add(i); current = i; mark = [from, k]; render(); });
     return shot;
   });
 }
@@ -304,7 +312,8 @@ const shownOf = (i) => A.findings[i].shown;
 function moveMark(by, extend) {
   const k = Math.min(shownOf(current).length - 1, Math.max(0, mark[1] + by));
   mark = [extend ? mark[0] : k, k];
-  render(true);
+  touched.add(current);
+  render();
   nodes.get(current)?.querySelectorAll(".suspect .shot")[k]?.scrollIntoView({ block: "nearest", inline: "nearest" });
 }
 function marked(i) { // the chosen thumbnails, or what the finding points at, as positions
@@ -362,7 +371,8 @@ function tell(words, bad = false) {
 }
 function progress() {
   let done = 0;
-  for (let i = 0; i < N; i++) done += decided(i);
+  for (const [key, c] of choices) done += decidedOn(c) && rowOfKey.has(key);
+  if (merges.size) for (let i = 0; i < N; i++) done += A.findings[i].kind === "merge" && !decidedOn(chosen(i)) && decided(i);
   $("progress").max = N || 1; $("progress").value = done;
   $("progress-text").textContent = `${done.toLocaleString("en")} of ${N.toLocaleString("en")} decided`;
 }
@@ -435,6 +445,8 @@ function importText(text) {
       choices.set(row.key, c);
     }
   });
+  everything = true;
+  go(current);
   if (lost.length) tell(`${rows.length - lost.length} rows read; ${lost.length} fit nothing here, such as ${lost[0]}.`, true);
 }
 
