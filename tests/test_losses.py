@@ -436,6 +436,32 @@ def test_elr_keeps_the_largest_entries_of_what_was_said() -> None:
     assert part.memory.numel() + part.classes.numel() == 4
 
 
+def learnt_of_wrong_labels(loss: torch.nn.Module, steps: int = 100) -> tuple[float, float]:
+    """Shares of wrongly labelled points that a small network ends up giving their wrong label, and their true one."""
+    generator, N, K = torch.Generator().manual_seed(0), 200, 5
+    true = torch.arange(N) % K
+    points = 1.2 * torch.randn(K, 20, generator=generator)[true] + torch.randn(N, 20, generator=generator)
+    wrong = torch.rand(N, generator=generator) < 0.4
+    given = torch.where(wrong, (true + torch.randint(1, K, (N,), generator=generator)) % K, true)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(20, 256), torch.nn.ReLU(), torch.nn.Linear(256, K))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(network(points), given, torch.arange(N)).mean().backward()
+        optimizer.step()
+    said = network(points).argmax(1)
+    return float((said == given)[wrong].float().mean()), float((said == true)[wrong].float().mean())
+
+
+def test_elr_does_not_learn_by_heart_what_cce_does() -> None:
+    by_heart, _ = learnt_of_wrong_labels(CCE())
+    assert by_heart > 0.9
+    by_heart, right = learnt_of_wrong_labels(ELR(200, 5, top=2))
+    assert by_heart < 0.1
+    assert right > 0.9
+
+
 def test_elr_with_lam_0_is_cce_and_stays_finite() -> None:
     logits, target = sample(10)
     index = torch.arange(64)

@@ -20,7 +20,7 @@ from reid.datasets.damaged import DamagedImages
 from reid.datasets.loader import load_batches
 from reid.datasets.noise_manifest import NOISES, Manifest
 from reid.datasets.tracklet_noise import Background, World
-from reid.errors import DataError
+from reid.errors import ConfigError, DataError
 from reid.features import FeatureSet
 from reid.gallery import store
 from reid.models.color_histogram import ColorHistogram
@@ -58,8 +58,20 @@ def with_noise(
         return Noisy.untouched(clean, benchmark.names)
     noisy = Noisy.of(clean, benchmark.names)
     for noise in [Manifest(str(made))] if made is not None else noises.values():
+        before = noisy
         noisy = noise.apply(noisy, world)
+        _refuse_twice(before, noisy)
     return noisy
+
+
+def _refuse_twice(before: Noisy, after: Noisy) -> None:
+    """A manifest tells noises apart by kind and seed, so no two may have both."""
+    drawn, new = (
+        {(c.kind, c.seed) for c in changes} for changes in (before.changes, after.changes[len(before.changes) :])
+    )
+    if twice := sorted(drawn & new):
+        kind, seed = twice[0]
+        raise ConfigError(f"data.noise: {kind} with seed {seed} stands in a manifest too; give it another seed")
 
 
 def notes_on(noisy: Noisy) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -172,3 +173,28 @@ def test_a_manifest_without_training(here: Path, fails, capsys: pytest.CaptureFi
     assert "made/noise.csv: exists" in fails("noise", "run.yaml", TWO, "--out", "made/noise.csv")
     assert "data.noise: missing" in fails("noise", "run.yaml", "--out", "other.csv")
     assert sorted(path.name for path in here.iterdir()) == ["made", "run.yaml"]
+    write_twice = "data.noise=[{name: manifest, path: made/noise.csv}, {name: switches, rate: 0.1, seed: 3}]"
+    assert "switches with seed 3 stands in a manifest too" in fails("train", "run.yaml", write_twice)
+
+
+def test_persons_of_a_table_keep_their_names(here: Path, clean_root: Path) -> None:
+    lines = ["path,tracklet,pid,camid,split"]
+    for picture in sorted((clean_root / "demo/bbox_train").rglob("*.jpg")):
+        lines.append(f"{picture},{picture.name[:11]},person {picture.name[:4]},{picture.name[5]},train")
+    Path("people.csv").write_text("\n".join(lines) + "\n")
+    table = ["data.name=manifest", "data.path=people.csv"]
+    kinds = {"split_identities": 0.5, "fragments": 0.3, "switches": 0.2}
+    noise = f"data.noise={json.dumps([{'name': name, 'rate': rate, 'seed': 0} for name, rate in kinds.items()])}"
+    data = load(*table, noise)
+    new = {data.benchmark.names.person(pid) for pid in data.train.pids} - {line.split(",")[2] for line in lines}
+    assert new
+    assert all(re.fullmatch(r"person \d{4}(~\d)+", name) for name in new)
+    assert call("noise", "run.yaml", *table, noise, "--out", "noise.csv") == 0
+    with open("noise.csv", newline="") as stream:
+        assert {row["given_pid"] for row in csv.DictReader(stream)} >= new
+    again = load(*table, "data.noise={name: manifest, path: noise.csv}")
+    assert again.benchmark.names == data.benchmark.names
+    assert torch.equal(again.train.label_F, data.train.label_F)
+    frames = data.train.split.frames()
+    shown = [data.benchmark.names.person(pid) for pid in data.before.pid_F[frames]]
+    assert shown == [f"person {data.train.split.path(frame).name[:4]}" for frame in frames]
