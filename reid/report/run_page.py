@@ -78,8 +78,9 @@ def _curves(report: ReportInput) -> Iterator[tuple[str, Plot | None, str]]:
     yield (
         "Training",
         plots.training_curves(report.metrics),
-        "Loss: what training lowers, a mean over images. Gradient L1 norm: how hard an image pulls at the network, its weight, also a mean. "
-        "Effective share: as if so many of the images had the same weight and the others none, (sum w)² / (n sum w²). Step: one batch of images. Thin: as logged; thick: running mean.",
+        "Loss: what training lowers, a mean over images. Gradient L1 norm: how hard an image pulls at the network, its weight, a mean. "
+        "Effective share: as if so many of the images had one weight and the others none, (sum w)² / (n sum w²). Step: one batch of "
+        "images. Thin: as logged; thick: running mean.",
     )
     yield (
         "Training accuracy",
