@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,10 @@ from reid.config import Config
 from reid.errors import ConfigError
 from reid.models.backbone import create_backbone
 from reid.models.embedding import Classifier, Embedding
+from reid.models.weights import load_neck, read
 from reid.runtime import Runtime, seed_of
+
+logger = logging.getLogger(__name__)
 
 
 def build_embedding(config: Config, *, initial_weights: bool = True) -> tuple[Embedding, Preprocess]:
@@ -28,12 +32,15 @@ def build_embedding(config: Config, *, initial_weights: bool = True) -> tuple[Em
         ConfigError: unknown model. CheckpointError: no weights to be had.
     """
     torch.manual_seed(seed_of(config.seed, "init"))
-    weights = config.model.weights if initial_weights else None
+    weights = read(config.model.weights) if config.model.weights is not None and initial_weights else None
     backbone = create_backbone(
         config.model.name, pretrained=config.model.pretrained and initial_weights, weights=weights
     )
     preprocess = build_preprocess(config, backbone.pretrained_cfg)  # type: ignore[arg-type]  # timm sets it on every model
-    return Embedding(backbone, config.model.neck, freeze_norm=config.model.freeze_norm), preprocess
+    embedding = Embedding(backbone, config.model.neck, freeze_norm=config.model.freeze_norm)
+    if weights is not None and (done := load_neck(embedding.neck, weights)):
+        logger.info("%s: %s", weights.path, done)
+    return embedding, preprocess
 
 
 def build_preprocess(config: Config, pretrained_cfg: Mapping[str, Any]) -> Preprocess:
