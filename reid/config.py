@@ -148,10 +148,10 @@ class Config(Section):
             settings["train"].pop(key)
         return settings
 
-    def differences(self, other: Config) -> list[str]:
-        """Training settings in which this config differs from another, in words: `loss.T: 8.0 there, 4 here`."""
+    def differences(self, other: Config, *, but: str = "") -> list[str]:
+        """Training settings in which this config differs from another, in words: `loss.T: 8.0 there, 4 here`; `but` one of them."""
         here, there = _flat(self.training_settings()), _flat(other.training_settings())
-        changed = [key for key in sorted(here | there) if here.get(key) != there.get(key)]
+        changed = [key for key in sorted(here | there) if key != but and here.get(key) != there.get(key)]
         return [f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed]
 
     def fingerprint(self) -> str:

@@ -1,10 +1,12 @@
 """From the config to built objects: the only package that sees the whole Config and knows every builder and dataset.
 
-data.py: the dataset and its labels · model.py: the network · training.py: a training run · checking.py: mistakes, before any of it.
+data.py: the dataset and its labels · model.py: the network · training.py: a training run · checking.py: mistakes, before any of it ·
+longer.py: whether a run may go on for longer · trained.py: a trained network, from wherever it lies.
 """
 
 from reid.experiment.checking import check
 from reid.experiment.data import DATASETS, LabelledData, load_benchmark, load_data, located
+from reid.experiment.longer import require_same_past
 from reid.experiment.model import build_embedding
 from reid.experiment.training import build_job, build_loss
 
@@ -18,4 +20,5 @@ __all__ = [
     "load_benchmark",
     "load_data",
     "located",
+    "require_same_past",
 ]
