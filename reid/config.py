@@ -237,6 +237,11 @@ def parse(text: str, source: Path | str, schema: type[Schema] = Config) -> Schem
     return _validated(_mapping(text, source), source, schema)
 
 
+def changed(config: Schema, overrides: Sequence[str], source: Path | str) -> Schema:
+    """A config with overrides, as `load` takes them; `source` is named in errors."""
+    return _validated(_merge(config.model_dump(), _parse_overrides(overrides)), source, type(config))
+
+
 def _validated(settings: dict[str, Any], source: Path | str, schema: type[Schema]) -> Schema:
     try:
         return schema.model_validate(settings)

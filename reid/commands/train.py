@@ -104,7 +104,7 @@ def _restored(
 ) -> _Progress:
     """Puts the checkpoint's state into the job."""
     source, state = checkpoint.load_first(sources)
-    before = parse(state["config"], source)
+    before: Config = parse(state["config"], source)
     if changed := config.differences(before, but="train.iterations"):
         raise ConfigError(
             f"{source}: cannot resume, made with another config: {'; '.join(changed)}; give the same config"

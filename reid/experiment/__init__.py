@@ -8,11 +8,16 @@ from reid.experiment.checking import check
 from reid.experiment.data import DATASETS, LabelledData, load_benchmark, load_data, located
 from reid.experiment.longer import require_same_past
 from reid.experiment.model import build_embedding
+from reid.experiment.trained import OfRun, OfWeights, Source, Trained
 from reid.experiment.training import build_job, build_loss
 
 __all__ = [
     "DATASETS",
     "LabelledData",
+    "OfRun",
+    "OfWeights",
+    "Source",
+    "Trained",
     "build_embedding",
     "build_job",
     "build_loss",

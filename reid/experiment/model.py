@@ -8,6 +8,7 @@ from typing import Any
 
 import timm.layers
 import torch
+from torch import nn
 
 import reid.models  # noqa: F401  registers the backbones with timm
 from reid.augment import Preprocess
@@ -60,7 +61,7 @@ def with_shared_norm(config: Config, model: Classifier, runtime: Runtime) -> Cla
 
 
 @torch.no_grad()
-def check_input_size(config: Config, model: Classifier, runtime: Runtime) -> None:
+def check_input_size(config: Config, model: nn.Module, runtime: Runtime) -> None:
     """Run one image of the configured size through the model, as some networks take one size only.
 
     Raises:

@@ -96,7 +96,7 @@ def _from_file(name: str, weights: Weights, kwargs: dict[str, Any]) -> nn.Module
     rest = [*weights.rest, *(key for key in weights.backbone if key in heads)]
     left_out = f"; left out, the classifier and what goes with it: {some(rest)}" if rest else ""
     overlay = dict(state_dict=backbone, num_classes=0, label_offset=None)
-    origin = f"{weights.path}{f', of {weights.layout},' if weights.layout else ''}"
+    origin = f"{weights.path}{f' ({weights.layout})' if weights.layout else ''}"
     model = _load(name, kwargs, origin, left_out, num_classes=0, pretrained_cfg_overlay=overlay)
     model.pretrained_cfg.pop("state_dict")  # type: ignore[operator, union-attr]  # a second copy of all weights
     return model
