@@ -20,7 +20,7 @@ from PIL import Image
 
 from reid.commands.extract import features_of
 from reid.datasets import frames
-from reid.datasets.images import IMAGE_SUFFIXES, images_in
+from reid.datasets.images import IMAGE_SUFFIXES, WIDE, images_in
 from reid.datasets.loader import decode
 from reid.errors import ConfigError, DataError, in_range
 from reid.experiment import OfRun, OfWeights, Source
@@ -40,7 +40,6 @@ from reid.tracklets import Split
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
-WIDE = 1.3  # width over height from which a query is no crop of a person; frames of cameras are 4:3 or wider
 PICTURE = (128, 256)  # (width, height) at most
 
 

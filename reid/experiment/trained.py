@@ -15,7 +15,8 @@ from reid.augment import Preprocess
 from reid.config import Config
 from reid.engine import checkpoint
 from reid.engine.extract import fingerprint
-from reid.errors import CheckpointError, ConfigError
+from reid.errors import CheckpointError, ConfigError, DataError
+from reid.experiment.data import load_data
 from reid.experiment.model import build_embedding, check_input_size
 from reid.models import weights as weight_files
 from reid.models.embedding import Embedding
@@ -165,6 +166,16 @@ class OfWeights:
         check_input_size(config, embedding, runtime)
         network = config.model.model_dump(exclude={"weights", "pretrained", "freeze_norm"})
         return Trained(config, embedding, preprocess, {"weights": str(self.file.absolute()), "model": network})
+
+
+def known_noise(source: Source, config: Config) -> str:
+    """What is known of wrong labels among those that a network was trained on, in words."""
+    if not isinstance(source, OfRun):
+        return "unknown (no run)"
+    try:
+        return load_data(config, RunDirectory(source.path).drawn()).noise
+    except DataError as error:
+        return f"not looked up: {error}"
 
 
 def source(
