@@ -233,7 +233,7 @@ def _pixels_of(image: Picture, colour: Colour, where: str) -> np.ndarray:
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise DataError(f"{where}: expected uint8, or floats in [0, 1], got {array.dtype}")
-    return np.ascontiguousarray(array[:, :, ::-1] if colour == "bgr" else array)
+    return np.require(array[:, :, ::-1] if colour == "bgr" else array, requirements=["C", "W"])  # as torch wants it
 
 
 def _advice(shape: Sequence[int]) -> str:
