@@ -1,4 +1,4 @@
-"""ONNX files beside PyTorch: how far their features are apart, whether the order of similarity survives, and the time per image on one core.
+"""ONNX files beside PyTorch: how far their features are apart, whether the order of similarity survives, time per image on one core.
 
     python benchmarks/export.py --keep benchmarks/results/export.json
 
