@@ -59,8 +59,10 @@ def measure(
     cfg: Any = network.pretrained_cfg
     preprocess = Preprocess(size, size, cfg["mean"], cfg["std"])
     inputs = preprocess(frames, torch.device("cpu"))
-    for _ in range(20):  # batch normalisation by the statistics of these images, to 0.9^20
-        network.train()(inputs[:16])
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._NormBase):
+            module.momentum = None  # statistics are the mean over what was seen
+    network.train()(inputs[:16])
     network.eval()
     plain = fused(network, inputs[:1])
     whole = Preprocess(size, size, [0.0] * 3, [1 / 255] * 3)(frames, torch.device("cpu"))
@@ -87,7 +89,7 @@ def measure(
             megabytes = file.stat().st_size / 1e6
             outputs = np.concatenate([run(part.numpy())[0] for part in pixels.split(8)])
             exact = copy.deepcopy(model).double() if dtype == "float32" else None
-            error = None if exact is None else float(np.abs(exact(pixels[:4])[0].numpy() - reference[:4]).max())
+            error = None if exact is None else float(np.abs(exact(pixels[:2])[0].numpy() - reference[:2]).max())
             ours, theirs = timed(run, torch_call(plain, preprocess), pixels[:8], rounds)
         row = {
             "network": name,

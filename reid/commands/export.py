@@ -194,7 +194,7 @@ def _about(source: Source, trained: Trained, model: Deployed, options: Options) 
         "schema": SCHEMA,
         "made_by": f"robust-reid {_version()}, torch {environment()['torch']}",
         **({"opset": deployed.OPSET} if options.format == "onnx" else {}),
-        **trained.about,
+        **_made_from(trained),
         "network": trained.config.model.name,
         "fingerprint": trained.fingerprint,
         "input": {
@@ -218,6 +218,11 @@ def _about(source: Source, trained: Trained, model: Deployed, options: Options) 
         "trained_on": trained.config.data.name if isinstance(source, OfRun) else "unknown",
         "wrong_labels": known_noise(source, trained.config),
     }
+
+
+def _made_from(trained: Trained) -> dict[str, Any]:
+    """Run and checkpoint, or the weight file, by their names: the file goes where nobody need know the folders of this machine."""
+    return {key: Path(trained.about[key]).name for key in ("run", "checkpoint", "weights") if key in trained.about}
 
 
 def _version() -> str:

@@ -125,7 +125,11 @@ def run(
         with atomic(json_file) as temporary:
             temporary.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     if html_file is not None:
-        facts = {"gallery": str(folder), "model": str(gallery.about.get("run") or gallery.about.get("weights", "unknown")), **facts}
+        facts = {
+            "gallery": str(folder),
+            "model": str(gallery.about.get("run") or gallery.about.get("weights", "unknown")),
+            **facts,
+        }
         lists = [_sheet(gallery, query, hits, i) for i, query in enumerate(named)]
         write_hits(html_file, f"Hits in {folder.absolute().name}", facts, lists)
 

@@ -5,6 +5,7 @@ Both say which config embeds, and load the network it describes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from reid.models import weights as weight_files
 from reid.models.embedding import Embedding
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime
+
+logger = logging.getLogger(__name__)
 
 SIZE = (256, 128)  # (height, width) that person re-identification is published with
 
@@ -175,7 +178,8 @@ def known_noise(source: Source, config: Config) -> str:
     try:
         return load_data(config, RunDirectory(source.path).drawn()).noise
     except DataError as error:
-        return f"not looked up: {error}"
+        logger.warning("wrong labels among those trained on: not looked up, %s", error)
+        return "not looked up (the training data were not at hand)"
 
 
 def source(
