@@ -12,6 +12,7 @@ VERBS = {  # module of reid.verbs -> what it does; each has `main(argv)` with it
     "tune": "choose a setting's value on training identities held out",
     "test": "mAP and CMC of a run, or of features made by any model",
     "extract": "features of tracklets, as a gallery",
+    "export": "a trained network as one file for other programs",
     "search": "the nearest tracklets of a gallery",
     "gallery": "take tracklets out of a gallery, build its index",
     "compare": "two runs on the same queries: is the difference real?",

@@ -130,6 +130,30 @@ def add_config_flags(arguments: argparse.ArgumentParser, example: str = "machine
     group.add_argument("--seed", type=int, help="of everything but label noise (seed)")
 
 
+def add_weights_flags(arguments: argparse._ActionsContainer) -> None:
+    """Flags that name a network without a run."""
+    arguments.add_argument(
+        "--weights", type=Path, metavar="FILE", help="by this file, of another toolkit or a checkpoint, in RUN's place"
+    )
+    arguments.add_argument("--model", metavar="NAME", help="of which network FILE is, e.g. resnet50")
+    arguments.add_argument("--size", type=_size, metavar="HxW", help="input of that network (default: 256x128)")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, times, width = text.partition("x")
+    if not (times and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, such as 256x128, got {text!r}")
+    return int(height), int(width)
+
+
+def check_weights_flags(arguments: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """Refuses flags of `add_weights_flags` that do not go together; ends the program as argparse does."""
+    if flags.weights is None and (flags.model or flags.size):
+        arguments.error("--model and --size tell what --weights FILE is; a run knows it")
+    if flags.weights is not None and flags.checkpoint:
+        arguments.error("--checkpoint chooses among those of a run; --weights FILE is one")
+
+
 def overrides_of(flags: argparse.Namespace) -> list[str]:
     """The overrides, flags last."""
     named = {"data.root": flags.data_root, "machine.device": flags.device, "seed": flags.seed}

@@ -198,10 +198,10 @@ class Config(Section):
             settings["train"].pop(key)
         return settings
 
-    def differences(self, other: Config) -> list[str]:
-        """Training settings in which this config differs from another, in words: `loss.T: 8.0 there, 4 here`."""
+    def differences(self, other: Config, *, but: str = "") -> list[str]:
+        """Training settings in which this config differs from another, in words: `loss.T: 8.0 there, 4 here`; `but` one of them."""
         here, there = _flat(self.training_settings()), _flat(other.training_settings())
-        changed = [key for key in sorted(here | there) if here.get(key) != there.get(key)]
+        changed = [key for key in sorted(here | there) if key != but and here.get(key) != there.get(key)]
         return [f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed]
 
     def fingerprint(self) -> str:
@@ -285,6 +285,11 @@ def load(path: Path | str, overrides: Sequence[str] = (), schema: type[Schema] =
 def parse(text: str, source: Path | str, schema: type[Schema] = Config) -> Schema:  # type: ignore[assignment]
     """A config from the text that `dump` made, such as a checkpoint's; `source` is named in errors."""
     return _validated(_mapping(text, source), source, schema)
+
+
+def changed(config: Schema, overrides: Sequence[str], source: Path | str) -> Schema:
+    """A config with overrides, as `load` takes them; `source` is named in errors."""
+    return _validated(_merge(config.model_dump(), _parse_overrides(overrides)), source, type(config))
 
 
 def values(text: str) -> list[Any]:

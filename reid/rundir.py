@@ -122,7 +122,7 @@ class RunDirectory:
         return read_parts(self.split) if self.split.exists() else None
 
     def _require_same(self, config: Config) -> None:
-        if changed := config.differences(self.config()):
+        if changed := config.differences(self.config(), but="train.iterations"):  # which its checkpoint decides about
             raise ConfigError(
                 f"{self.path}: cannot resume, trained with another config: {'; '.join(changed)}; "
                 "give the same config, or --output-dir for a new run, or --overwrite"

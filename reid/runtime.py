@@ -165,6 +165,11 @@ def start(device: str = "auto", dtype: str = "float32") -> Iterator[Runtime]:
             dist.destroy_process_group()
 
 
+def alone(device: str = "auto", dtype: str = "float32") -> Runtime:
+    """One process by itself, for programs that only embed; arguments and errors as in `start`."""
+    return _placed(device, dtype)
+
+
 def _placed(device: str, dtype: str, rank: int = 0, world_size: int = 1) -> Runtime:
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if chosen.type == "cuda":

@@ -19,7 +19,6 @@ import numpy as np
 from reid import experiment
 from reid.audit.ranking import Audit, audit
 from reid.audit.records import write_audit, write_foreign_frames, write_label_issues
-from reid.commands.extract import load_model
 from reid.datasets.damaged import read_list
 from reid.datasets.loader import decode
 from reid.engine import checkpoint, evidence
@@ -130,11 +129,7 @@ def of_run(source: Path, overrides: list[str], options: Options, runtime: Runtim
     config, file = directory.config(overrides), directory.checkpoint(options.checkpoint)
     data = experiment.load_data(config, directory.drawn())
     split = data.train.split
-    model, preprocess = load_model(config, file, runtime)
-    if model.head.out_features != len(data.train.pids):
-        raise DataError(
-            f"{source}: trained on {model.head.out_features} persons, the data has {len(data.train.pids)}; audit with the data it had"
-        )
+    trained = experiment.OfRun(source, options.checkpoint).load(config, runtime)
     frames, lengths, positions = _looked_at(split, options.frames, set(read_list(directory.damaged)))
     rows = np.flatnonzero(lengths)
     each = Split(
@@ -148,12 +143,12 @@ def of_run(source: Path, overrides: list[str], options: Options, runtime: Runtim
     )
     shards = [np.arange(first, min(first + SHARD, len(each))) for first in range(0, len(each), SHARD)]
     extracted = extract_shards(
-        model.embedding,
-        preprocess,
+        trained.embedding,
+        trained.preprocess,
         each,
         runtime,
         shards,
-        dim=model.embedding.num_features,
+        dim=trained.embedding.num_features,
         pooling=POOLINGS["mean"],
         batch_size=config.test.batch_size,
         workers=config.machine.workers,

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from reid import experiment
 from reid.augment import Preprocess
 from reid.config import Config
 from reid.datasets.damaged import DamagedImages, read_list, write_list
@@ -24,9 +23,9 @@ from reid.datasets.folders import detect_kind, load_folders
 from reid.datasets.manifest import load_rows
 from reid.datasets.mars import load_mars
 from reid.datasets.splitting import Draw, draw_test
-from reid.engine import checkpoint
 from reid.engine.extract import extract, extract_shards, fingerprint
 from reid.errors import in_range
+from reid.experiment import Source
 from reid.features import FeatureSet
 from reid.gallery import change, store
 from reid.gallery.index import Index
@@ -34,9 +33,8 @@ from reid.gallery.shards import SHARD_FRAMES, Shards, unfinished
 from reid.gallery.store import Gallery
 from reid.gallery.tune import recall
 from reid.models.color_histogram import ColorHistogram
-from reid.models.embedding import Classifier, Embedding
+from reid.models.embedding import Embedding
 from reid.models.pooling import POOLINGS
-from reid.rundir import RunDirectory
 from reid.runtime import Runtime, is_main_process, start, sum_over_processes
 from reid.tracklets import IdNames, Split
 
@@ -92,19 +90,17 @@ class _Source:
     about: Mapping[str, Any]
 
 
-def run(run_path: Path, choice: str, overrides: Sequence[str], source: Path, kind: str, target: Target) -> None:
+def run(model: Source, overrides: Sequence[str], source: Path, kind: str, target: Target) -> None:
     """Writes a feature folder, or adds to one.
 
     Args:
-        run_path: directory of the trained run.
-        choice: `last`, `best`, or a checkpoint's path.
-        overrides: of the run's config, for this machine: the device, workers.
+        model: where the network lies.
+        overrides: of its config, for this machine: the device, workers.
         source: what to embed.
         kind: `mars`, `folders`, `manifest`, or `auto` to find out.
         target: the folder to write.
     """
-    directory = RunDirectory(run_path)
-    config = directory.config(overrides)
+    config = model.config(overrides)
     in_range("shard", target.shard_frames, 1)
     kind = detect_kind(source) if kind == "auto" else kind
     split, query, gallery, names = _tracklets(source, kind, config)
@@ -112,19 +108,16 @@ def run(run_path: Path, choice: str, overrides: Sequence[str], source: Path, kin
     place = target.held() if is_main_process() else contextlib.nullcontext()
     # The place comes second: where it is refused, the other processes learn of it.
     with start(config.machine.device, config.machine.dtype) as runtime, place:
-        file = directory.checkpoint(choice)
-        model, preprocess = load_model(config, file, runtime)
+        trained = model.load(config, runtime)
         about = {
-            "run": str(directory.path.absolute()),
-            "checkpoint": choice if choice in ("last", "best") else str(file.absolute()),
-            "preprocessing": {"resize": preprocess.resize, "crop": preprocess.crop, "pooling": config.test.pooling},
+            **trained.about,
+            "preprocessing": trained.preprocessing,
             "source": str(source.absolute()),
             **({"names": names.to_json()} if names else {}),
         }
-        mark, dim = fingerprint(model.embedding, preprocess, config.test.pooling), model.embedding.num_features
         keys = [split.key(i) for i in range(len(split))]
-        embedded = _Source(split, query, gallery, keys, mark, dim, about)
-        _extract(config, model.embedding, preprocess, embedded, target, runtime)
+        embedded = _Source(split, query, gallery, keys, trained.fingerprint, trained.embedding.num_features, about)
+        _extract(config, trained.embedding, trained.preprocess, embedded, target, runtime)
 
 
 def _extract(
@@ -255,15 +248,6 @@ def _tracklets(source: Path, kind: str, config: Config) -> tuple[Split, np.ndarr
             query, gallery = (tested[found] for found in drawn)
         query, gallery = np.intersect1d(query, tested), np.intersect1d(gallery, tested)
     return rows.split, query, gallery if len(query) else np.arange(len(rows.split)), rows.names
-
-
-def load_model(config: Config, file: Path, runtime: Runtime) -> tuple[Classifier, Preprocess]:
-    """The trained network of a checkpoint, and the preprocessing that belongs to it."""
-    state = checkpoint.load(file)
-    embedding, preprocess = experiment.build_embedding(config, initial_weights=False)
-    model = experiment.build_classifier(config, embedding, len(state["pids"]))
-    checkpoint.load_weights(model, checkpoint.tested_weights(state), file)
-    return runtime.place(model).eval(), preprocess
 
 
 def features_of(

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reid.commands.extract import features_of, load_model
+from reid.commands.extract import features_of
 from reid.datasets import frames
-from reid.datasets.images import IMAGE_SUFFIXES, images_in
+from reid.datasets.images import IMAGE_SUFFIXES, WIDE, images_in
 from reid.datasets.loader import decode
 from reid.errors import ConfigError, DataError, in_range
+from reid.experiment import OfRun, OfWeights, Source
 from reid.files import atomic
 from reid.gallery import store, tune
 from reid.gallery.index import Index, num_gpus
@@ -39,7 +40,6 @@ from reid.tracklets import Split
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
-WIDE = 1.3  # width over height from which a query is no crop of a person; frames of cameras are 4:3 or wider
 PICTURE = (128, 256)  # (width, height) at most
 
 
@@ -65,6 +65,9 @@ class Options:
         index: faiss factory string to search with, `Flat` for exact search; the folder's own index by default, if it has one.
         run: directory of the run that embeds, where it is no longer where gallery.json says.
         checkpoint: of that run.
+        weights: the file that embeds, likewise.
+        model: the network that file is of, by default as gallery.json says.
+        size: (height, width) of its input, likewise.
         device: where to embed.
     """
 
@@ -76,6 +79,9 @@ class Options:
     index: str | None = None
     run: Path | None = None
     checkpoint: str | None = None
+    weights: Path | None = None
+    model: str | None = None
+    size: tuple[int, int] | None = None
     device: str = "auto"
 
 
@@ -119,7 +125,11 @@ def run(
         with atomic(json_file) as temporary:
             temporary.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     if html_file is not None:
-        facts = {"gallery": str(folder), "model": str(gallery.about.get("run", "unknown")), **facts}
+        facts = {
+            "gallery": str(folder),
+            "model": str(gallery.about.get("run") or gallery.about.get("weights", "unknown")),
+            **facts,
+        }
         lists = [_sheet(gallery, query, hits, i) for i, query in enumerate(named)]
         write_hits(html_file, f"Hits in {folder.absolute().name}", facts, lists)
 
@@ -224,15 +234,36 @@ def _features_of(gallery: Gallery, queries: Sequence[Query], options: Options) -
     return asked
 
 
-def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> np.ndarray:
-    place = options.run or gallery.about.get("run")
+def _model(gallery: Gallery, options: Options) -> tuple[Source, list[str]]:
+    """What embeds queries: what the user names, else what made the gallery; and settings of the latter."""
+    about = gallery.about
+    if options.weights is not None or (options.run is None and "weights" in about):
+        file = options.weights or Path(about["weights"])
+        if not file.is_file():
+            raise DataError(f"{file}: the file that made {gallery.folder} is not there; say where it is by --weights")
+        made, name = about.get("preprocessing", {}), (about.get("model") or {}).get("name")
+        settings = [
+            f"augment.{key}={json.dumps(made[key])}" for key in ("resize", "crop") if key in made and not options.size
+        ]
+        settings += [f"test.pooling={made['pooling']}"] if "pooling" in made else []
+        settings += (
+            [f"model={json.dumps(about['model'])}"]
+            if isinstance(about.get("model"), dict) and not options.model
+            else []
+        )
+        return OfWeights(file, options.model or name, options.size), settings
+    place = options.run or about.get("run")
     if place is None:
         raise ConfigError(f"{gallery.folder}: gallery.json names no run to embed queries with; name it by --run")
-    directory, choice = RunDirectory(Path(place)), options.checkpoint or gallery.about.get("checkpoint", "last")
-    if not directory.config_file.is_file():
+    if not RunDirectory(Path(place)).config_file.is_file():
         raise DataError(f"{place}: the run that made {gallery.folder} is not there; say where it is by --run")
+    return OfRun(Path(place), options.checkpoint or about.get("checkpoint", "last")), []
+
+
+def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> np.ndarray:
+    source, settings = _model(gallery, options)
     _warn_of_full_frames(queries)
-    config = directory.config([f"machine.device={json.dumps(options.device)}", "machine.workers=0"])
+    config = source.config([*settings, f"machine.device={json.dumps(options.device)}", "machine.workers=0"])
     stop = np.cumsum([len(query.frames) for query in queries])
     unknown = np.zeros(len(queries), np.int64)
     names = np.array([os.fsencode(path.absolute()) for query in queries for path in query.frames])
@@ -240,12 +271,12 @@ def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> n
         Path("/"), names, np.append(0, stop[:-1]), stop, unknown, unknown - 1, np.array([q.text for q in queries])
     )
     with start(config.machine.device, config.machine.dtype) as runtime:
-        model, preprocess = load_model(config, directory.checkpoint(choice), runtime)
-        made = features_of(config, model.embedding, preprocess, split, runtime)
+        trained = source.load(config, runtime)
+        made = features_of(config, trained.embedding, trained.preprocess, split, runtime)
     if made.fingerprint != gallery.features.fingerprint:
         raise DataError(
-            f"{place}: checkpoint {choice} is model {made.fingerprint}, {gallery.folder} was made by {gallery.features.fingerprint}: two "
-            "models never mix; name the one that made it by --run and --checkpoint, or extract the gallery anew"
+            f"{source} is model {made.fingerprint}, {gallery.folder} was made by {gallery.features.fingerprint}: two models never mix; "
+            "name the one that made it by --run and --checkpoint, or by --weights, or extract the gallery anew"
         )
     return made.features
 

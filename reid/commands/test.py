@@ -12,14 +12,14 @@ from typing import Any
 
 from reid import experiment
 from reid.augment import Preprocess
-from reid.commands.extract import features_of, load_model
+from reid.commands.extract import features_of
 from reid.commands.run_report import write_run_report
 from reid.commands.training_log import without_test
 from reid.config import Config
 from reid.datasets.damaged import DamagedImages, write_list
 from reid.errors import DataError
 from reid.evaluation.evaluate import analyse, evaluate, evaluate_all
-from reid.experiment import LabelledData
+from reid.experiment import LabelledData, OfRun, Source
 from reid.features import EvalResult, FeatureSet, save_results
 from reid.gallery import store
 from reid.models.color_histogram import ColorHistogram
@@ -34,8 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(
-    run_path: Path,
-    choice: str,
+    model: Source,
     overrides: Sequence[str],
     protocol: str | None = None,
     *,
@@ -44,35 +43,37 @@ def run(
     full: bool = False,
     after: str | None = None,
 ) -> None:
-    """Tests one checkpoint of a run and prints the results; the run directory stays as it is.
+    """Tests a network and prints the results; a run directory stays as it is.
 
     Args:
-        run_path: the run directory.
-        choice: `last`, `best`, or a checkpoint's path.
-        overrides: of the run's config, for this machine: where the data is, the device, workers.
-        protocol: as `get_protocols` takes it: a name, `all`, or a YAML file; the run's own by default.
+        model: where the network lies.
+        overrides: of its config, for this machine: where the data is, the device, workers.
+        protocol: as `get_protocols` takes it: a name, `all`, or a YAML file; the config's own by default.
         json_file: gets the results too.
         markdown: print rows of a Markdown table as well.
         full: also intervals, camera pairs and verification, printed and in `json_file`.
         after: a step after the ranking, `rerank` or `expand`; None for none.
     """
-    directory = RunDirectory(run_path)
-    config = directory.config(overrides)
+    config = model.config(overrides)
     experiment.check(config)
     protocols = get_protocols(protocol or config.test.protocols, any_camera=config.test.any_camera)
     with start(config.machine.device, config.machine.dtype) as runtime:
-        model, preprocess = load_model(config, directory.checkpoint(choice), runtime)
-        benchmark = _benchmark(directory, config)
-        features = benchmark_features(config, model.embedding, preprocess, benchmark, runtime)
+        trained = model.load(config, runtime)
+        benchmark = tested_benchmark(model, config)
+        features = benchmark_features(config, trained.embedding, trained.preprocess, benchmark, runtime)
         baselines = baseline_results(config, benchmark, runtime, protocols[0])
         if runtime.is_main:
             printed: dict[str, Any] = {"markdown": markdown, "full": full, "after": after, "names": benchmark.names}
             _show(features, protocols, baselines, json_file=json_file, **printed)
 
 
-def _benchmark(directory: RunDirectory, config: Config) -> Benchmark:
-    """What to test on: of the run's own table, wherever it lies now, whom split.csv says; of another one all, unless it says itself."""
-    drawn, path = directory.drawn(), directory.config().data.path
+def tested_benchmark(model: Source, config: Config) -> Benchmark:
+    """What to test on: of the run's own table, wherever it lies now, whom split.csv says; of another one all, unless it says itself.
+
+    Raises:
+        DataError: the dataset is not there, or has no queries.
+    """
+    drawn, path = RunDirectory(model.path).drawn() if isinstance(model, OfRun) else None, model.config().data.path
     own = config.data.path is None or path is None or Path(config.data.path).name == Path(path).name
     benchmark = experiment.load_benchmark(config, (drawn or {}) if own else {})
     for note in benchmark.notes:

@@ -117,11 +117,13 @@ def _restored(
 ) -> _Progress:
     """Puts the checkpoint's state into the job."""
     source, state = checkpoint.load_first(sources)
-    if changed := config.differences(parse(state["config"], source)):
+    trained_with: Config = parse(state["config"], source)
+    if changed := config.differences(trained_with, but="train.iterations"):
         raise ConfigError(
             f"{source}: cannot resume, made with another config: {'; '.join(changed)}; give the same config"
         )
     _require_same_corrections(state, data, source)
+    experiment.require_same_past(trained_with, config, state["step"], source)
     if state["pids"] != data.train.pids.tolist():
         before, now = set(state["pids"]), set(data.train.pids.tolist())
         differ = f"{sorted(before - now)[:5]} are gone and {sorted(now - before)[:5]} are new, the first five of each"

@@ -18,7 +18,6 @@ import scipy.stats
 from reid import config as configs
 from reid import experiment
 from reid.commands import train
-from reid.commands.extract import load_model
 from reid.commands.test import benchmark_features
 from reid.config import Config
 from reid.datasets.holdout import how_to_judge
@@ -198,11 +197,12 @@ def _tested(trial: Trial, runtime: Runtime) -> float | None:
     """mAP of the test set, under the config's first protocol, by the weights that the held-out identities have judged."""
     config, directory = trial.config, RunDirectory(trial.folder)
     protocol = get_protocols(config.test.protocols, any_camera=config.test.any_camera)[0]
-    model, preprocess = load_model(config, directory.best, runtime)
+    trained = experiment.OfRun(trial.folder, "best").load(config, runtime)
     benchmark = experiment.load_benchmark(config, directory.drawn())
     if not len(benchmark.query):
         raise ConfigError(f"--judge: {benchmark.name} has no queries to test with; leave it out")
-    return evaluate(benchmark_features(config, model.embedding, preprocess, benchmark, runtime), protocol).mAP
+    features = benchmark_features(config, trained.embedding, trained.preprocess, benchmark, runtime)
+    return evaluate(features, protocol).mAP
 
 
 def _tell(base: Base, trials: Sequence[Trial], held: tuple[int, int], options: Options) -> None:

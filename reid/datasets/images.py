@@ -8,6 +8,7 @@ from pathlib import Path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
+WIDE = 1.3  # width over height from which a picture is no crop of a person; frames of cameras are 4:3 or wider
 _SYSTEMS = {
     "__macosx",
     "thumbs.db",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from reid.errors import CheckpointError
 from reid.files import atomic
+from reid.models.weights import tested_weights as tested_weights
 
 logger = logging.getLogger(__name__)
 
@@ -108,11 +109,6 @@ def load_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
             logger.warning("%s; going on from %s instead, the checkpoint before it", problem, path)
         return path, content
     raise CheckpointError("; and ".join(problems))
-
-
-def tested_weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Of a training run's checkpoint, the weights to test, extract with and publish: the averaged ones where the run kept an average."""
-    return state["ema"] if "ema" in state else state["model"]
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:

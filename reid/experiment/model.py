@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,10 @@ from reid.models.backbone import create_backbone
 from reid.models.embedding import Classifier, Embedding
 from reid.models.heads import HEADS
 from reid.models.surgery import keep_size_in_last_stage, pool_by_gem
+from reid.models.weights import load_neck, read
 from reid.runtime import Runtime, seed_of
+
+logger = logging.getLogger(__name__)
 
 
 def build_embedding(config: Config, *, initial_weights: bool = True) -> tuple[Embedding, Preprocess]:
@@ -34,15 +38,17 @@ def build_embedding(config: Config, *, initial_weights: bool = True) -> tuple[Em
         ConfigError: unknown model. CheckpointError: no weights to be had.
     """
     torch.manual_seed(seed_of(config.seed, "init"))
-    weights = config.model.weights if initial_weights else None
-    pretrained = config.model.pretrained and initial_weights
-    backbone = _backbone(config, pretrained=pretrained, weights=weights)
+    weights = read(config.model.weights) if config.model.weights is not None and initial_weights else None
+    backbone = _backbone(config, pretrained=config.model.pretrained and initial_weights, weights=weights)
     if config.model.last_stride == 1:
         keep_size_in_last_stage(backbone)
     if config.model.pooling == "gem":
         pool_by_gem(backbone)
     preprocess = build_preprocess(config, backbone.pretrained_cfg)  # type: ignore[arg-type]  # timm sets it on every model
-    return Embedding(backbone, config.model.neck, freeze_norm=config.model.freeze_norm), preprocess
+    embedding = Embedding(backbone, config.model.neck, freeze_norm=config.model.freeze_norm)
+    if weights is not None and (done := load_neck(embedding.neck, weights)):
+        logger.info("%s: %s", weights.path, done)
+    return embedding, preprocess
 
 
 def _backbone(config: Config, **given: Any) -> nn.Module:
@@ -94,7 +100,7 @@ def with_shared_norm(config: Config, model: Classifier, runtime: Runtime) -> Cla
 
 
 @torch.no_grad()
-def check_input_size(config: Config, model: Classifier, runtime: Runtime) -> None:
+def check_input_size(config: Config, model: nn.Module, runtime: Runtime) -> None:
     """Run one image of the configured size through the model, as some networks take one size only.
 
     Raises:

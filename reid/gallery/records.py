@@ -55,8 +55,8 @@ def read_about(folder: Path) -> dict[str, Any]:
             raise ValueError("query and gallery must be lists of row numbers")
         if not isinstance(about["counts"]["tracklets"], int) or not isinstance(about.get("index", {}), dict):
             raise ValueError("counts.tracklets must be a number, and index a mapping")
-        if not all(isinstance(about.get(name, ""), str) for name in ("run", "checkpoint", "source")):
-            raise ValueError("run, checkpoint and source must be texts")
+        if not all(isinstance(about.get(name, ""), str) for name in ("run", "checkpoint", "weights", "source")):
+            raise ValueError("run, checkpoint, weights and source must be texts")
         IdNames.from_json(about.get("names"))
         return about | {"fingerprint": about["fingerprint"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -19,26 +19,29 @@ import torch
 from timm.models import (
     get_arch_pretrained_cfgs,
     get_pretrained_cfg,
-    load_state_dict,
     set_pretrained_check_hash,
     split_model_name_tag,
 )
 from torch import Tensor, nn
 
 from reid.errors import CheckpointError, ConfigError
+from reid.models import weights as weight_files
+from reid.models.weights import Weights, some
 
 logger = logging.getLogger(__name__)
 
 
-def create_backbone(name: str, *, pretrained: bool, weights: str | Path | None = None, **kwargs: Any) -> nn.Module:
+def create_backbone(
+    name: str, *, pretrained: bool, weights: str | Path | Weights | None = None, **kwargs: Any
+) -> nn.Module:
     """Build a network (B, C, H, W) -> (B, D) without classifier.
 
     Args:
         name: any model that timm lists, `googlenet_bn` and `bn_inception` among them; a tag chooses among published
             weights (`resnet50.a1_in1k`).
         pretrained: start from the published weights, downloaded once; False: random weights, unless `weights` is given.
-        weights: a local file to start from instead: a state dict, bare or under `state_dict` or `model`, by
-            `torch.save` or as `.safetensors`, in any layout that timm converts. A classifier in it is left out.
+        weights: a local file to start from instead, as `reid.models.weights` reads it, in any layout that timm converts. A
+            classifier in it is left out, and said to be.
         kwargs: settings of the model, as for `timm.create_model`.
 
     Raises:
@@ -47,7 +50,7 @@ def create_backbone(name: str, *, pretrained: bool, weights: str | Path | None =
     """
     check_name(name)
     if weights is not None:
-        return _from_file(name, Path(weights), kwargs)
+        return _from_file(name, weights if isinstance(weights, Weights) else weight_files.read(weights), kwargs)
     if pretrained:
         return _from_network(name, kwargs)
     return timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
@@ -87,39 +90,26 @@ def _from_network(name: str, kwargs: dict[str, Any]) -> nn.Module:
         ) from error
 
 
-def _from_file(name: str, path: Path, kwargs: dict[str, Any]) -> nn.Module:
-    if not path.is_file():
-        raise CheckpointError(f"model.weights: no such file: {path}; expected weights for {name}")
-    classes = _classes(_read(path), get_pretrained_cfg(name))
-    overlay = dict(file=str(path), num_classes=classes, label_offset=None)
-    return _load(name, kwargs, str(path), num_classes=classes, pretrained_cfg_overlay=overlay)
+def _from_file(name: str, weights: Weights, kwargs: dict[str, Any]) -> nn.Module:
+    heads = {f"{classifier}.{part}" for classifier in _classifiers(name) for part in ("weight", "bias")}
+    backbone = {key: value for key, value in weights.backbone.items() if key not in heads}
+    rest = [*weights.rest, *(key for key in weights.backbone if key in heads)]
+    left_out = f"; left out, the classifier and what goes with it: {some(rest)}" if rest else ""
+    overlay = dict(state_dict=backbone, num_classes=0, label_offset=None)
+    origin = f"{weights.path}{f' ({weights.layout})' if weights.layout else ''}"
+    model = _load(name, kwargs, origin, left_out, num_classes=0, pretrained_cfg_overlay=overlay)
+    model.pretrained_cfg.pop("state_dict")  # type: ignore[operator, union-attr]  # a second copy of all weights
+    return model
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        state_dict = load_state_dict(str(path), weights_only=True)  # tensors only: no code in the file ever runs
-    except Exception as error:
-        raise CheckpointError(
-            f"model.weights: {path} cannot be read as tensors ({_brief(error)}); "
-            f"expected a state dict by torch.save, or .safetensors; pickled Python objects are refused"
-        ) from error
-    if not any(isinstance(value, Tensor) for value in state_dict.values()):
-        raise CheckpointError(
-            f"model.weights: {path} has no tensors, neither at the top nor under 'state_dict' or 'model'; "
-            f"found {_some(list(state_dict))}"
-        )
-    return state_dict
-
-
-def _classes(state_dict: dict[str, Tensor], cfg: Any) -> int:
-    """Number of classes of the classifier in a state dict, 0 without one."""
+def _classifiers(name: str) -> set[str]:
+    """What the classifier is called in weights of a model: by timm, by its forerunner, by torchreid."""
+    cfg = get_pretrained_cfg(name)
     classifier = (cfg and cfg.classifier) or ()
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    heads = (state_dict.get(f"{name}.weight") for name in (*names, "last_linear"))
-    return next((len(head) for head in heads if head is not None), 0)
+    return {*((classifier,) if isinstance(classifier, str) else classifier), "last_linear", "classifier"}
 
 
-def _load(name: str, kwargs: dict[str, Any], origin: str, **door: Any) -> nn.Module:
+def _load(name: str, kwargs: dict[str, Any], origin: str, left_out: str = "", **door: Any) -> nn.Module:
     # timm ignores keys that do not match as soon as the number of classes differs from the published one, so that
     # foreign weights would load as random ones. Hence the classifier is built, checked with the rest, and taken off.
     try:
@@ -129,8 +119,8 @@ def _load(name: str, kwargs: dict[str, Any], origin: str, **door: Any) -> nn.Mod
     except Exception as error:
         expected = timm.create_model(name, pretrained=False, **door, **kwargs).state_dict()  # or kwargs are at fault
         raise CheckpointError(f"weights in {origin} do not fit {name}: {_misfit(error, expected)}") from error
-    logger.info("%s: all %d tensors from %s", name, len(model.state_dict()), origin)
     model.reset_classifier(0)  # type: ignore[operator]
+    logger.info("%s: all %d tensors from %s%s", name, len(model.state_dict()), origin, left_out)
     return model
 
 
@@ -141,7 +131,9 @@ def _misfit(error: Exception, expected: dict[str, Tensor]) -> str:
         re.findall(r'"([^"]+)"', "".join(re.findall(rf"{kind} key\(s\) in state_dict: (.*)", text)))
         for kind in ("Missing", "Unexpected")
     )
-    reshaped = re.findall(r"size mismatch for (\S+):", text)
+    shape = r"torch\.Size\(\[([\d, ]*)\]\)"
+    sizes = re.findall(rf"size mismatch for (\S+): .*?{shape}.*?{shape}", text)
+    reshaped = [f"{key} ({got}) for ({wanted})" for key, got, wanted in sizes]
     if not (missing or unexpected or reshaped):
         return _brief(error)
     # A batch counter may be absent: PyTorch before 0.4.1 had none, and torch does not count it as missing.
@@ -149,13 +141,8 @@ def _misfit(error: Exception, expected: dict[str, Tensor]) -> str:
     matched = total - len(missing) - len(reshaped)
     found = {"missing": missing, "not expected": unexpected, "of another shape": reshaped}
     return f"{matched} of {total} tensors match; " + "; ".join(
-        f"{kind}: {_some(keys)}" for kind, keys in found.items() if keys
+        f"{kind}: {some(keys)}" for kind, keys in found.items() if keys
     )
-
-
-def _some(keys: list[str], shown: int = 3) -> str:
-    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-    return ", ".join(map(str, keys[:shown])) + more
 
 
 def _whence(cfg: Any) -> tuple[str, Path | None]:

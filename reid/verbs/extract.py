@@ -14,6 +14,9 @@ EXAMPLES = """\
   robust-reid extract runs/mars_imae monday/ --out galleries/mine --add
   # one row per frame: path,tracklet[,pid,camid]
   robust-reid extract runs/mars_imae frames.csv --out galleries/listed
+  # by a network of another toolkit, without a run
+  robust-reid extract --weights theirs.pth --model resnet50 /data/mars \\
+      --out galleries/theirs
   # after a kill
   robust-reid extract runs/mars_imae /data/mars --out galleries/mars \\
       --resume auto
@@ -26,14 +29,15 @@ EXAMPLES = """\
 def parser() -> argparse.ArgumentParser:
     """The flags of `robust-reid extract`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("run", type=Path, help="run directory of robust-reid train")
+    parser.add_argument("run", type=Path, nargs="?", help="run directory of robust-reid train; not with --weights")
     parser.add_argument(
         "input", type=Path, help="dataset in MARS layout, folder of tracklet folders, or table (CSV, Parquet)"
     )
     cli.add_config_flags(parser)
     what = parser.add_argument_group("what is embedded, by which weights")
     what.add_argument("--kind", choices=["auto", "mars", "folders", "manifest"], default="auto", help="what INPUT is")
-    what.add_argument("--checkpoint", default="last", metavar="last|best|PATH", help="which weights (default: last)")
+    what.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights of RUN (default: last)")
+    cli.add_weights_flags(what)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, required=True, metavar="DIR", help="feature folder to write")
     mode = output.add_mutually_exclusive_group()
@@ -46,10 +50,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = parser().parse_intermixed_args(argv)
+    arguments = parser()
+    flags = arguments.parse_intermixed_args(argv)
+    cli.check_weights_flags(arguments, flags)
+    if flags.weights is not None and flags.run is not None:  # it is the first of the words that follow RUN
+        words = [str(flags.run), str(flags.input), *flags.overrides]
+        flags.input, flags.overrides = Path(words[0]), words[1:]
+    elif flags.weights is None and flags.run is None:
+        arguments.error("give a run directory and what to embed, or --weights FILE and what to embed")
     cli.log_to_stderr()
 
     from reid.commands import extract
+    from reid.experiment.trained import source
 
     target = extract.Target(
         flags.out,
@@ -58,5 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         index=flags.index,
         **({} if flags.shard is None else {"shard_frames": flags.shard}),
     )
-    extract.run(flags.run, flags.checkpoint, cli.overrides_of(flags), flags.input, flags.kind, target)
+    model = source(flags.run, flags.checkpoint, flags.weights, flags.model, flags.size)
+    extract.run(model, cli.overrides_of(flags), flags.input, flags.kind, target)
     return 0

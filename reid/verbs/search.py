@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     embed = parser.add_argument_group("how queries are embedded")
     embed.add_argument("--run", type=Path, metavar="RUN", help="by this run (default: in gallery.json)")
     embed.add_argument("--checkpoint", metavar="last|best|PATH", help="of that run (default: in gallery.json)")
+    cli.add_weights_flags(embed)
     embed.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="FILE", help="write the hits there too")
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = arguments.parse_intermixed_args(argv)
     if flags.tune == bool(flags.queries):
         arguments.error("give either queries or --tune")
+    cli.check_weights_flags(arguments, flags)
+    if flags.run is not None and flags.weights is not None:
+        arguments.error("give either --run or --weights")
     cli.log_to_stderr()
 
     from reid.commands import search

@@ -11,6 +11,8 @@ EXAMPLES = """\
   robust-reid test runs/mars_imae --protocol mars-official --data-root /data
   robust-reid test runs/mars_imae --checkpoint best --json best.json
   robust-reid test --features features.npz --protocol all
+  # a network of another toolkit, without a run
+  robust-reid test --weights theirs.pth --model resnet50 data.name=market1501
   # rules of your own: {name: ours, gallery: without_queries, ap: hit}
   robust-reid test --features features.npz --protocol ours.yaml
   robust-reid test --features features.npz --full --json full.json
@@ -32,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         help="evaluate these; an .npz file or a folder of robust-reid extract",
     )
     what.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights of RUN (default: last)")
+    cli.add_weights_flags(what)
     how = parser.add_argument_group("how")
     how.add_argument("--protocol", metavar="NAME|all|FILE.yaml", help="default: the run's, or all")
     how.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
@@ -50,8 +53,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser()
     flags = arguments.parse_intermixed_args(argv)
-    if (flags.run is None) == (flags.features is None):
-        arguments.error("give either a run directory or --features")
+    cli.check_weights_flags(arguments, flags)
+    if flags.weights is not None and flags.run is not None:  # it is the first of the words that follow RUN
+        flags.run, flags.overrides = None, [str(flags.run), *flags.overrides]
+    if sum(given is not None for given in (flags.run, flags.features, flags.weights)) != 1:
+        arguments.error("give either a run directory, or --weights, or --features")
     overrides = cli.overrides_of(flags)
     if flags.features is not None and (overrides or flags.checkpoint):
         arguments.error(
@@ -62,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.log_to_stderr()
 
     from reid.commands import test
+    from reid.experiment.trained import source
     from reid.protocol import get_protocols
 
     printed = {"json_file": flags.json, "markdown": flags.markdown, "full": flags.full, "after": flags.after}
@@ -71,5 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     else:
         overrides += ["test.any_camera=true"] if flags.any_camera else []
-        test.run(flags.run, flags.checkpoint or "last", overrides, flags.protocol, **printed)
+        model = source(flags.run, flags.checkpoint, flags.weights, flags.model, flags.size)
+        test.run(model, overrides, flags.protocol, **printed)
     return 0

@@ -26,6 +26,7 @@ def world(
     tracklets(data_root, tmp_path / "monday", slice(12, 16))
     shutil.copytree(tmp_path / "my_tracklets/monday_0017", tmp_path / "frames")
     shutil.copy(next((tmp_path / "frames").iterdir()), tmp_path / "person.jpg")
+    shutil.copy(sorted((tmp_path / "frames").iterdir())[-1], tmp_path / "other.jpg")
     if "--out galleries/mine" not in page.read_text():
         shutil.copytree(made, tmp_path / "galleries/mine")
     for number, name in enumerate(tracklets(data_root, tmp_path / "loose", slice(0, 12))):  # person/tracklet/frames

@@ -60,7 +60,7 @@ def source(tmp_path: Path) -> Path:
 
 def extracted(run: Path, source: Path, out: Path, policy: str = "skip", **target: object) -> store.Gallery:
     target = {"shard_frames": 3, **target}
-    extract.run(run, "last", [f"data.damaged={policy}"], source, "folders", Target(out, **target))
+    extract.run(experiment.OfRun(run), [f"data.damaged={policy}"], source, "folders", Target(out, **target))
     return store.open_gallery(out)
 
 

@@ -165,7 +165,7 @@ GALLERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "of no schema": (about(schema=None), "schema None, expected 1"),
     "json cut": (lambda folder: (folder / "gallery.json").write_text('{"schema": 1'), "no complete feature folder"),
     "json too deep": (lambda folder: (folder / "gallery.json").write_text("[" * 99999), "no complete feature folder"),
-    "run is a number": (about(run=3), "run, checkpoint and source must be texts"),
+    "run is a number": (about(run=3), "run, checkpoint, weights and source must be texts"),
     "query beyond": (about(query=[40]), "query: 1 of 1 row numbers are outside 0..39"),
     "query is a text": (about(query="all"), "query and gallery must be lists of row numbers"),
     "counts differ": (about(counts={"tracklets": 39}), "40 rows in features.npy, 40 in meta.csv, 39 in gallery.json"),

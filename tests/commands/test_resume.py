@@ -3,6 +3,7 @@
 Runs are killed by themselves, just before the n-th time they change a file, in processes forked after the slow imports.
 """
 
+import contextlib
 import csv
 import json
 import multiprocessing
@@ -21,12 +22,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
-from reid import cli
-from reid.config import Config
+from reid import cli, experiment
+from reid.config import Config, load
 from reid.engine import checkpoint
 from reid.errors import ConfigError
 from reid.rundir import RunDirectory
-from tests.commands.conftest import CONFIG, call
+from tests.commands.conftest import CONFIG, HELD_OUT, call
 
 # Checkpoints lie between two log lines; a sum of losses, the average, the held-out identities and best.pt take part.
 SMALL = CONFIG.replace("resnet10t", "test_resnet").replace("log_freq: 4, checkpoint_freq: 5", "log_freq: 4, ema: 0.9")
@@ -307,3 +308,48 @@ def test_a_checkpoint_of_its_own_is_kept_however_it_is_spelled(tmp_path: Path, m
     other.write_text("other")
     directory.adopt(other)
     assert directory.last.read_text() == "other" and not directory.previous.exists()
+
+
+def test_more_iterations_are_those_of_a_run_that_was_meant_to_be_longer(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: the rate of the schedule `step` does not depend on the end."""
+    monkeypatch.setenv("REID_DATA", str(data_root))
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(SMALL)
+    assert call("train", "run.yaml", "--output-dir", "long", "train.iterations=8") == 0
+    assert call("train", "run.yaml", "--output-dir", "grown", "train.iterations=5") == 0
+    assert call("train", "run.yaml", "--output-dir", "grown", "train.iterations=8", "--resume", "auto") == 0
+    ours, theirs = (checkpoint.load(Path(name) / "checkpoints/last.pt") for name in ("grown", "long"))
+    for part in ("model", "ema", "optimizer", "step", "config"):
+        assert_same(ours[part], theirs[part])
+    assert RunDirectory(Path("grown")).config().train.iterations == 8
+    assert json.loads(Path("grown/eval.json").read_text()) == json.loads(Path("long/eval.json").read_text())
+
+
+def test_fewer_iterations_than_are_done_are_refused(trained: Path, workplace: Path, fails: Any) -> None:
+    run = Path(shutil.copytree(trained, workplace / "runs/run"))
+    kept = (run / "checkpoints/last.pt").read_bytes()
+    message = fails("train", "run.yaml", *HELD_OUT, "test.baselines=true", "train.iterations=9", "--resume", "auto")
+    assert "cannot resume with train.iterations=9 in place of 12: 12 steps are done already" in message
+    assert (run / "checkpoints/last.pt").read_bytes() == kept
+    assert RunDirectory(run).config().train.iterations == 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ([], None),
+        (["train.schedule={name: constant}", "train.warmup=3"], None),
+        (["train.schedule={name: milestones, at: [2, 5]}"], None),
+        (["train.schedule={name: cosine}"], "the schedule cosine depends on it: step 2 was done at rate 0.97"),
+        (["loss={name: gce_truncated}"], "the loss depends on it; train anew"),
+    ],
+)
+def test_a_run_may_be_longer_where_its_past_would_be_the_same(
+    overrides: list[str], reason: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "run.yaml").write_text(SMALL)
+    before, now = (load(tmp_path / "run.yaml", [*overrides, f"train.iterations={n}"]) for n in (10, 20))
+    with pytest.raises(ConfigError, match=reason) if reason else contextlib.nullcontext():
+        experiment.require_same_past(before, now, 10, "last.pt")

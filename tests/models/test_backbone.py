@@ -70,7 +70,8 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
         create_backbone("test_resnet", pretrained=True, weights=tmp_path / "w.pth")
     total = len([k for k in state if "num_batches" not in k]) + 1
     assert one_line(error).endswith(
-        f"{total - 2} of {total} tensors match; missing: layer2.0.conv2.weight; of another shape: layer1.0.conv2.weight"
+        f"{total - 2} of {total} tensors match; missing: layer2.0.conv2.weight; "
+        "of another shape: layer1.0.conv2.weight (2, 2) for (32, 32, 3, 3)"
     )
 
 

@@ -1,0 +1,55 @@
+"""Whether a run may go on to another number of iterations: only if the steps it has done would have been the same ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from reid.binding import build
+from reid.config import Config
+from reid.engine.optim import SCHEDULES, Schedule
+from reid.errors import ConfigError
+from reid.experiment.training import build_loss, with_warmup
+
+
+def require_same_past(before: Config, now: Config, done: int, source: object) -> None:
+    """Refuses another number of iterations where it changes what was done, or comes after it.
+
+    Args:
+        before: the config that the steps were done with.
+        now: the same but for `train.iterations`.
+        done: the number of steps done.
+        source: the checkpoint, named in errors.
+
+    Raises:
+        ConfigError: naming the first step with another rate, the setting of the loss, or the number of steps done.
+    """
+    old, new = before.train.iterations, now.train.iterations
+    if old == new:
+        return
+    refused = f"{source}: cannot resume with train.iterations={new} in place of {old}"
+    if new < done:
+        raise ConfigError(f"{refused}: {done} steps are done already; expected at least as many, or train anew")
+    was, would_be = _rates(before), _rates(now)
+    for step in range(done):
+        if was(step) != would_be(step):
+            raise ConfigError(
+                f"{refused}: the schedule {now.train.schedule.name} depends on it: step {step + 1} was done at rate {was(step):.6g} "
+                f"of train.lr and would have been at {would_be(step):.6g}; train anew, or use the schedule constant or step"
+            )
+    if _settings(build_loss(before)) != _settings(build_loss(now)):
+        raise ConfigError(f"{refused}: the loss depends on it; train anew")
+
+
+def _rates(config: Config) -> Schedule:
+    schedule = build("train.schedule", SCHEDULES, config.train.schedule, iterations=config.train.iterations)
+    return with_warmup(config, schedule)
+
+
+def _settings(loss: nn.Module) -> list[tuple[str, dict[str, Any]]]:
+    """The numbers and words that a loss and its parts keep."""
+    return [
+        (name, {key: value for key, value in vars(part).items() if isinstance(value, int | float | str)})
+        for name, part in loss.named_modules()
+    ]

@@ -1,0 +1,230 @@
+"""A trained network as one file for other programs: ONNX, TorchScript or torch.export, and such a file run again.
+
+Shapes: B batch, C channels, H W pixels of a resized image, h w pixels of the network's input, D feature.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reid.errors import ConfigError, ReidError
+
+FORMATS = ("onnx", "torchscript", "torch-export")
+OPSET = 20  # of ONNX: read by ONNX Runtime 1.17 (2024) and later
+METADATA = "metadata.json"  # the one entry of the two formats of torch that keeps it; ONNX has a field for it
+
+Run = Callable[
+    [np.ndarray], tuple[np.ndarray, np.ndarray]
+]  # the file's input -> (B, D) unit rows, (B,) their lengths before
+
+
+class Deployed(nn.Module):
+    """Images to features of unit length, (B, D) float32, as extraction makes them of single frames, and (B,) their lengths before.
+
+    A tracklet's feature is pooled before it is scaled to unit length; hence the lengths.
+
+    Args:
+        network: (B, C, h, w) -> (B, D), in evaluation mode; a copy is taken.
+        mean: of red, green, blue in 0..255.
+        std: likewise.
+        resize: (H, W) that images are resized to before they come here.
+        crop: (h, w) of the network's input, from their middle.
+        inside: the input is (B, H, W, C) uint8 RGB, cropped and normalised here; else (B, C, h, w) float32, normalised.
+        half: the network computes in float16.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Tensor,
+        std: Tensor,
+        resize: Sequence[int],
+        crop: Sequence[int],
+        *,
+        inside: bool,
+        half: bool = False,
+    ) -> None:
+        super().__init__()
+        network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = network.half() if half else network
+        self.mean, self.std = nn.Buffer(mean.clone().float()), nn.Buffer(std.clone().float())
+        self.resize, self.crop, self.inside, self.half_precision = tuple(resize), tuple(crop), inside, half
+        self.eval()
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one image, as the file takes it."""
+        return (*self.resize, 3) if self.inside else (3, *self.crop)
+
+    def prepared(self, pixels_BHWC: Tensor) -> Tensor:
+        """Resized uint8 images as the file takes them."""
+        return pixels_BHWC if self.inside else self._normalised(pixels_BHWC)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        images_BChw = self._normalised(images) if self.inside else images
+        images_BChw = images_BChw.half() if self.half_precision else images_BChw.to(self.mean.dtype)
+        features_BD = self.network(images_BChw).to(self.mean.dtype)
+        return nn.functional.normalize(features_BD), torch.linalg.vector_norm(features_BD, dim=1)
+
+    def _normalised(self, pixels_BHWC: Tensor) -> Tensor:
+        top, left = ((whole - part) // 2 for whole, part in zip(self.resize, self.crop, strict=True))
+        crops_BhwC = pixels_BHWC[:, top : top + self.crop[0], left : left + self.crop[1]]
+        return ((crops_BhwC.to(self.mean.dtype) - self.mean) / self.std).permute(0, 3, 1, 2)
+
+
+def require_packages(format: str) -> None:
+    """Refuses a format whose packages are not installed.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if format == "onnx" and missing:
+        raise ConfigError(
+            f"--format onnx: needs {', '.join(missing)}; install them by: pip install 'robust-reid[export]'"
+        )
+
+
+def write(model: Deployed, format: str, path: Path, metadata: str) -> None:
+    """Writes the file; any number of images may be a batch of it.
+
+    Args:
+        model: on the CPU.
+        format: one of `FORMATS`.
+        path: where; its name may end in anything.
+        metadata: JSON text to keep in the file: in ONNX as the property `robust_reid`, else as an extra file `METADATA`.
+
+    Raises:
+        ReidError: the network cannot be written in this format.
+    """
+    pixels_BHWC = torch.zeros(
+        2, *model.resize, 3, dtype=torch.uint8
+    )  # of one image, tracing would make the batch a constant
+    example = model.prepared(pixels_BHWC)
+    try:
+        with _quiet(), torch.no_grad():
+            _WRITERS[format](model, example, path, metadata)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise ReidError(
+            f"--format {format}: this network cannot be written so: {type(error).__name__}: {reason}; try another format"
+        ) from error
+
+
+def _write_onnx(model: Deployed, example: Tensor, path: Path, metadata: str) -> None:
+    batch = {"images": {0: torch.export.Dim("batch")}}
+    names = {"input_names": ["images"], "output_names": ["features", "length"]}
+    how = {"opset_version": OPSET, "dynamo": True, "external_data": False, "verbose": False}
+    torch.onnx.export(model, (example,), path, dynamic_shapes=batch, **names, **how)  # type: ignore[arg-type]
+    set_metadata(path, metadata)
+
+
+def _write_torchscript(model: Deployed, example: Tensor, path: Path, metadata: str) -> None:
+    torch.jit.save(torch.jit.trace(model, example), path, _extra_files={METADATA: metadata})
+
+
+def _write_torch_export(model: Deployed, example: Tensor, path: Path, metadata: str) -> None:
+    program = torch.export.export(model, (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
+    content = io.BytesIO()  # its own writer asks for a suffix
+    torch.export.save(program, content, extra_files={METADATA: metadata})
+    path.write_bytes(content.getvalue())
+
+
+_WRITERS = {"onnx": _write_onnx, "torchscript": _write_torchscript, "torch-export": _write_torch_export}
+
+
+def set_metadata(path: Path, metadata: str) -> None:
+    """Puts metadata into an ONNX file, in place of what is there."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"robust_reid": metadata})
+    onnx.save(model, path)
+
+
+def load(path: Path, format: str, *, threads: int = 0) -> tuple[Run, str]:
+    """A file that `write` made, as a function on the CPU, and its metadata.
+
+    Args:
+        path, format: the file.
+        threads: of ONNX Runtime; 0: as many as there are cores.
+    """
+    if format == "onnx":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors only
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        told = session.get_modelmeta().custom_metadata_map["robust_reid"]
+        return lambda images: tuple(session.run(["features", "length"], {"images": images})), told
+    extra: dict[str, Any] = {METADATA: ""}
+    with _quiet():
+        if format == "torchscript":
+            model: Any = torch.jit.load(path, _extra_files=extra)
+        else:
+            model = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra).module()
+
+    @torch.inference_mode()
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features, length = model(torch.from_numpy(images))
+        return features.numpy(), length.numpy()
+
+    told = extra[METADATA]
+    return run, told.decode() if isinstance(told, bytes) else told
+
+
+def quantise(path: Path, images: Sequence[np.ndarray]) -> None:
+    """Makes weights and activations of an ONNX file 8-bit integers, in place; its metadata is lost.
+
+    Args:
+        path: the file, of float32.
+        images: batches of its input, from which the ranges of activations are told.
+    """
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left: Iterator[Mapping[str, np.ndarray]] = iter([{"images": batch} for batch in images])
+
+        def get_next(self) -> Mapping[str, np.ndarray] | None:
+            return next(self._left, None)
+
+    prepared = path.with_name(f"{path.name}.prepared")
+    try:
+        with _quiet():
+            quant_pre_process(path, prepared, skip_symbolic_shape=True)
+            quantization.quantize_static(prepared, path, Reader(), per_channel=True)
+    finally:
+        prepared.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn of what they are (deprecated, tracing) and log each pass; whether a file is right, its outputs show."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "root")
+    loggers = [logging.getLogger(None if name == "root" else name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

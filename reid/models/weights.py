@@ -1,0 +1,198 @@
+"""Weights that people have, in the key names of this project: files of torchreid, fast-reid, BoT, timm, and of runs of our own.
+
+A file is read as tensors, plain Python types and NumPy numbers; nothing in it is ever run.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from reid.errors import CheckpointError
+
+_NECK = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_NUMBERS = {"f2": "e", "f4": "f", "f8": "d", "b1": "?", **{f"i{2**i}": "bhiq"[i] for i in range(4)}}
+_NUMBERS |= {f"u{2**i}": "BHIQ"[i] for i in range(4)}  # NumPy's names of number types -> struct's
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a toolkit keeps things: the prefixes of the backbone's keys, of a BNNeck's, and of what follows them."""
+
+    name: str
+    backbone: str
+    necks: tuple[str, ...]
+    heads: tuple[str, ...]
+
+
+_OWN = _Layout("a run of robust-reid", "embedding.backbone.", ("embedding.neck.",), ("head.",))
+_LAYOUTS = (
+    _OWN,
+    _Layout("fast-reid", "backbone.", ("heads.bottleneck.0.", "heads.bnneck."), ("heads.", "pixel_mean", "pixel_std")),
+    _Layout("BoT", "base.", ("bottleneck.",), ("classifier.",)),
+)
+_PLAIN = _Layout("", "", (), ())  # the backbone's own names: timm, torchvision, torchreid
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What a file holds, by what it is for.
+
+    Args:
+        path: the file.
+        layout: whose key names it has; empty where they are the backbone's own, as timm, torchvision and torchreid have them.
+        backbone: tensors in the backbone's own key names; of a plain state dict all that it holds.
+        neck: of a batch normalisation after the backbone: weight, bias, running_mean, running_var, by these names.
+        rest: tensors in the file's key names, of a classifier and the like.
+        about: what else a run of our own keeps: config, pids, step …; empty for other files.
+    """
+
+    path: Path
+    layout: str
+    backbone: Mapping[str, Tensor]
+    neck: Mapping[str, Tensor] = field(default_factory=dict)
+    rest: Mapping[str, Tensor] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read(path: Path | str) -> Weights:
+    """Reads a weight file onto the CPU.
+
+    Args:
+        path: `.safetensors`, or what `torch.save` wrote: a state dict, bare or under `state_dict`, `model` or the like, or a
+            checkpoint of robust-reid train, of which the weights are taken that it would be tested with.
+
+    Raises:
+        CheckpointError: it is missing, damaged, holds other than tensors, plain types and NumPy numbers, or no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"model.weights: no such file: {path}; expected weights by torch.save, or .safetensors")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            with _numbers_allowed():
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:160]
+        raise CheckpointError(
+            f"model.weights: {path} cannot be read as tensors ({reason}); expected a state dict by torch.save, or "
+            ".safetensors; pickled Python objects are refused: save the state_dict() of a model, not the model"
+        ) from error
+    state = _state_dict(content, path)
+    layout = next((layout for layout in _LAYOUTS if any(key.startswith(layout.backbone) for key in state)), _PLAIN)
+    about = {}
+    if layout is _OWN:
+        about = {key: value for key, value in content.items() if key in ("config", "pids", "step", "names")}
+    return _sorted(path, layout, state, about)
+
+
+def tested_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Of a training run's checkpoint, the weights to test, extract with and publish: the averaged ones where the run kept an average."""
+    return state["ema"] if "ema" in state else state["model"]
+
+
+def load_neck(neck: nn.Module, weights: Weights) -> str:
+    """Puts a file's batch normalisation of features into a neck, where both have one.
+
+    Returns:
+        What was done, in words; empty where neither has one.
+
+    Raises:
+        CheckpointError: the two are of different sizes.
+    """
+    if isinstance(neck, nn.Identity):
+        return "its BNNeck is left out; model.neck=bn takes it" if weights.neck else ""
+    if not weights.neck:
+        return "it has no BNNeck; ours starts anew"
+    own = neck.state_dict()
+    given = {key: weights.neck.get(key, own[key] if key == "num_batches_tracked" else None) for key in own}
+    for key, value in given.items():
+        if value is None or value.shape != own[key].shape:
+            got = "none" if value is None else tuple(value.shape)
+            raise CheckpointError(
+                f"model.weights: {weights.path}: {key} of its BNNeck: expected {tuple(own[key].shape)}, got {got}; set model.neck=none"
+            )
+    neck.load_state_dict(given)
+    return "its BNNeck is taken too"
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by their names, without what wrappers of a model put before those."""
+    state: Any = content
+    if isinstance(content, dict):
+        if "schema" in content and "pids" in content and "model" in content:
+            state = tested_weights(content)
+        else:
+            nests = (content.get(key) for key in ("state_dict_ema", "model_ema", "state_dict", "model"))
+            state = next((nested for nested in nests if isinstance(nested, dict)), content)
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)} if state else {}
+    if not tensors:
+        found = list(state) if isinstance(state, dict) else [type(state).__name__]
+        raise CheckpointError(
+            f"model.weights: {path} has no tensors, neither at the top nor under 'state_dict' or 'model'; found {some(found)}"
+        )
+    return {_unwrapped(key): value for key, value in tensors.items()}
+
+
+def _unwrapped(key: str) -> str:
+    while key.startswith(("module.", "_orig_mod.")):
+        key = key.partition(".")[2]
+    return key
+
+
+def _sorted(path: Path, layout: _Layout, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> Weights:
+    """What is for what. A key that no part of the layout explains stays with the backbone, which then does not fit."""
+    backbone, neck, rest = {}, {}, {}
+    for key, value in state.items():
+        part = next((key.removeprefix(prefix) for prefix in layout.necks if key.startswith(prefix)), "")
+        if part in _NECK:
+            neck[part] = value
+        elif layout.backbone and key.startswith(layout.backbone):
+            backbone[key.removeprefix(layout.backbone)] = value
+        elif layout.heads and key.startswith(layout.heads):
+            rest[key] = value
+        else:
+            backbone[key] = value
+    return Weights(path, layout.name, backbone, neck, rest, about)
+
+
+def some(keys: Sequence[Any], shown: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return ", ".join(map(str, keys[:shown])) + more
+
+
+class _Dtype:
+    """Stands in for numpy.dtype, of which a file needs the name and the order of bytes."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+def _number(dtype: _Dtype, content: bytes) -> float | int | bool:
+    """Stands in for NumPy's maker of scalars, which would trust the file."""
+    if not isinstance(dtype, _Dtype) or dtype.code not in _NUMBERS:
+        raise ValueError(f"a NumPy scalar of {getattr(dtype, 'code', dtype)!r:.40}, expected a number")
+    [number] = struct.unpack((">" if dtype.order == ">" else "<") + _NUMBERS[dtype.code], content)
+    return number
+
+
+@contextmanager
+def _numbers_allowed() -> Iterator[None]:
+    """torch reads NumPy's numbers, which torchreid keeps beside the weights (`rank1`), as Python's, with no code of NumPy's."""
+    makers: list[Any] = [(_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    with torch.serialization.safe_globals([*makers, (_Dtype, "numpy.dtype")]):
+        yield
