@@ -20,8 +20,8 @@ from PIL import Image
 
 from reid.commands.extract import features_of, load_model
 from reid.datasets import frames
+from reid.datasets.decoding import decode
 from reid.datasets.images import IMAGE_SUFFIXES, images_in
-from reid.datasets.loader import decode
 from reid.errors import ConfigError, DataError, in_range
 from reid.files import atomic
 from reid.gallery import store, tune
@@ -253,8 +253,8 @@ def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> n
 def _warn_of_full_frames(queries: Sequence[Query]) -> None:
     """A picture much wider than a person is no crop of one, and is squashed into the shape of one."""
     for query in queries:
-        with contextlib.suppress(DataError, OSError), Image.open(io.BytesIO(frames.read(query.frames[0]))) as picture:
-            width, height = picture.size
+        with contextlib.suppress(DataError):  # embedding tells
+            height, width, _ = decode(query.frames[0]).shape
             if width > WIDE * height:
                 logger.warning(
                     "query %s: %d x %d is wider than a person by far: a full frame? Crop the person first, else its hits mean little",
