@@ -22,7 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 # Ctrl-C; a polite kill; what cluster managers send ahead of a job's time limit (SLURM: --signal=USR1@120).
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)  # Windows has two
+_SIGPIPE = 13  # which Windows does not have either
 ECHO = 1.0  # seconds
 
 
@@ -75,7 +78,7 @@ def run(main: Callable[[], int | None]) -> int:
         return 2
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + _SIGPIPE
     except Interrupted as interrupted:
         return interrupted.code
     except KeyboardInterrupt:

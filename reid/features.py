@@ -10,12 +10,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
 from reid.errors import DataError
-from reid.files import atomic
+from reid.files import atomic, check_zip
 from reid.protocol import EvalProtocol
 
 logger = logging.getLogger(__name__)
@@ -309,6 +310,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise DataError(f"{path}: one bare array, not an .npz of named arrays; save them with numpy.savez")
+            check_zip(file, contents=False)  # numpy compares the contents with their checksums
             # What is no array inside the archive comes as its bytes.
             return {name: np.asarray(archive[name]) for name in archive.files}
     except FileNotFoundError:
@@ -318,5 +320,5 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: not a feature file: {what}; save plain arrays with numpy.savez") from None
     except MemoryError as error:
         raise DataError(f"{path}: too large for this machine's memory, or damaged: {error}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, SyntaxError, TokenError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as .npz ({error}): damaged or not an .npz; write it again") from None

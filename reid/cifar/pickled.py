@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from reid.errors import DataError
+from reid.files import check_zip
 
 
 class _Refused(Exception):
@@ -87,11 +89,15 @@ def load_arrays(path: Path) -> dict[Any, Any]:
 
 
 def _load_npz(file: BinaryIO) -> Any:
+    check_zip(file)
     with np.load(file, allow_pickle=False) as stored:
         return dict(stored)
 
 
 def _load_torch(file: BinaryIO) -> Any:
+    if zipfile.is_zipfile(file):  # files of torch before 1.6 are none, and have no checksums
+        check_zip(file)
+    file.seek(0)
     reconstruct: Any = np.empty(0).__reduce__()[0]
     known_as: list[Any] = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     with torch.serialization.safe_globals([*known_as, np.ndarray, np.dtype, np.dtypes.Int64DType]):

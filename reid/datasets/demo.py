@@ -29,6 +29,7 @@ from reid.datasets.figures import make_person
 from reid.datasets.noise import uniform_others
 from reid.datasets.scenes import draw_frame, expose, start_walk
 from reid.errors import DataError
+from reid.files import check_zip
 
 GENERATOR = 1  # raise it whenever the same settings would give other pixels
 SCHEMA = 1
@@ -109,6 +110,8 @@ def load_truth(root: Path) -> DemoTruth:
     if not path.is_file():
         raise DataError(f"demo dataset: {path} is missing; expected a dataset written by robust-reid render.")
     try:
+        with open(path, "rb") as file:
+            check_zip(file)
         with np.load(path, allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files}
         settings = json.loads(str(found["settings"]))

@@ -92,7 +92,7 @@ class Pack:
         cuts = np.flatnonzero((shard[1:] != shard[:-1]) | (begin[1:] - end[:-1] > _NEAR)) + 1
         for first, last in itertools.pairwise([0, *cuts.tolist(), len(ordered)]):
             length = int(end[last - 1] - begin[first])
-            os.posix_fadvise(self._descriptors[shard[first]], int(begin[first]), length, os.POSIX_FADV_WILLNEED)
+            advise(self._descriptors[shard[first]], int(begin[first]), length, "WILLNEED")
 
     def read(self, row: int) -> bytes:
         """The bytes of one file.
@@ -103,7 +103,7 @@ class Pack:
         name, offset, size, crc = self.index[row].item()
         shard = bisect_right(self.first, row) - 1
         try:
-            data = os.pread(self._descriptors[shard], size, offset)
+            data = read_at(self._descriptors[shard], size, offset)
         except OSError as error:
             file = self.folder / self.shards[shard].file
             raise DataError(f"{file}: cannot read {os.fsdecode(name)}: {error.strerror}") from None
@@ -133,6 +133,20 @@ def stand_in(root: Path) -> Pack | None:
 def is_any_open() -> bool:
     """Whether this process reads from packs."""
     return _opened.cache_info().currsize > 0
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """Some bytes of an open file, wherever it stands."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows: there no other process has this descriptor
+    return os.read(descriptor, size)
+
+
+def advise(descriptor: int, offset: int, length: int, advice: str) -> None:
+    """Tells the system how a part of a file will be used, where it listens: ``WILLNEED``, ``DONTNEED``."""
+    if hasattr(os, "posix_fadvise"):  # not on macOS and Windows
+        os.posix_fadvise(descriptor, offset, length, getattr(os, f"POSIX_FADV_{advice}"))
 
 
 def digest_of(file: Path) -> str:
@@ -174,7 +188,7 @@ def _read_index(file: Path, sha256: str, rows: int) -> np.ndarray:
 
 def _open(file: Path, size: int) -> int:
     try:
-        descriptor = os.open(file, os.O_RDONLY)
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # Windows would change line ends
     except OSError as error:
         raise DataError(f"{file}: cannot open this shard: {error.strerror}; copy it again") from None
     if (got := os.fstat(descriptor).st_size) != size:

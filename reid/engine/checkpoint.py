@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from reid.errors import CheckpointError
-from reid.files import atomic
+from reid.files import atomic, check_zip, flush_to_disk
 
 logger = logging.getLogger(__name__)
 
@@ -46,25 +46,28 @@ def save(path: Path, *, previous: Path | None = None, **content: Any) -> None:
             raise CheckpointError(
                 f"{path}: cannot write this checkpoint: {str(error).splitlines()[0]}; is the disk full?"
             ) from None
-        _sync(temporary)
+        flush_to_disk(temporary)
         if previous is not None and path.exists():
             os.replace(path, previous)
     with contextlib.suppress(
         OSError
     ):  # some file systems cannot sync a folder; after a loss of power the renames may then be undone
-        _sync(path.parent)
+        _sync_names(path.parent)
 
 
 def verify_checksums(path: Path) -> None:
-    """Compares a checkpoint with the checksums that torch.save wrote into it, and that torch.load does not look at."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"checksum of {damaged} differs")
+    """Compares a checkpoint with the checksums that torch.save wrote into it, and that torch.load does not look at.
+
+    Raises:
+        zipfile.BadZipFile: it differs. OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        check_zip(file)
 
 
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync_names(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
