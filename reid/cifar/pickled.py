@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Callable
@@ -69,11 +71,21 @@ def unpickle(path: Path) -> dict[Any, Any]:
     Raises:
         DataError: it is missing or damaged, holds no dict, or names anything but arrays of bytes; nothing it names is run.
     """
-    content = _load_dict(path, lambda file: _Unpickler(file, encoding="bytes").load())
+    content = _load_dict(path, _load_pickle)
     return {
         key.decode("latin1") if isinstance(key, bytes) else key: value.value if isinstance(value, _Array) else value
         for key, value in content.items()
     }
+
+
+def _load_pickle(file: BinaryIO) -> Any:
+    """Looks at every instruction first: a number in one of them may ask for gigabytes (the memo is a list up to the highest number)."""
+    size = os.fstat(file.fileno()).st_size
+    for instruction, argument, _ in pickletools.genops(file):
+        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > size:
+            raise ValueError(f"{instruction.name} {argument} in a file of {size} bytes")
+    file.seek(0)
+    return _Unpickler(file, encoding="bytes").load()
 
 
 def load_arrays(path: Path) -> dict[Any, Any]:

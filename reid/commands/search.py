@@ -232,7 +232,9 @@ def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> n
     if not directory.config_file.is_file():
         raise DataError(f"{place}: the run that made {gallery.folder} is not there; say where it is by --run")
     _warn_of_full_frames(queries)
-    config = directory.config([f"machine.device={json.dumps(options.device)}", "machine.workers=0"])
+    config = directory.config(
+        [f"machine.device={json.dumps(options.device)}", "machine.workers=0", *_as_extracted(gallery)]
+    )
     stop = np.cumsum([len(query.frames) for query in queries])
     unknown = np.zeros(len(queries), np.int64)
     names = np.array([os.fsencode(path.absolute()) for query in queries for path in query.frames])
@@ -248,6 +250,13 @@ def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> n
             "models never mix; name the one that made it by --run and --checkpoint, or extract the gallery anew"
         )
     return made.features
+
+
+def _as_extracted(gallery: Gallery) -> list[str]:
+    """Overrides of the run's config: the sizes and the pooling that the gallery was extracted with, which may not be the run's."""
+    keys = {"resize": "augment.resize", "crop": "augment.crop", "pooling": "test.pooling"}
+    said = gallery.about.get("preprocessing", {})
+    return [f"{key}={json.dumps(said[name])}" for name, key in keys.items() if name in said]
 
 
 def _warn_of_full_frames(queries: Sequence[Query]) -> None:
