@@ -5,18 +5,15 @@ Shapes: N rows, D feature dimensions, Q queries, G gallery, K list length, R ran
 
 import json
 import logging
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
 from reid.errors import DataError
-from reid.files import atomic, check_zip
+from reid.files import NPY_ERRORS, atomic, check_zip
 from reid.protocol import EvalProtocol
 
 logger = logging.getLogger(__name__)
@@ -374,5 +371,5 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: not a feature file: {what}; save plain arrays with numpy.savez") from None
     except MemoryError as error:
         raise DataError(f"{path}: too large for this machine's memory, or damaged: {error}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, SyntaxError, TokenError, RecursionError) as error:
+    except NPY_ERRORS as error:
         raise DataError(f"{path}: cannot be read as .npz ({error}): damaged or not an .npz; write it again") from None

@@ -10,10 +10,16 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
 
 from reid.errors import DataError
 
+# What numpy raises on a damaged .npy or .npz: it reads a header as Python's own syntax, and believes the sizes in it.
+NPY_ERRORS = (
+    *(OSError, ValueError, EOFError, TypeError, SyntaxError, LookupError, OverflowError, MemoryError, RecursionError),
+    *(NotImplementedError, RuntimeError, TokenError, struct.error, zlib.error, zipfile.BadZipFile),
+)
 LOCK = ".lock"  # there while a program holds the folder; one that a kill left behind bars nobody
 
 

@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -23,9 +24,11 @@ from typing import NamedTuple
 import numpy as np
 
 from reid.errors import DataError
+from reid.files import NPY_ERRORS
 
 SUFFIX = ".pack"
 ABOUT, INDEX = "pack.json", "index.npy"
+_SHARD = re.compile(r"[0-9]{5}\.zip")  # nothing outside of the pack
 _NEAR = 2**14  # bytes between two files that are fetched with them rather than the files apart
 
 
@@ -162,10 +165,12 @@ def _read_about(folder: Path) -> tuple[str, list[Shard]]:
         about = json.loads(file.read_bytes())
         schema, index_sha256 = about["schema"], str(about["index_sha256"])
         shards = [Shard(str(s["file"]), int(s["files"]), int(s["bytes"]), str(s["sha256"])) for s in about["shards"]]
+        if wrong := next((shard.file for shard in shards if not _SHARD.fullmatch(shard.file)), None):
+            raise ValueError(f"a shard is called {wrong!r}")
     except FileNotFoundError:
         ways = "robust-reid pack --resume auto goes on with the first, the second is to be copied again"
         raise DataError(f"{folder}: this pack is unfinished, or a copy without {ABOUT}; {ways}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{file}: damaged ({error!r}); copy it again, or pack the folder again") from None
     if schema != 1:
         raise DataError(f"{file}: expected schema 1, got {schema}; pack the folder again")
@@ -180,7 +185,7 @@ def _read_index(file: Path, sha256: str, rows: int) -> np.ndarray:
         index = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))  # a plain view: memmap is slow to index
         if len(index) != rows:
             raise ValueError(f"expected {rows} rows, got {len(index)}")
-    except (OSError, ValueError) as error:
+    except NPY_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{file}: {reason}; copy it again, or pack the folder again") from None
     return index

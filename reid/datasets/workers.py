@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import logging
 import mmap
 import multiprocessing
 import signal
@@ -21,9 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from reid.errors import ReidError
 
+logger = logging.getLogger(__name__)
+
 _AHEAD = 2  # batches that each worker decodes ahead
 _HELD = 10  # batches that may be held besides; a slot that is never used takes no memory
 _ROOM = 2**27  # bytes of address space of a slot: 1,365 crops of 256 x 128
+_CHECK = 5  # seconds after which a worker that is waited for is looked after
+PATIENCE = 60  # seconds without a batch between two warnings, a multiple of `_CHECK`
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal to get when the parent ends
 _MAPS = hasattr(mmap, "MAP_ANONYMOUS")  # Windows would set aside all of a slot at once, used or not
 _FORKED = sys.platform == "linux"  # a forked worker copies neither the index of the dataset nor the slots
@@ -73,7 +78,8 @@ def items(dataset: Dataset[Any], keys: Iterator[Any], workers: int) -> Iterator[
         num_workers=workers,
         prefetch_factor=_AHEAD if workers else None,
         worker_init_fn=_begin,
-        multiprocessing_context="fork" if workers and _FORKED else None,
+        timeout=_CHECK if workers else 0,
+        multiprocessing_context=None if not workers else "fork" if _FORKED else "spawn",
     )
     child_died = getattr(signal, "SIGCHLD", None)  # which Windows does not have
     others, handler = multiprocessing.active_children(), child_died and signal.getsignal(child_died)
@@ -91,7 +97,7 @@ def items(dataset: Dataset[Any], keys: Iterator[Any], workers: int) -> Iterator[
         signal.signal(child_died, handler or signal.SIG_DFL)
     processes = _all_but(others)
     try:
-        yield from iterator
+        yield from _waiting(iterator, workers)
     except (RuntimeError, OSError) as error:
         died = [child.exitcode for child in processes if child.exitcode]
         if not died:
@@ -99,6 +105,29 @@ def items(dataset: Dataset[Any], keys: Iterator[Any], workers: int) -> Iterator[
         raise ReidError(f"a decoding process {_cause(died[0])}; {_lower(workers)}") from error
     finally:
         _end(processes)
+
+
+def _waiting(iterator: Iterator[Any], workers: int) -> Iterator[Any]:
+    """The same items; says so where one is long in coming, as from a process that was stopped or a file server that does not answer."""
+    waited = 0
+    while True:
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            waited += _CHECK
+            if waited % PATIENCE == 0:
+                logger.warning(
+                    "no batch from %d decoding processes for %d s: is one of them stopped, or the disk slow? Still waiting",
+                    workers,
+                    waited,
+                )
+            continue
+        waited = 0
+        yield item
 
 
 def _all_but(others: list[BaseProcess]) -> list[BaseProcess]:

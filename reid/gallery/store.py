@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import time
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ import numpy as np
 
 from reid.errors import DataError
 from reid.features import FeatureSet
-from reid.files import LOCK, atomic, exclusive_lock
+from reid.files import LOCK, NPY_ERRORS, atomic, exclusive_lock
 from reid.gallery.index import Index, read_index
 from reid.gallery.records import (
     ABOUT,
@@ -282,7 +281,7 @@ def _opened(folder: Path) -> Gallery:
     try:
         features = np.load(current(folder, FEATURES), mmap_mode="r", allow_pickle=False)
         num_rows = len(features)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except NPY_ERRORS as error:
         raise DataError(f"{folder / FEATURES}: cannot read these features: {error}; extract them again") from None
     counted = about["counts"]["tracklets"]
     if not len(meta["key"]) == num_rows == counted:
@@ -316,8 +315,8 @@ def _compare(folder: Path, about: Mapping[str, Any], rows: FeatureSet, meta: Map
     found |= {ROWS: crc32_of_rows(about)} if ROWS in checksums else {}
     if wrong := [name for name, checksum in found.items() if checksum != checksums[name]]:
         raise DataError(
-            f"{folder}: {wrong[0]} is damaged or was changed by hand: its checksum is not the one in gallery.json; "
-            "copy the folder again, or extract anew"
+            f"{folder}: {wrong[0]}: damaged: its checksum is not the one in gallery.json; copy the folder again, or extract anew; "
+            "where you have changed it on purpose, take it out of the `checksums` there"
         )
 
 
@@ -339,7 +338,10 @@ def open_index(gallery: Gallery) -> Index | None:
         and state(gallery.folder) == gallery.state
     ):
         again = f"robust-reid gallery index {gallery.folder} '{record.get('factory')}'"
-        raise DataError(f"{file}: damaged: its checksum is not the one in gallery.json; build it again: {again}")
+        raise DataError(
+            f"{file}: stale or damaged: its checksum is not the one in gallery.json; build it again: {again}; "
+            "or search exactly: --index Flat"
+        )
     index = read_index(file, record, rows.features.shape, rows.fingerprint, gallery.folder)
     if state(gallery.folder) != gallery.state:
         raise DataError(f"{gallery.folder}: changed since it was opened; open it again")
