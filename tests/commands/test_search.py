@@ -223,3 +223,15 @@ def test_wrong_flags(argv: list[str], capsys: pytest.CaptureFixture[str]) -> Non
         importlib.import_module("reid.verbs.search").main(argv)
     assert caught.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_a_gallery_of_another_size_or_pooling_is_searched_as_it_was_made(
+    run: Path, workplace: Path, data_root: Path
+) -> None:
+    [name] = tracklets(data_root, Path("t"), slice(0, 1))
+    picture = next((Path("t") / name).iterdir())
+    for out, override in (("pooled", "test.pooling=max"), ("larger", "augment.resize=[40, 24]")):
+        assert call("extract", run, "t", override, "--out", out) == 0
+        assert call("search", out, picture, Path("t") / name, "--json", "a.json") == 0
+        hit = json.loads(Path("a.json").read_text())[1]["hits"][0]
+        assert hit["key"] == name and hit["similarity"] == pytest.approx(1, abs=1e-5)
