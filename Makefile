@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # CONSTRAINTS=constraints.txt installs the versions that the tests last passed with.
 FAISS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 
-.PHONY: help demo test lint docs bench constraints licences
+.PHONY: help demo test faults lint docs bench constraints licences
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -19,6 +19,11 @@ demo: $(READY) ## render the demo dataset, train with IMAE on 30 % wrong labels,
 # One process per core with one thread each: many threads on the small tensors of tests only get in each other's way.
 test: $(READY) ## run the whole test suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+faults: $(READY) ## try FAULTS (1000 unless given) hostile inputs of each kind, kills, full disks; appends to build/faults.md what became of them
+	@mkdir -p build
+	OMP_NUM_THREADS=1 FAULTS=$(or $(FAULTS),1000) FAULTS_TABLE=build/faults.md $(PY) -m pytest -n 0 tests/faults
+	@cat build/faults.md
 
 lint: $(READY) ## check style and types
 	$(PY) -m ruff check .

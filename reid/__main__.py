@@ -1,6 +1,7 @@
 """The command `robust-reid VERB …`; also `python -m reid VERB …`."""
 
 import sys
+import warnings
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,6 +44,8 @@ def main() -> int:
     if name not in VERBS:
         print(f"error: unknown command {name!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of libraries, beside our own lines; -W and PYTHONWARNINGS bring them back
     sys.argv = [f"robust-reid {name}", *rest]  # what usage lines and logs name
     return cli.run(import_module(f"reid.verbs.{name}").main)
 

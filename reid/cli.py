@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -22,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 # Ctrl-C; a polite kill; what cluster managers send ahead of a job's time limit (SLURM: --signal=USR1@120).
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)  # Windows has two
+_SIGPIPE = 13  # which Windows does not have either
 ECHO = 1.0  # seconds
 
 
@@ -66,7 +70,9 @@ def run(main: Callable[[], int | None]) -> int:
     """
     try:
         with _interruptible():
-            return main() or 0
+            code = main() or 0
+            sys.stdout.flush()  # a full disk shows here, not when the interpreter ends
+            return code
     except ReidError as error:
         from reid.runtime import is_main_process
 
@@ -75,7 +81,7 @@ def run(main: Callable[[], int | None]) -> int:
         return 2
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + _SIGPIPE
     except Interrupted as interrupted:
         return interrupted.code
     except KeyboardInterrupt:
@@ -85,8 +91,22 @@ def run(main: Callable[[], int | None]) -> int:
             usable = "expected a file or folder that can be used"
             print(f"error: {one_line(f'{error.filename}: {error.strerror}; {usable}')}", file=sys.stderr)
             return 2
+        if (told := _of_the_machine(error)) is not None:
+            print(f"error: {one_line(told)}", file=sys.stderr)
+            return 2
         traceback.print_exc()  # the interpreter would keep the frames, and wait for ever for decoding processes that they hold
         return 1
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """What is no bug, and no mistake of the user's: a full disk, no memory. None for all else."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with contextlib.suppress(OSError):  # what is left to be printed has no room either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"{error.strerror}: the disk, or whatever the output goes to, is full; free some space and give the command again"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
+        return f"not enough memory: {error}; lower the batch size or machine.workers, or use a larger machine"
+    return None
 
 
 @contextlib.contextmanager

@@ -315,22 +315,36 @@ def _validated(settings: dict[str, Any], source: Path | str, schema: type[Schema
 def _read(path: Path) -> dict[str, Any]:
     try:
         return _mapping(path.read_text(encoding="utf-8"), path)
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot read this config: {error.strerror}; expected a YAML file such as configs/demo.yaml"
-        ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file: {error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ConfigError(
+            f"{path}: cannot read this config: {getattr(error, 'strerror', error)}; expected a YAML file such as configs/demo.yaml"
+        ) from None
 
 
 def _mapping(text: str, source: Path | str) -> dict[str, Any]:
     try:
-        settings = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        settings = parse_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{source}: expected a mapping of settings, got {type(settings).__name__}")
     return settings
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text stands for: plain types only.
+
+    Raises:
+        ValueError: it is not valid; dates and numbers that there are not, and nesting without end, included.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except (RecursionError, TypeError, AttributeError, LookupError) as error:  # PyYAML does not foresee them
+        raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -381,8 +395,8 @@ def _parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"override {key!r}: expected key.path=value or key.path value, got no value")
             text = pending.pop(0)
         try:
-            value = yaml.load(text, _Loader)
-        except yaml.YAMLError:
+            value = parse_yaml(text)
+        except ValueError:
             raise ConfigError(f"override {key}={text}: the value is not valid YAML; quote it") from None
         place = settings
         *sections, last = key.split(".")

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from reid.datasets.decoding import decode
 from reid.datasets.images import WIDE
-from reid.datasets.loader import decode
 from reid.errors import ConfigError, DataError
 from reid.experiment import published
 from reid.experiment.trained import Source, Trained

@@ -19,8 +19,12 @@ class ReidError(Exception):
 
 
 def one_line(text: str) -> str:
-    """A text in one line of at most `LONGEST` characters, its middle left out where it is longer."""
-    line = " ".join(text.split())
+    """A text in one line of at most `LONGEST` characters that a terminal shows as they are.
+
+    Of a longer one the middle is left out; control characters, which could move a terminal's cursor or colour it, and halves of surrogate
+    pairs, which no stream takes, become escapes.
+    """
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
     if len(line) <= LONGEST:
         return line
     tail = LONGEST // 3

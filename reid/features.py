@@ -5,8 +5,6 @@ Shapes: N rows, D feature dimensions, Q queries, G gallery, K list length, R ran
 
 import json
 import logging
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from reid.errors import DataError
-from reid.files import atomic
+from reid.files import NPY_ERRORS, atomic, check_zip
 from reid.protocol import EvalProtocol
 
 logger = logging.getLogger(__name__)
@@ -24,6 +22,9 @@ SCHEMA = 1
 RANKS = (1, 5, 10, 20)
 REQUIRED_ARRAYS = ("features", "pid", "camid", "query")
 OPTIONAL_ARRAYS = ("gallery", "key", "fingerprint")
+_ADVICE = (
+    "; --leave-one-out takes every row as a query; queries in a file of their own: --query-file and --gallery-file"
+)
 UNIT_NORM_TOLERANCE = 1e-6  # float32 rows that are of unit norm already stay bit for bit as they are
 ROWS_AT_ONCE = 16384  # rows checked at once: bounds the float64 working copy
 
@@ -96,19 +97,25 @@ class FeatureSet:
             raise DataError(f"camid: {_row(row, key)} has {self.camid[row]}; expected 0 or more, or -1 for unknown")
 
     @classmethod
-    def load(cls, path: str | Path) -> "FeatureSet":
+    def load(cls, path: str | Path, *, leave_one_out: bool = False) -> "FeatureSet":
         """Reads a feature file.
 
         Args:
             path: `.npz` with `features`, `pid`, `camid`, `query`; optional `gallery` (all rows when absent), `key`,
-                `fingerprint`. Pickled objects are refused.
+                `fingerprint`. Pickled objects are refused. Or `query_features`, `gallery_features`, and pid and camid likewise:
+                queries that are not in the gallery.
+            leave_one_out: every row but junk is a query against all the others, whatever the file says.
 
         Raises:
             DataError: the file is missing or damaged, lacks an array, or holds one that does not fit.
         """
-        arrays = _read_arrays(Path(path))
+        arrays = _columns_as_lists(_joined(_read_arrays(Path(path)), path), path)
+        if leave_one_out:
+            arrays |= {"query": np.flatnonzero(arrays["pid"] >= 0) if "pid" in arrays else np.arange(0)}
+            arrays.pop("gallery", None)
         if missing := [name for name in REQUIRED_ARRAYS if name not in arrays]:
-            raise DataError(f"{path}: no array {', '.join(missing)}; found {', '.join(sorted(arrays)) or 'none'}")
+            found = f"{path}: no array {', '.join(missing)}; found {', '.join(sorted(arrays)) or 'none'}"
+            raise DataError(found + _ADVICE * ("query" in missing))
         if unknown := sorted(set(arrays) - {*REQUIRED_ARRAYS, *OPTIONAL_ARRAYS}):
             logger.warning("%s: not used: %s; optional arrays are %s", path, unknown, ", ".join(OPTIONAL_ARRAYS))
         rows = len(arrays["features"]) if arrays["features"].ndim else 0
@@ -136,6 +143,24 @@ class FeatureSet:
         arrays = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
         with atomic(Path(path)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
+
+
+def beside(query: FeatureSet, gallery: FeatureSet) -> FeatureSet:
+    """One set of the rows of two: the queries are the first's, the gallery is the second's.
+
+    Raises:
+        DataError: features of different sizes.
+    """
+    sizes = query.features.shape[1], gallery.features.shape[1]
+    if sizes[0] != sizes[1]:
+        raise DataError(
+            f"features: the queries have {sizes[0]} dimensions, the gallery {sizes[1]}; expected those of one model"
+        )
+    count, both = len(query.pid), (query, gallery)
+    rows = np.arange(count + len(gallery.pid))
+    key = None if query.key is None or gallery.key is None else np.concatenate([query.key, gallery.key])
+    features, pid, camid = (np.concatenate([getattr(s, name) for s in both]) for name in ("features", "pid", "camid"))
+    return FeatureSet(features, pid, camid, rows[:count], rows[count:], key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +255,33 @@ def save_results(
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def _joined(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, np.ndarray]:
+    """Arrays of queries and of gallery one behind the other, where a file has them apart."""
+    names = [name for name in (*REQUIRED_ARRAYS[:3], "key") if {f"query_{name}", f"gallery_{name}"} <= arrays.keys()]
+    if "features" not in names or "features" in arrays:
+        return arrays
+    parts = {name: [arrays[f"{part}_{name}"] for part in ("query", "gallery")] for name in names}
+    try:
+        joined = {
+            name: np.concatenate([np.squeeze(a) if name != "features" else a for a in parts[name]]) for name in names
+        }
+    except ValueError as error:
+        raise DataError(f"{path}: query and gallery arrays do not fit together: {error}") from None
+    queries, rows = len(parts["features"][0]), len(joined["features"])
+    logger.info("%s: %d queries and a gallery of %d, which has no query", path, queries, rows - queries)
+    rest = {name: a for name, a in arrays.items() if name in OPTIONAL_ARRAYS and name not in joined}
+    return {**rest, **joined, "query": np.arange(queries), "gallery": np.arange(queries, rows)}
+
+
+def _columns_as_lists(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, np.ndarray]:
+    """Ids and row numbers as MATLAB keeps them, (N, 1) or (1, N), as lists."""
+    lists = ("pid", "camid", "query", "gallery")
+    columns = [name for name in lists if name in arrays and arrays[name].ndim == 2 and 1 in arrays[name].shape]
+    if columns:
+        logger.info("%s: %s: taken as lists; row numbers count from 0", path, ", ".join(columns))
+    return {name: array.ravel() if name in columns else array for name, array in arrays.items()}
+
+
 def _row(row: int, key: np.ndarray | None) -> str:
     return f"row {row}" if key is None else f"row {row} (key {str(key[row])!r})"
 
@@ -245,13 +297,13 @@ def _checked_ids(name: str, values: np.ndarray, n: int) -> np.ndarray:
 
 def _checked_rows(name: str, values: np.ndarray, n: int) -> np.ndarray:
     array = np.asarray(values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+    if array.ndim != 1 or array.dtype.kind not in ("iu" if array.size else "iuf"):  # an empty list is float64 to numpy
         raise DataError(f"{name}: expected a list of integer row numbers, got {array.dtype} {array.shape}")
     outside = array[(array < 0) | (array >= n)]
     if outside.size:
         raise DataError(
             f"{name}: {outside.size} of {array.size} row numbers are outside 0..{n - 1}, the first is {outside[0]}; "
-            "row numbers are 0-based"
+            f"row numbers are 0-based{'; MATLAB counts from 1: subtract 1' if array.min() > 0 and outside.min() == n else ''}"
         )
     array = array.astype(np.int64, copy=False)
     repeated = np.flatnonzero(np.bincount(array, minlength=n) > 1)
@@ -309,6 +361,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise DataError(f"{path}: one bare array, not an .npz of named arrays; save them with numpy.savez")
+            check_zip(file, contents=False)  # numpy compares the contents with their checksums
             # What is no array inside the archive comes as its bytes.
             return {name: np.asarray(archive[name]) for name in archive.files}
     except FileNotFoundError:
@@ -318,5 +371,5 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: not a feature file: {what}; save plain arrays with numpy.savez") from None
     except MemoryError as error:
         raise DataError(f"{path}: too large for this machine's memory, or damaged: {error}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except NPY_ERRORS as error:
         raise DataError(f"{path}: cannot be read as .npz ({error}): damaged or not an .npz; write it again") from None

@@ -1,15 +1,25 @@
-"""Files: where datasets lie, how files appear whole or not at all, and how one program keeps a folder to itself."""
+"""Files: where datasets lie, how files appear whole or not at all, how one program keeps a folder to itself, what a ZIP vouches for."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import struct
+import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
+from typing import BinaryIO
 
 from reid.errors import DataError
 
+# What numpy raises on a damaged .npy or .npz: it reads a header as Python's own syntax, and believes the sizes in it.
+NPY_ERRORS = (
+    *(OSError, ValueError, EOFError, TypeError, SyntaxError, LookupError, OverflowError, MemoryError, RecursionError),
+    *(NotImplementedError, RuntimeError, TokenError, struct.error, zlib.error, zipfile.BadZipFile),
+)
 LOCK = ".lock"  # there while a program holds the folder; one that a kill left behind bars nobody
 
 
@@ -29,8 +39,7 @@ def atomic(path: Path, *, flush: bool = True) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if flush:
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
+            flush_to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise DataError(
@@ -41,9 +50,21 @@ def atomic(path: Path, *, flush: bool = True) -> Iterator[Path]:
             temporary.unlink()
 
 
+def flush_to_disk(file: Path) -> None:
+    """Waits until the disk has a file's content.
+
+    Raises:
+        OSError: it cannot.
+    """
+    with open(file, "r+b" if os.name == "nt" else "rb") as written:  # Windows flushes only what may be written
+        os.fsync(written.fileno())
+
+
 @contextlib.contextmanager
 def exclusive_lock(folder: Path, busy: str) -> Iterator[None]:
     """Holds a folder for this program; makes it where it is not there.
+
+    Where a system or file system has no locks, a file that names its holder stands in for one.
 
     Args:
         folder: holds `LOCK` until the block ends.
@@ -52,30 +73,88 @@ def exclusive_lock(folder: Path, busy: str) -> Iterator[None]:
     Raises:
         DataError: another program holds it; or it cannot be made, written or locked.
     """
-    file = folder / LOCK
-    with contextlib.ExitStack() as held:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the file that stands in
+        import filelock
+
+        file = folder / LOCK
+        lock = filelock.FileLock(file, timeout=0)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = held.enter_context(open(file, "a"))
-            taken = _taken(lock.fileno(), file)
+            lock.acquire()
+        except filelock.Timeout:
+            raise DataError(f"{folder}: {busy}") from None
         except OSError as error:
             reason = error.strerror or error
             raise DataError(
                 f"{file}: cannot lock this folder: {reason}; choose a writable one on a file system with locks"
             ) from None
-        if not taken:
-            raise DataError(f"{folder}: {busy}")
-        held.callback(file.unlink, missing_ok=True)
-        yield
-
-
-def _taken(lock: int, file: Path) -> bool:
-    """Whether the lock is ours, and still that of the file of this name: whoever held it has removed it at the end."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(lock), os.stat(file))
-    except (BlockingIOError, FileNotFoundError):
-        return False
+        yield
+    finally:
+        if filelock.has_fcntl:  # elsewhere giving it back removes the file
+            file.unlink(missing_ok=True)
+        lock.release()
+
+
+_LOCAL_HEADER = struct.Struct(
+    "<4s2xHH4x3IHH"
+)  # signature, flags, method, CRC-32, both sizes, lengths of name and extra field
+_ENCRYPTED, _SIZES_BEHIND = 0x1, 0x8  # flags of a member
+_LONGEST_DESCRIPTOR = 24  # bytes behind a member whose sizes stand there
+
+
+def check_zip(file: BinaryIO, *, contents: bool = True) -> None:
+    """Compares what a ZIP file says of its members at its end, before each of them and by their checksums.
+
+    Readers look at some of these places only: one changed bit in the directory at the end can hide a member, or give it another's content.
+
+    Args:
+        file: open for reading; left where it is.
+        contents: read every member against its CRC-32. Without, the reader must, as numpy's does.
+
+    Raises:
+        zipfile.BadZipFile: it is none, or they disagree.
+        OSError: it cannot be read.
+    """
+    place = file.tell()
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+            if len({member.filename for member in members}) < len(members):
+                raise zipfile.BadZipFile("two members have one name")
+            end = 0
+            for member in members:
+                end = _checked_member(file, member, end)
+            if archive.start_dir - end > _LONGEST_DESCRIPTOR:
+                raise zipfile.BadZipFile("its directory leaves members out")
+            if contents and (damaged := archive.testzip()):
+                raise zipfile.BadZipFile(f"checksum of {damaged} differs")
+    except (NotImplementedError, RuntimeError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise zipfile.BadZipFile(str(error) or "cut short") from None  # what zipfile raises on damaged fields
+    finally:
+        file.seek(place)
+
+
+def _checked_member(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> int:
+    """Where the member ends; `end` is where the one before it did."""
+    if not 0 <= member.header_offset - end <= _LONGEST_DESCRIPTOR:
+        raise zipfile.BadZipFile(f"{member.filename} does not follow the member before it")
+    file.seek(member.header_offset)
+    signature, flags, method, crc, packed, size, *lengths = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    name = file.read(lengths[0])
+    if member.flag_bits & _ENCRYPTED or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"{member.filename} is encrypted, or compressed in an unusual way")
+    if member.compress_type == zipfile.ZIP_STORED and member.compress_size != member.file_size:
+        raise zipfile.BadZipFile(f"{member.filename} has two sizes")
+    told = [b"PK\x03\x04", member.flag_bits, member.compress_type, member.orig_filename.encode()]
+    found = [signature, flags, method, name]
+    if not flags & _SIZES_BEHIND:
+        told += [member.CRC, member.compress_size, member.file_size]
+        found += [crc, *(s if s < 2**32 - 1 else t for s, t in ((packed, told[-2]), (size, told[-1])))]
+    if told != found:
+        raise zipfile.BadZipFile(f"{member.filename} is called or sized otherwise in the directory")
+    return member.header_offset + _LOCAL_HEADER.size + sum(lengths) + member.compress_size
 
 
 def data_root(configured: str | None) -> Path:

@@ -100,7 +100,7 @@ def _read(file: Path) -> list[str | Mapping[str, Any]]:
     """What a file of protocols holds."""
     try:
         held = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, TypeError, AttributeError, LookupError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot read this file of protocols: {error}") from None
     entries = [held] if isinstance(held, Mapping) else held
     if not isinstance(entries, list) or not entries or not all(isinstance(one, str | Mapping) for one in entries):

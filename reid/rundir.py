@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from reid.datasets.changes import Noisy
 from reid.datasets.noise_manifest import write_noise
 from reid.datasets.splitting import read_parts, write_parts
 from reid.errors import ConfigError, DataError, ReidError
-from reid.files import atomic
+from reid.files import LOCK, atomic, exclusive_lock, flush_to_disk
 from reid.tracklets import Benchmark
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,11 @@ class RunDirectory:
             ConfigError: it exists and neither was asked for, or belongs to another config, or is no run directory.
         """
         if not self.config_file.exists():
-            ours = {self.profile, *self._temporaries()}  # a kill may come before config.yaml, a profile before the run
+            ours = {
+                self.profile,
+                self.path / LOCK,
+                *self._temporaries(),
+            }  # a kill may come before config.yaml, a profile before the run
             if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - ours):
                 raise ConfigError(f"{self.path}: exists and is no run directory; choose another with --output-dir")
         elif resume:
@@ -69,6 +73,24 @@ class RunDirectory:
             raise ConfigError(
                 f"{self.path}: this run exists; --resume auto continues it, --overwrite starts anew, --output-dir DIR keeps both"
             )
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other trainings out of the folder, which is made where it is not there, and gone again if nothing was written to it.
+
+        Raises:
+            DataError: another one is at it, or it cannot be made or written.
+        """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            with exclusive_lock(
+                self.path, "another program is training this run; wait for it, or --output-dir DIR for another run"
+            ):
+                yield
+        finally:
+            with contextlib.suppress(OSError):  # not empty
+                for folder in made:
+                    folder.rmdir()
 
     def prepare(self, config: Config, *, overwrite: bool) -> None:
         """Makes the folder, writes config.yaml, removes the half-written files of a killed process.
@@ -180,8 +202,7 @@ class RunDirectory:
     def sync_metrics(self) -> None:
         """Waits until metrics.jsonl is on the disk, so that no checkpoint outlives a loss of power that its rows do not."""
         if self.metrics.exists():
-            with open(self.metrics, "rb") as file:
-                os.fsync(file.fileno())
+            flush_to_disk(self.metrics)
 
     def append_metrics(self, row: dict[str, float]) -> None:
         """One line of metrics.jsonl."""

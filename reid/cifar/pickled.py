@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import pickletools
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from reid.errors import DataError
+from reid.files import check_zip
 
 
 class _Refused(Exception):
@@ -67,11 +71,21 @@ def unpickle(path: Path) -> dict[Any, Any]:
     Raises:
         DataError: it is missing or damaged, holds no dict, or names anything but arrays of bytes; nothing it names is run.
     """
-    content = _load_dict(path, lambda file: _Unpickler(file, encoding="bytes").load())
+    content = _load_dict(path, _load_pickle)
     return {
         key.decode("latin1") if isinstance(key, bytes) else key: value.value if isinstance(value, _Array) else value
         for key, value in content.items()
     }
+
+
+def _load_pickle(file: BinaryIO) -> Any:
+    """Looks at every instruction first: a number in one of them may ask for gigabytes (the memo is a list up to the highest number)."""
+    size = os.fstat(file.fileno()).st_size
+    for instruction, argument, _ in pickletools.genops(file):
+        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > size:
+            raise ValueError(f"{instruction.name} {argument} in a file of {size} bytes")
+    file.seek(0)
+    return _Unpickler(file, encoding="bytes").load()
 
 
 def load_arrays(path: Path) -> dict[Any, Any]:
@@ -87,11 +101,15 @@ def load_arrays(path: Path) -> dict[Any, Any]:
 
 
 def _load_npz(file: BinaryIO) -> Any:
+    check_zip(file)
     with np.load(file, allow_pickle=False) as stored:
         return dict(stored)
 
 
 def _load_torch(file: BinaryIO) -> Any:
+    if zipfile.is_zipfile(file):  # files of torch before 1.6 are none, and have no checksums
+        check_zip(file)
+    file.seek(0)
     reconstruct: Any = np.empty(0).__reduce__()[0]
     known_as: list[Any] = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     with torch.serialization.safe_globals([*known_as, np.ndarray, np.dtype, np.dtypes.Int64DType]):

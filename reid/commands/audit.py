@@ -20,7 +20,7 @@ from reid import experiment
 from reid.audit.ranking import Audit, audit
 from reid.audit.records import write_audit, write_foreign_frames, write_label_issues
 from reid.datasets.damaged import read_list
-from reid.datasets.loader import decode
+from reid.datasets.decoding import decode
 from reid.engine import checkpoint, evidence
 from reid.engine.extract import extract_shards
 from reid.errors import DataError, in_range

@@ -22,8 +22,8 @@ from reid import experiment
 from reid.augment import Preprocess
 from reid.commands.test import tested_benchmark
 from reid.config import Config
+from reid.datasets.decoding import decode
 from reid.datasets.images import images_in
-from reid.datasets.loader import decode
 from reid.errors import ConfigError, DataError, ReidError
 from reid.evaluation.evaluate import evaluate
 from reid.experiment import OfRun, Source, Trained, known_noise

@@ -18,8 +18,9 @@ from reid import experiment
 from reid.augment import Preprocess
 from reid.config import Component, Config
 from reid.datasets.damaged import DamagedImages, read_list
+from reid.datasets.decoding import decode
 from reid.datasets.folders import detect_kind
-from reid.datasets.loader import decode, load_batches
+from reid.datasets.loader import load_batches
 from reid.engine.evidence import late_confidence
 from reid.engine.objective import SumOfLosses
 from reid.engine.train import TrainingSet

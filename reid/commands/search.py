@@ -20,8 +20,8 @@ from PIL import Image
 
 from reid.commands.extract import features_of
 from reid.datasets import frames
+from reid.datasets.decoding import decode
 from reid.datasets.images import IMAGE_SUFFIXES, WIDE, images_in
-from reid.datasets.loader import decode
 from reid.errors import ConfigError, DataError, in_range
 from reid.experiment import OfRun, OfWeights, Source
 from reid.files import atomic
@@ -241,11 +241,8 @@ def _model(gallery: Gallery, options: Options) -> tuple[Source, list[str]]:
         file = options.weights or Path(about["weights"])
         if not file.is_file():
             raise DataError(f"{file}: the file that made {gallery.folder} is not there; say where it is by --weights")
-        made, name = about.get("preprocessing", {}), (about.get("model") or {}).get("name")
-        settings = [
-            f"augment.{key}={json.dumps(made[key])}" for key in ("resize", "crop") if key in made and not options.size
-        ]
-        settings += [f"test.pooling={made['pooling']}"] if "pooling" in made else []
+        name = (about.get("model") or {}).get("name")
+        settings = [one for one in _as_extracted(gallery) if not (options.size and one.startswith("augment."))]
         settings += (
             [f"model={json.dumps(about['model'])}"]
             if isinstance(about.get("model"), dict) and not options.model
@@ -257,7 +254,7 @@ def _model(gallery: Gallery, options: Options) -> tuple[Source, list[str]]:
         raise ConfigError(f"{gallery.folder}: gallery.json names no run to embed queries with; name it by --run")
     if not RunDirectory(Path(place)).config_file.is_file():
         raise DataError(f"{place}: the run that made {gallery.folder} is not there; say where it is by --run")
-    return OfRun(Path(place), options.checkpoint or about.get("checkpoint", "last")), []
+    return OfRun(Path(place), options.checkpoint or about.get("checkpoint", "last")), _as_extracted(gallery)
 
 
 def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> np.ndarray:
@@ -281,11 +278,18 @@ def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> n
     return made.features
 
 
+def _as_extracted(gallery: Gallery) -> list[str]:
+    """Overrides of the run's config: the sizes and the pooling that the gallery was extracted with, which may not be the run's."""
+    keys = {"resize": "augment.resize", "crop": "augment.crop", "pooling": "test.pooling"}
+    said = gallery.about.get("preprocessing", {})
+    return [f"{key}={json.dumps(said[name])}" for name, key in keys.items() if name in said]
+
+
 def _warn_of_full_frames(queries: Sequence[Query]) -> None:
     """A picture much wider than a person is no crop of one, and is squashed into the shape of one."""
     for query in queries:
-        with contextlib.suppress(DataError, OSError), Image.open(io.BytesIO(frames.read(query.frames[0]))) as picture:
-            width, height = picture.size
+        with contextlib.suppress(DataError):  # embedding tells
+            height, width, _ = decode(query.frames[0]).shape
             if width > WIDE * height:
                 logger.warning(
                     "query %s: %d x %d is wider than a person by far: a full frame? Crop the person first, else its hits mean little",

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from reid import experiment
 from reid.augment import Preprocess
@@ -20,7 +23,7 @@ from reid.datasets.damaged import DamagedImages, write_list
 from reid.errors import DataError
 from reid.evaluation.evaluate import analyse, evaluate, evaluate_all
 from reid.experiment import LabelledData, OfRun, Source
-from reid.features import EvalResult, FeatureSet, save_results
+from reid.features import EvalResult, FeatureSet, beside, save_results
 from reid.gallery import store
 from reid.models.color_histogram import ColorHistogram
 from reid.models.embedding import Classifier, Embedding
@@ -98,23 +101,57 @@ def run_on_features(
     source: Path,
     protocols: Sequence[EvalProtocol],
     *,
+    gallery_file: Path | None = None,
+    leave_one_out: bool = False,
     json_file: Path | None = None,
     markdown: bool = False,
     full: bool = False,
     after: str | None = None,
 ) -> None:
-    """Evaluates a feature file or folder, made by any model; none is loaded. The options are those of `run`."""
+    """Evaluates a feature file or folder, made by any model; none is loaded. The other options are those of `run`.
+
+    Args:
+        source: the features; with `gallery_file`, of the queries alone.
+        gallery_file: the features of the gallery, where they have a file of their own.
+        leave_one_out: every row but junk is a query against all the others.
+    """
     names = IdNames()
-    if source.is_dir():
+    if gallery_file is not None:
+        features = beside(*(FeatureSet.load(file, leave_one_out=True) for file in (source, gallery_file)))
+    elif source.is_dir():
         gallery = store.open_gallery(source)
         features, names = gallery.features, gallery.names
+        if leave_one_out:
+            everyone = np.flatnonzero(features.pid >= 0)
+            features = replace(features, query=everyone, gallery=np.arange(len(features.pid)))
     else:
-        features = FeatureSet.load(source)
+        features = FeatureSet.load(source, leave_one_out=leave_one_out)
     if not len(features.query):
         raise DataError(
-            f"{source}: no query rows, so nothing to evaluate; give `query` in an .npz file, or extract a dataset with queries"
+            f"{source}: no query rows, so nothing to evaluate; give `query` in an .npz file, or --leave-one-out, "
+            "or extract a dataset with queries"
         )
+    _warn_of_nobody(source, features, protocols[0])
     _show(features, protocols, (), json_file=json_file, markdown=markdown, full=full, after=after, names=names)
+
+
+def _warn_of_nobody(source: Path, features: FeatureSet, protocol: EvalProtocol) -> None:
+    """Queries of pid 0 would find all distractors, and those of junk nobody: says so, and what that does to the figures."""
+    nobody = features.pid[features.query] <= 0
+    if not nobody.any():
+        return
+    which = ", ".join(f"{count} of pid {'0' if zero else '-1'}" for zero, count in _counts(features) if count)
+    effect = ""
+    if not nobody.all():
+        plain = replace(features, query=features.query[~nobody])
+        scores = (percent(evaluate(held, protocol).mAP) for held in (features, plain))
+        effect = "; mAP {} with them, {} without ({})".format(*scores, protocol.name)
+    logger.warning("%s: queries that are nobody: %s; all of pid 0 count as one person%s", source, which, effect)
+
+
+def _counts(features: FeatureSet) -> list[tuple[bool, int]]:
+    pid = features.pid[features.query]
+    return [(True, int((pid == 0).sum())), (False, int((pid < 0).sum()))]
 
 
 def _show(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -26,7 +27,7 @@ from reid.evaluation.evaluate import evaluate
 from reid.models.embedding import Classifier
 from reid.report.tables import percent
 from reid.rundir import RunDirectory
-from reid.runtime import Runtime, gather_rows, share_buffers, start, sum_over_processes, wait_for_all
+from reid.runtime import Runtime, gather_rows, is_main_process, share_buffers, start, sum_over_processes, wait_for_all
 from reid.tracklets import IdNames, Split
 
 logger = logging.getLogger(__name__)
@@ -62,9 +63,11 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
     experiment.check(config)
     config, directory = experiment.located(config), RunDirectory(options.output_dir)
     machine = config.machine
-    with start(machine.device, machine.dtype) if runtime is None else contextlib.nullcontext(runtime) as runtime:
-        if runtime.is_main and not options.dry_run:
-            directory.check(config, resume=options.resume is not None, overwrite=options.overwrite)
+    # The folder comes second: where it is refused, the other processes learn of it.
+    with (
+        start(machine.device, machine.dtype) if runtime is None else contextlib.nullcontext(runtime) as runtime,
+        _held(directory, config, options),
+    ):
         wait_for_all()
         sources = [] if options.dry_run else _to_resume(directory, options)
         # Who is tested stays decided, even where the table has changed since.
@@ -93,6 +96,19 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
             if runtime.is_main:
                 directory.previous.unlink(missing_ok=True)  # nothing is left to go back for
         return progress.best
+
+
+@contextlib.contextmanager
+def _held(directory: RunDirectory, config: Config, options: Options) -> Iterator[None]:
+    """The main process keeps other trainings out of a folder that may be written as asked; a dry run writes nothing."""
+    if options.dry_run or not is_main_process():
+        yield
+        return
+    may = {"resume": options.resume is not None, "overwrite": options.overwrite}
+    directory.check(config, **may)  # before anything is made
+    with directory.held():
+        directory.check(config, **may)  # once more, as another training may have written it meanwhile
+        yield
 
 
 @dataclass

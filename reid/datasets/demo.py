@@ -10,9 +10,9 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import shutil
-import zipfile
-import zlib
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,8 +27,10 @@ from PIL import Image
 from reid.datasets.demo_plan import LOOKS, TRACKLET, DemoPlan, DemoSettings, Ints, draw_pids, plan_identities, plan_test
 from reid.datasets.figures import make_person
 from reid.datasets.noise import uniform_others
+from reid.datasets.orphans import end_with_parent
 from reid.datasets.scenes import draw_frame, expose, start_walk
 from reid.errors import DataError
+from reid.files import NPY_ERRORS, check_zip
 
 GENERATOR = 1  # raise it whenever the same settings would give other pixels
 SCHEMA = 1
@@ -85,7 +87,8 @@ def write_demo(
         raise DataError(
             f"demo dataset: {root} is not empty; expected a new or empty folder; choose another or remove it first."
         )
-    partial_root = root.absolute().with_name(f".{root.absolute().name}.{os.getpid()}.partial")
+    _remove_leftovers(root.absolute())
+    partial_root = root.absolute().with_name(f".{root.absolute().name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
         (partial_root / "info").mkdir(parents=True)
         _write(partial_root, chosen, workers, progress)
@@ -99,6 +102,21 @@ def write_demo(
     return root
 
 
+def _remove_leftovers(root: Path) -> None:
+    """What a killed renderer of this machine has left beside the dataset."""
+    if os.name != "posix":  # elsewhere there is no harmless way to ask whether a process lives
+        return
+    pattern = re.compile(rf"\.{re.escape(root.name)}\.{re.escape(socket.gethostname())}\.(\d+)\.partial")
+    for left in root.parent.iterdir() if root.parent.is_dir() else ():
+        if match := pattern.fullmatch(left.name):
+            try:
+                os.kill(int(match[1]), 0)
+            except (ProcessLookupError, OverflowError):
+                shutil.rmtree(left, ignore_errors=True)
+            except PermissionError:  # it lives, and is another user's
+                pass
+
+
 def load_truth(root: Path) -> DemoTruth:
     """Read the side file of a demo dataset.
 
@@ -109,12 +127,14 @@ def load_truth(root: Path) -> DemoTruth:
     if not path.is_file():
         raise DataError(f"demo dataset: {path} is missing; expected a dataset written by robust-reid render.")
     try:
+        with open(path, "rb") as file:
+            check_zip(file)
         with np.load(path, allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files}
         settings = json.loads(str(found["settings"]))
         version = int(found["schema"]), settings.pop("generator")
         arrays = {field.name: found[field.name] for field in dataclasses.fields(DemoTruth) if field.name != "settings"}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except NPY_ERRORS as error:
         raise DataError(f"demo dataset: {path} is damaged: {error}; remove the folder and make it again") from None
     if version != (SCHEMA, GENERATOR):
         raise DataError(
@@ -194,7 +214,8 @@ def _each(draw: Callable[[_Job], Item], jobs: list[_Job], workers: int) -> Itera
     if workers <= 1:
         yield from map(draw, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         yield from pool.map(draw, jobs, chunksize=8)
 
 

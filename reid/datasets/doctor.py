@@ -180,7 +180,7 @@ def _look(path: str) -> _Picture | str:
     """A picture, or why there is none."""
     import imagehash
 
-    from reid.datasets.loader import decode
+    from reid.datasets.decoding import decode
 
     try:
         content = frames.read(path)

@@ -5,29 +5,24 @@ Shapes: n frames of a batch as asked for, k of them that could be decoded, H W p
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import simplejpeg
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from reid.datasets import frames
 from reid.datasets.damaged import DamagedImages
+from reid.datasets.decoding import decode_bytes, decode_jpeg, may_be_turned
 from reid.datasets.sampling import Sampler
 from reid.datasets.workers import Slots, items
 from reid.errors import DataError
 from reid.tracklets import Split
-
-_MOST_PIXELS = 2**27  # a JPEG header that claims more is damaged; decoding it would fill the memory before that showed
 
 
 class Batches(Protocol):
@@ -52,37 +47,6 @@ class FrameBatch:
     places: Tensor
 
 
-def decode(path: str | Path) -> np.ndarray:
-    """One image file as (H, W, 3) uint8 RGB.
-
-    JPEG is decoded strictly: a damaged stream is an error, not a half-grey picture. Other formats go through Pillow.
-
-    Raises:
-        DataError: the file is missing, unreadable or damaged.
-    """
-    return _decode(frames.read(path), path)
-
-
-def _decode(data: bytes, path: str | Path) -> np.ndarray:
-    try:
-        if simplejpeg.is_jpeg(data):
-            height, width, *_ = simplejpeg.decode_jpeg_header(data)
-            if height * width > _MOST_PIXELS:
-                raise ValueError(f"its header claims {width} x {height} pixels")
-            return _decode_jpeg(data)
-        with Image.open(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB"))
-    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        what = f"{len(data)} bytes" if data else "an empty file"
-        raise DataError(
-            f"{path}: damaged image ({what}): {error}; restore the file from the dataset's archive"
-        ) from None
-
-
-def _decode_jpeg(data: bytes, buffer: np.ndarray | None = None) -> np.ndarray:
-    return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=buffer, strict=True)
-
-
 class _Pixels:
     """Images one behind the other, decoded to where they are to be: nothing is copied while they fit into the memory given."""
 
@@ -98,9 +62,11 @@ class _Pixels:
         """
         data = frames.read(path)
         try:
-            image = _decode_jpeg(data, self._memory[self.size :])
-        except ValueError:  # no JPEG, a damaged one, or larger than what is left of the memory
-            image = _decode(data, path)
+            if may_be_turned(data):
+                raise ValueError("to be turned")
+            image = decode_jpeg(data, self._memory[self.size :])
+        except ValueError:  # no JPEG, a damaged one, one to be turned, or larger than what is left of the memory
+            image = decode_bytes(data, path)
             end = self.size + image.size
             if end > len(self._memory):
                 larger = np.empty(2 * end, np.uint8)

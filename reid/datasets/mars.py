@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reid.datasets import matlab
 from reid.datasets.images import images_in, is_rubbish
 from reid.datasets.pack import SUFFIX, stand_in
 from reid.errors import DataError
@@ -86,7 +87,8 @@ def load_mars(folder: Path, name: str = "mars") -> Benchmark:
         DataError: a table or folder is missing or damaged, or tables and names disagree; names file and row from 1.
     """
     folder = Path(folder)
-    _require_folder(folder, "info")
+    info = _require_folder(folder, "info")
+    matlab.read_all([info / f"{name}.mat" for name in ("tracks_train_info", "tracks_test_info", "query_IDX")])
     train, test = _load_split(folder, "train"), _load_split(folder, "test")
     query = _read_query(folder / "info" / "query_IDX.mat", test)
     counts = _Counts(len(train), train.num_frames, len(test), test.num_frames, len(query))
@@ -112,6 +114,7 @@ def _load_split(folder: Path, part: str) -> Split:
         log.info("%s is missing; rebuilt %d names from %s", list_file, len(listed.names), root)
     _check_ranges(table_file, table, len(listed.names), exact=not list_file.is_file())
     _check_names(table_file, table, listed)
+    _refuse_a_name_twice(list_file, listed.names)
     start, stop, pid, camid = np.ascontiguousarray(table.T)
     return Split(root, listed.names, start - 1, stop, pid, camid)
 
@@ -218,17 +221,11 @@ def read_variable(file: Path, variable: str) -> np.ndarray:
     Raises:
         DataError: the file is missing or damaged, or has no such variable, or one that holds something else.
     """
-    from scipy.io import loadmat
-
-    if not file.is_file():
-        raise DataError(f"{file}: missing; it comes with the dataset and cannot be rebuilt (see data/README.md)")
-    try:
-        content = loadmat(file)
-    except Exception as error:  # SciPy raises many kinds on damaged files
-        raise DataError(f"{file}: not a readable MATLAB file ({error}); copy it again") from error
+    content = matlab.read(file)
     if variable not in content:
-        held = ", ".join(key for key in content if not key.startswith("__")) or "nothing"
-        raise DataError(f"{file}: expected a variable {variable}, got {held}")
+        raise DataError(f"{file}: expected a variable {variable}, got {', '.join(content) or 'nothing'}")
+    if content[variable] is None:
+        raise DataError(f"{file}: expected {variable} to hold whole numbers, got cells or a struct")
     values = np.asarray(content[variable])
     if values.dtype.kind not in "iuf" or not np.array_equal(values, np.rint(values)):
         raise DataError(f"{file}: expected {variable} to hold whole numbers, got {values.dtype}")
@@ -289,9 +286,25 @@ def _check_names(file: Path, table: np.ndarray, listed: _NameList) -> None:
         said, seen = table[:, 2 + column], named[:, column]
 
         def difference(i: int, said: np.ndarray = said, seen: np.ndarray = seen, word: str = word) -> str:
-            return f"the table says {word} {said[i]}, its first name {listed.names[first[i]].decode()} says {seen[i]}"
+            return (
+                f"the table says {word} {said[i]}, its first name {listed.names[first[i]].decode()} says {seen[i]}; "
+                "to correct a label, robust-reid import makes a table of the dataset, and change it there"
+            )
 
         _refuse(file, said != seen, difference)
+
+
+def _refuse_a_name_twice(source: Path, names: np.ndarray) -> None:
+    if (names[1:] > names[:-1]).all():  # as in MARS, and quick
+        return
+    order = np.argsort(names, kind="stable")
+    again = order[1:][names[order[1:]] == names[order[:-1]]]
+    if len(again):
+        more = f" ({len(again) - 1} more names like it)" if len(again) > 1 else ""
+        name = names[again.min()].decode()
+        raise DataError(
+            f"{source}: line {again.min() + 1}: {name} stands in the list already{more}; a frame has one place"
+        )
 
 
 def _pid_and_camera(name: bytes) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -23,9 +24,11 @@ from typing import NamedTuple
 import numpy as np
 
 from reid.errors import DataError
+from reid.files import NPY_ERRORS
 
 SUFFIX = ".pack"
 ABOUT, INDEX = "pack.json", "index.npy"
+_SHARD = re.compile(r"[0-9]{5}\.zip")  # nothing outside of the pack
 _NEAR = 2**14  # bytes between two files that are fetched with them rather than the files apart
 
 
@@ -92,7 +95,7 @@ class Pack:
         cuts = np.flatnonzero((shard[1:] != shard[:-1]) | (begin[1:] - end[:-1] > _NEAR)) + 1
         for first, last in itertools.pairwise([0, *cuts.tolist(), len(ordered)]):
             length = int(end[last - 1] - begin[first])
-            os.posix_fadvise(self._descriptors[shard[first]], int(begin[first]), length, os.POSIX_FADV_WILLNEED)
+            advise(self._descriptors[shard[first]], int(begin[first]), length, "WILLNEED")
 
     def read(self, row: int) -> bytes:
         """The bytes of one file.
@@ -103,7 +106,7 @@ class Pack:
         name, offset, size, crc = self.index[row].item()
         shard = bisect_right(self.first, row) - 1
         try:
-            data = os.pread(self._descriptors[shard], size, offset)
+            data = read_at(self._descriptors[shard], size, offset)
         except OSError as error:
             file = self.folder / self.shards[shard].file
             raise DataError(f"{file}: cannot read {os.fsdecode(name)}: {error.strerror}") from None
@@ -135,6 +138,20 @@ def is_any_open() -> bool:
     return _opened.cache_info().currsize > 0
 
 
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """Some bytes of an open file, wherever it stands."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows: there no other process has this descriptor
+    return os.read(descriptor, size)
+
+
+def advise(descriptor: int, offset: int, length: int, advice: str) -> None:
+    """Tells the system how a part of a file will be used, where it listens: ``WILLNEED``, ``DONTNEED``."""
+    if hasattr(os, "posix_fadvise"):  # not on macOS and Windows
+        os.posix_fadvise(descriptor, offset, length, getattr(os, f"POSIX_FADV_{advice}"))
+
+
 def digest_of(file: Path) -> str:
     """The SHA-256 of a file, as sha256sum prints it."""
     with open(file, "rb") as stream:
@@ -148,10 +165,12 @@ def _read_about(folder: Path) -> tuple[str, list[Shard]]:
         about = json.loads(file.read_bytes())
         schema, index_sha256 = about["schema"], str(about["index_sha256"])
         shards = [Shard(str(s["file"]), int(s["files"]), int(s["bytes"]), str(s["sha256"])) for s in about["shards"]]
+        if wrong := next((shard.file for shard in shards if not _SHARD.fullmatch(shard.file)), None):
+            raise ValueError(f"a shard is called {wrong!r}")
     except FileNotFoundError:
         ways = "robust-reid pack --resume auto goes on with the first, the second is to be copied again"
         raise DataError(f"{folder}: this pack is unfinished, or a copy without {ABOUT}; {ways}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{file}: damaged ({error!r}); copy it again, or pack the folder again") from None
     if schema != 1:
         raise DataError(f"{file}: expected schema 1, got {schema}; pack the folder again")
@@ -166,7 +185,7 @@ def _read_index(file: Path, sha256: str, rows: int) -> np.ndarray:
         index = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))  # a plain view: memmap is slow to index
         if len(index) != rows:
             raise ValueError(f"expected {rows} rows, got {len(index)}")
-    except (OSError, ValueError) as error:
+    except NPY_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{file}: {reason}; copy it again, or pack the folder again") from None
     return index
@@ -174,7 +193,7 @@ def _read_index(file: Path, sha256: str, rows: int) -> np.ndarray:
 
 def _open(file: Path, size: int) -> int:
     try:
-        descriptor = os.open(file, os.O_RDONLY)
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # Windows would change line ends
     except OSError as error:
         raise DataError(f"{file}: cannot open this shard: {error.strerror}; copy it again") from None
     if (got := os.fstat(descriptor).st_size) != size:

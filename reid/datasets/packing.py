@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from reid.datasets.pack import ABOUT, INDEX, Pack, Shard, digest_of
+from reid.datasets.pack import ABOUT, INDEX, Pack, Shard, advise, digest_of, read_at
 from reid.errors import ConfigError, DataError, in_range
-from reid.files import LOCK, atomic, exclusive_lock
+from reid.files import LOCK, atomic, exclusive_lock, flush_to_disk
 
 logger = logging.getLogger(__name__)
 
@@ -187,11 +187,11 @@ def _compared(file: Path, root: Path, names: list[bytes], tick: Tick) -> np.ndar
     rows = _directory(file)
     if rows["name"].tolist() != names:
         raise DataError(f"{file}: holds other files than {root} has")
+    flush_to_disk(file)
     with open(file, "rb", buffering=0) as shard:
-        os.fsync(shard.fileno())
-        os.posix_fadvise(shard.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # to read what the disk holds
+        advise(shard.fileno(), 0, 0, "DONTNEED")  # to read what the disk holds
         for name, offset, size, crc in rows.tolist():
-            data = os.pread(shard.fileno(), size, offset)
+            data = read_at(shard.fileno(), size, offset)
             if zlib.crc32(data) != crc or data != _content(root, name):
                 raise DataError(f"{file}: {os.fsdecode(name)} differs from the file in {root}")
             tick(1)
@@ -209,7 +209,7 @@ def _directory(file: Path) -> np.ndarray:
             members = archive.infolist()
             rows = np.zeros(len(members), _row_type(max(len(member.filename.encode()) for member in members)))
             for row, member in enumerate(members):
-                header = os.pread(shard.fileno(), _LOCAL_HEADER.size, member.header_offset)
+                header = read_at(shard.fileno(), _LOCAL_HEADER.size, member.header_offset)
                 signature, *lengths = _LOCAL_HEADER.unpack(header)
                 if signature != b"PK\x03\x04" or member.compress_type != zipfile.ZIP_STORED:
                     raise ValueError(f"{member.filename} is not stored as it should be")

@@ -7,7 +7,6 @@ Shapes: T tracklets, B batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -28,12 +27,15 @@ class FrameSampler:
 
     def __init__(self, split: Split, batch_size: int, seed: int) -> None:
         self._items, self._batch_size, self._seed = split.frames(), batch_size, seed
-        self._epoch = lru_cache(maxsize=2)(
-            self._permuted
-        )  # a batch touches two epochs at most, unless it is larger than one
+        self._epochs: dict[int, np.ndarray] = {}  # two: a batch touches no more, unless it is larger than one
 
-    def _permuted(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng(seed_of(self._seed, "epoch", epoch)).permutation(self._items)
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            if len(self._epochs) == 2:
+                del self._epochs[min(self._epochs)]
+            draw = np.random.default_rng(seed_of(self._seed, "epoch", epoch))
+            self._epochs[epoch] = draw.permutation(self._items)
+        return self._epochs[epoch]
 
     def __call__(self, step: int) -> np.ndarray:
         positions = np.arange(step * self._batch_size, (step + 1) * self._batch_size)

@@ -264,6 +264,9 @@ def _checked(table: Table, required: Sequence[str], optional: Sequence[str]) -> 
         empty = pc.index(table.columns[column], "").as_py()
         if empty >= 0:
             raise table.error(empty, column, f"is empty; every row names its {column}")
+        zero = pc.index(pc.match_substring(table.columns[column], "\0"), True).as_py()
+        if zero >= 0:  # which keys in arrays would lose
+            raise table.error(zero, column, "holds a zero byte; leave it out")
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import logging
 import mmap
 import multiprocessing
 import signal
@@ -21,10 +22,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from reid.errors import ReidError
 
+logger = logging.getLogger(__name__)
+
 _AHEAD = 2  # batches that each worker decodes ahead
 _HELD = 10  # batches that may be held besides; a slot that is never used takes no memory
 _ROOM = 2**27  # bytes of address space of a slot: 1,365 crops of 256 x 128
+_CHECK = 5  # seconds after which a worker that is waited for is looked after
+PATIENCE = 60  # seconds without a batch between two warnings, a multiple of `_CHECK`
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal to get when the parent ends
+_MAPS = hasattr(mmap, "MAP_ANONYMOUS")  # Windows would set aside all of a slot at once, used or not
 _FORKED = sys.platform == "linux"  # a forked worker copies neither the index of the dataset nor the slots
 
 
@@ -39,8 +45,8 @@ class Slots:
     """
 
     def __init__(self, workers: int) -> None:
-        number = _AHEAD * workers + _HELD if _FORKED or not workers else 0
-        flags = mmap.MAP_ANONYMOUS | (mmap.MAP_SHARED if workers else mmap.MAP_PRIVATE)
+        number = _AHEAD * workers + _HELD if _MAPS and (_FORKED or not workers) else 0
+        flags = mmap.MAP_ANONYMOUS | (mmap.MAP_SHARED if workers else mmap.MAP_PRIVATE) if number else 0
         try:
             self.memory = [np.frombuffer(mmap.mmap(-1, _ROOM, flags), np.uint8) for _ in range(number)]
         except OSError as error:
@@ -72,9 +78,11 @@ def items(dataset: Dataset[Any], keys: Iterator[Any], workers: int) -> Iterator[
         num_workers=workers,
         prefetch_factor=_AHEAD if workers else None,
         worker_init_fn=_begin,
-        multiprocessing_context="fork" if workers and _FORKED else None,
+        timeout=_CHECK if workers else 0,
+        multiprocessing_context=None if not workers else "fork" if _FORKED else "spawn",
     )
-    others, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
+    child_died = getattr(signal, "SIGCHLD", None)  # which Windows does not have
+    others, handler = multiprocessing.active_children(), child_died and signal.getsignal(child_died)
     try:
         iterator = iter(loader)
     except OSError as error:
@@ -84,12 +92,12 @@ def items(dataset: Dataset[Any], keys: Iterator[Any], workers: int) -> Iterator[
         raise ReidError(
             f"cannot start decoding processes: {error.strerror or error}{where}; {_lower(workers)}"
         ) from None
-    if signal.getsignal(signal.SIGCHLD) is not handler:
+    if child_died and signal.getsignal(child_died) is not handler:
         # torch's handler raises wherever the main thread happens to be; without it, the iterator does, within seconds.
-        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+        signal.signal(child_died, handler or signal.SIG_DFL)
     processes = _all_but(others)
     try:
-        yield from iterator
+        yield from _waiting(iterator, workers)
     except (RuntimeError, OSError) as error:
         died = [child.exitcode for child in processes if child.exitcode]
         if not died:
@@ -97,6 +105,29 @@ def items(dataset: Dataset[Any], keys: Iterator[Any], workers: int) -> Iterator[
         raise ReidError(f"a decoding process {_cause(died[0])}; {_lower(workers)}") from error
     finally:
         _end(processes)
+
+
+def _waiting(iterator: Iterator[Any], workers: int) -> Iterator[Any]:
+    """The same items; says so where one is long in coming, as from a process that was stopped or a file server that does not answer."""
+    waited = 0
+    while True:
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            waited += _CHECK
+            if waited % PATIENCE == 0:
+                logger.warning(
+                    "no batch from %d decoding processes for %d s: is one of them stopped, or the disk slow? Still waiting",
+                    workers,
+                    waited,
+                )
+            continue
+        waited = 0
+        yield item
 
 
 def _all_but(others: list[BaseProcess]) -> list[BaseProcess]:
@@ -117,19 +148,18 @@ def _begin(worker: int) -> None:
     """A signal to the whole process group must not kill the workers under a loop that is about to save and stop."""
     if sys.platform == "linux":  # but they end with the main process: one that waits to be read would stay
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     gc.freeze()  # going through the main process's objects for garbage would write to their pages, and so copy them
 
 
 def _cause(exitcode: int) -> str:
     if exitcode > 0:
         return f"ended with exit code {exitcode}"
-    why = {
-        -signal.SIGKILL: ", most likely for want of memory",
-        -signal.SIGBUS: ", most likely for want of shared memory",
-    }
-    return f"was killed by {signal.Signals(-exitcode).name}{why.get(exitcode, '')}"
+    why = {"SIGKILL": ", most likely for want of memory", "SIGBUS": ", most likely for want of shared memory"}
+    name = signal.Signals(-exitcode).name
+    return f"was killed by {name}{why.get(name, '')}"
 
 
 def _lower(workers: int) -> str:

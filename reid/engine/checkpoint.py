@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pickle
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reid.errors import CheckpointError
-from reid.files import atomic
+from reid.files import atomic, check_zip, flush_to_disk
 from reid.models.weights import tested_weights as tested_weights
 
 logger = logging.getLogger(__name__)
@@ -47,25 +46,28 @@ def save(path: Path, *, previous: Path | None = None, **content: Any) -> None:
             raise CheckpointError(
                 f"{path}: cannot write this checkpoint: {str(error).splitlines()[0]}; is the disk full?"
             ) from None
-        _sync(temporary)
+        flush_to_disk(temporary)
         if previous is not None and path.exists():
             os.replace(path, previous)
     with contextlib.suppress(
         OSError
     ):  # some file systems cannot sync a folder; after a loss of power the renames may then be undone
-        _sync(path.parent)
+        _sync_names(path.parent)
 
 
 def verify_checksums(path: Path) -> None:
-    """Compares a checkpoint with the checksums that torch.save wrote into it, and that torch.load does not look at."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"checksum of {damaged} differs")
+    """Compares a checkpoint with the checksums that torch.save wrote into it, and that torch.load does not look at.
+
+    Raises:
+        zipfile.BadZipFile: it differs. OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        check_zip(file)
 
 
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync_names(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -83,11 +85,12 @@ def load(path: Path) -> dict[str, Any]:
     try:
         verify_checksums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of tensors and plain types: {reason}") from None
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if type(schema) is not int or schema != SCHEMA:
+        found = f"{schema!r:.40}" if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path}: expected a checkpoint of robust-reid train with schema {SCHEMA}, got {found}")
     return content
 

@@ -112,8 +112,15 @@ class Index:
         return counted[0]
 
     def save(self, file: Path) -> None:
-        """Writes the index, its search parameters with it."""
-        import_faiss().write_index(self.faiss, str(file))
+        """Writes the index, its search parameters with it.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        try:
+            import_faiss().write_index(self.faiss, str(file))
+        except RuntimeError as error:
+            raise DataError(f"{file}: cannot write this index: {_reason(error)}; is the disk full?") from None
 
     def on_gpus(self) -> Index:
         """Moves to the GPUs where a GPU build of faiss is installed and has this kind; the CPU keeps the others."""
@@ -144,7 +151,7 @@ def read_index(
     again = f"build it again: robust-reid gallery index {folder} '{factory}'; or search exactly: --index Flat"
     try:
         held = faiss.read_index(str(file))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise DataError(f"{file}: cannot read this index: {_reason(error)}; {again}") from None
     made = (held.ntotal, held.d, record.get("rows"), record.get("fingerprint"), held.metric_type)
     if made != (*shape, shape[0], fingerprint, faiss.METRIC_INNER_PRODUCT):
@@ -171,7 +178,7 @@ def num_gpus() -> int:
     return int(getattr(import_faiss(), "get_num_gpus", int)())
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """faiss' message without the place in its source, on one line."""
     text = re.sub(r"^.*? at \S+?:\d+: ", "", " ".join(str(error).split()))
     return text.removeprefix("Error: ")

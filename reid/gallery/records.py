@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import json
+import zlib
 from array import array
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ SCHEMA = 1
 ABOUT, COLUMNS = "gallery.json", ["row", "key", "pid", "camid", "num_frames", "path"]
 NAME_COLUMNS = ["pid_name", "camid_name"]  # of meta.csv, where the source has text for persons or cameras
 ROW_LISTS = ("query", "gallery")
+ROWS = "rows"  # among the checksums: that of the lists
+_PART = 2**24  # bytes of a file read at once
 
 
 def current(folder: Path, name: str) -> Path:
@@ -37,6 +41,24 @@ def state(folder: Path) -> tuple[int, int] | None:
         return None
 
 
+def crc32_of(file: Path) -> int:
+    """The CRC-32 of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    checksum = 0
+    with open(file, "rb", buffering=0) as stream:
+        while part := stream.read(_PART):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
+def crc32_of_rows(about: Mapping[str, Any]) -> int:
+    """The CRC-32 of the row lists in gallery.json."""
+    return zlib.crc32(json.dumps([about.get(name) for name in ROW_LISTS]).encode())
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     """What gallery.json says.
 
@@ -51,10 +73,15 @@ def read_about(folder: Path) -> dict[str, Any]:
         if about["schema"] != SCHEMA:
             raise ValueError(f"schema {about['schema']!r}, expected {SCHEMA}")
         lists = [about.get(name, []) for name in ROW_LISTS]
+        if not all(isinstance(rows, list) for rows in lists):
+            raise ValueError("query and gallery must be lists of row numbers")
         if not all(type(row) is int and abs(row) < 2**63 for rows in lists for row in rows):
             raise ValueError("query and gallery must be lists of row numbers")
         if not isinstance(about["counts"]["tracklets"], int) or not isinstance(about.get("index", {}), dict):
             raise ValueError("counts.tracklets must be a number, and index a mapping")
+        checksums = about.get("checksums", {})
+        if not isinstance(checksums, dict) or not isinstance(about.get("preprocessing", {}), dict):
+            raise ValueError("checksums and preprocessing must be mappings")
         if not all(isinstance(about.get(name, ""), str) for name in ("run", "checkpoint", "weights", "source")):
             raise ValueError("run, checkpoint, weights and source must be texts")
         IdNames.from_json(about.get("names"))
@@ -86,6 +113,8 @@ def read_meta(file: Path) -> dict[str, np.ndarray]:
                     column.append(cells[places[name]])
                 for name, integers in numbers.items():
                     integers.append(int(cells[places[name]]))
+                if numbers["num_frames"][-1] < 0:
+                    raise ValueError(f"num_frames: expected 0 or more, got {numbers['num_frames'][-1]}")
                 if numbers["row"][-1] != row:
                     raise ValueError(f"the column `row` must count 0, 1, 2 …; expected {row}, got {numbers['row'][-1]}")
         columns = {name: np.array(values, np.int64) for name, values in numbers.items()}

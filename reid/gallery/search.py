@@ -148,6 +148,8 @@ def _by_index(
     found = []
     for near, one, itself in zip(index.search(query, min(len(features), DEEPER * top_k + 1)), query, own, strict=True):
         near = near[near >= 0]
+        if len(near) and (near.max() >= len(features) or len(np.unique(near)) < len(near)):
+            raise DataError("the index names rows that are not there, or one twice: it is damaged; build it again")
         found.append(_cut(near, _similarity(features, near, one), itself, top_k))
     return found
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from reid.errors import DataError
-from reid.files import atomic
+from reid.files import NPY_ERRORS, atomic
 from reid.tracklets import Split
 
 SHARD_FRAMES = 2**14  # frames between two saved parts: seconds on a GPU, minutes on a CPU
@@ -83,7 +83,7 @@ class Shards:
             file = self._file(number)
             try:
                 part = np.load(file, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
+            except NPY_ERRORS as error:
                 raise DataError(f"{file}: damaged: {error}; delete it and go on with --resume auto") from None
             if part.shape != (len(rows), self.dim) or part.dtype != np.float32:
                 got = f"expected float32 {(len(rows), self.dim)}, got {part.dtype} {part.shape}"

@@ -2,7 +2,8 @@
 
 `features.npy` (N, D) float32 unit rows · `meta.csv` (row, key, pid, camid, num_frames, path of the middle frame; pid_name and
 camid_name where persons or cameras have names) · `gallery.json`
-(schema, fingerprint, run, preprocessing, counts, and the query rows where the source has a test protocol) · `index.faiss` if wanted.
+(schema, fingerprint, run, preprocessing, counts, checksums, and the query rows where the source has a test protocol) · `index.faiss`
+if wanted. Opening a folder reads all of it once anyway, to check the rows' norms, and compares the checksums in passing.
 
 A change is written beside what is there, as `NAME.new`, `gallery.json.new` last: its appearance is the change. From then on a
 reader takes `NAME.new` where there is one, and the files only have to be moved into place, which the next change finishes after a
@@ -18,7 +19,6 @@ import json
 import logging
 import os
 import time
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -29,9 +29,22 @@ import numpy as np
 
 from reid.errors import DataError
 from reid.features import FeatureSet
-from reid.files import LOCK, atomic, exclusive_lock
+from reid.files import LOCK, NPY_ERRORS, atomic, exclusive_lock
 from reid.gallery.index import Index, read_index
-from reid.gallery.records import ABOUT, COLUMNS, NAME_COLUMNS, ROW_LISTS, SCHEMA, current, read_about, read_meta, state
+from reid.gallery.records import (
+    ABOUT,
+    COLUMNS,
+    NAME_COLUMNS,
+    ROW_LISTS,
+    ROWS,
+    SCHEMA,
+    crc32_of,
+    crc32_of_rows,
+    current,
+    read_about,
+    read_meta,
+    state,
+)
 from reid.tracklets import IdNames, Split
 
 logger = logging.getLogger(__name__)
@@ -39,7 +52,7 @@ logger = logging.getLogger(__name__)
 FEATURES, META, INDEX = "features.npy", "meta.csv", "index.faiss"
 ROWS_AT_ONCE = 2**14  # rows copied at once
 READINGS, PAUSE = 50, 0.02  # how often a gallery that is being changed is read anew, and the seconds in between
-_COUNTED = ("schema", "fingerprint", "counts", "index")
+_COUNTED = ("schema", "fingerprint", "counts", "index", "checksums")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,12 +172,15 @@ def draft(folder: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...]) -> 
     """
     finish_pending_change(folder)
     with atomic(folder / f"{FEATURES}.new") as temporary:
-        out, end = np.lib.format.open_memmap(temporary, "w+", np.float32, shape=shape), 0
-        for part in parts:
-            out[end : end + len(part)] = part
-            end += len(part)
-        assert end == len(out), "parts fill the shape"
-        out.flush()
+        # Written, not mapped: a full disk is then an error, and no signal that ends the program.
+        with open(temporary, "wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            end = 0
+            for part in parts:
+                file.write(np.ascontiguousarray(part, "<f4").data)
+                end += len(part)
+        assert end == shape[0], "parts fill the shape"
     return np.load(folder / f"{FEATURES}.new", mmap_mode="r", allow_pickle=False)
 
 
@@ -194,8 +210,12 @@ def commit(gallery: Gallery, index: Index | None = None) -> None:
     if index is not None:
         with atomic(folder / f"{INDEX}.new") as temporary:
             index.save(temporary)
+    record = _record(gallery, index)
+    new = {name: folder / f"{name}.new" for name in (FEATURES, META, *([INDEX] if index else []))}
+    record["checksums"] = {name: crc32_of(file if file.exists() else folder / name) for name, file in new.items()}
+    record["checksums"][ROWS] = crc32_of_rows(record)
     with atomic(folder / f"{ABOUT}.new") as temporary:
-        temporary.write_text(json.dumps(_record(gallery, index), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     finish_pending_change(folder)
 
 
@@ -261,7 +281,7 @@ def _opened(folder: Path) -> Gallery:
     try:
         features = np.load(current(folder, FEATURES), mmap_mode="r", allow_pickle=False)
         num_rows = len(features)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except NPY_ERRORS as error:
         raise DataError(f"{folder / FEATURES}: cannot read these features: {error}; extract them again") from None
     counted = about["counts"]["tracklets"]
     if not len(meta["key"]) == num_rows == counted:
@@ -275,8 +295,29 @@ def _opened(folder: Path) -> Gallery:
         rows = FeatureSet(features, meta["pid"], meta["camid"], query, searched, meta["key"], about["fingerprint"])
     except DataError as error:
         raise DataError(*(f"{folder}: {problem}; extract them again" for problem in error.problems)) from None
+    _compare(folder, about, rows, meta)
     rest = {name: value for name, value in about.items() if name not in (*ROW_LISTS, *_COUNTED)}
     return Gallery(folder, rows, meta["num_frames"], meta["path"], rest)
+
+
+def _compare(folder: Path, about: Mapping[str, Any], rows: FeatureSet, meta: Mapping[str, np.ndarray]) -> None:
+    """Refuses files that differ from what was written; a gallery of an earlier version has counts only.
+
+    Raises:
+        DataError: naming the file.
+    """
+    counts = {"tracklets": len(rows.pid), "frames": int(meta["num_frames"].sum()), "dim": rows.features.shape[1]}
+    said = {name: about["counts"].get(name, value) for name, value in counts.items()}
+    if said != counts:
+        raise DataError(f"{folder}: {counts} found, gallery.json says {said}; copy the folder again, or extract anew")
+    checksums = about.get("checksums", {})
+    found = {name: crc32_of(current(folder, name)) for name in (FEATURES, META) if name in checksums}
+    found |= {ROWS: crc32_of_rows(about)} if ROWS in checksums else {}
+    if wrong := [name for name, checksum in found.items() if checksum != checksums[name]]:
+        raise DataError(
+            f"{folder}: {wrong[0]}: damaged: its checksum is not the one in gallery.json; copy the folder again, or extract anew; "
+            "where you have changed it on purpose, take it out of the `checksums` there"
+        )
 
 
 def open_index(gallery: Gallery) -> Index | None:
@@ -285,10 +326,22 @@ def open_index(gallery: Gallery) -> Index | None:
     Raises:
         DataError: it is damaged, or of other rows or of another model than the folder's; the folder has changed meanwhile.
     """
-    record = read_about(gallery.folder).get("index")
+    about = read_about(gallery.folder)
+    record, checksum = about.get("index"), about.get("checksums", {}).get(INDEX)
     if record is None:
         return None
     rows, file = gallery.features, current(gallery.folder, INDEX)
+    if (
+        checksum is not None
+        and file.is_file()
+        and crc32_of(file) != checksum
+        and state(gallery.folder) == gallery.state
+    ):
+        again = f"robust-reid gallery index {gallery.folder} '{record.get('factory')}'"
+        raise DataError(
+            f"{file}: stale or damaged: its checksum is not the one in gallery.json; build it again: {again}; "
+            "or search exactly: --index Flat"
+        )
     index = read_index(file, record, rows.features.shape, rows.fingerprint, gallery.folder)
     if state(gallery.folder) != gallery.state:
         raise DataError(f"{gallery.folder}: changed since it was opened; open it again")

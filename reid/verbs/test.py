@@ -13,6 +13,9 @@ EXAMPLES = """\
   robust-reid test --features features.npz --protocol all
   # a network of another toolkit, without a run
   robust-reid test --weights theirs.pth --model resnet50 data.name=market1501
+  # queries in a file of their own; every row against the rest
+  robust-reid test --query-file query.npz --gallery-file gallery.npz
+  robust-reid test --features features.npz --leave-one-out
   # rules of your own: {name: ours, gallery: without_queries, ap: hit}
   robust-reid test --features features.npz --protocol ours.yaml
   robust-reid test --features features.npz --full --json full.json
@@ -33,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE|DIR",
         help="evaluate these; an .npz file or a folder of robust-reid extract",
     )
+    what.add_argument("--query-file", type=Path, metavar="FILE", help="features of the queries alone (.npz) …")
+    what.add_argument("--gallery-file", type=Path, metavar="FILE", help="… and of the gallery, in a file of its own")
+    what.add_argument("--leave-one-out", action="store_true", help="of --features: every row against all the others")
     what.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights of RUN (default: last)")
     cli.add_weights_flags(what)
     how = parser.add_argument_group("how")
@@ -56,10 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.check_weights_flags(arguments, flags)
     if flags.weights is not None and flags.run is not None:  # it is the first of the words that follow RUN
         flags.run, flags.overrides = None, [str(flags.run), *flags.overrides]
-    if sum(given is not None for given in (flags.run, flags.features, flags.weights)) != 1:
-        arguments.error("give either a run directory, or --weights, or --features")
+    if (flags.query_file is None) != (flags.gallery_file is None):
+        arguments.error("--query-file and --gallery-file go together")
+    if sum(given is not None for given in (flags.run, flags.features, flags.weights, flags.query_file)) != 1:
+        arguments.error("give either a run directory, or --weights, or --features, or --query-file and --gallery-file")
+    if flags.leave_one_out and flags.features is None:
+        arguments.error("--leave-one-out is for --features")
+    features = flags.features or flags.query_file
     overrides = cli.overrides_of(flags)
-    if flags.features is not None and (overrides or flags.checkpoint):
+    if features is not None and (overrides or flags.checkpoint):
         arguments.error(
             "--features loads no model and no config: --protocol, --any-camera, --markdown, --full, --after and --json are all it takes"
         )
@@ -72,9 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from reid.protocol import get_protocols
 
     printed = {"json_file": flags.json, "markdown": flags.markdown, "full": flags.full, "after": flags.after}
-    if flags.features is not None:
+    if features is not None:
         test.run_on_features(
-            flags.features, get_protocols(flags.protocol or "all", any_camera=flags.any_camera), **printed
+            features,
+            get_protocols(flags.protocol or "all", any_camera=flags.any_camera),
+            gallery_file=flags.gallery_file,
+            leave_one_out=flags.leave_one_out,
+            **printed,
         )
     else:
         overrides += ["test.any_camera=true"] if flags.any_camera else []

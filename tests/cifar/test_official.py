@@ -98,7 +98,7 @@ WHOLE = python2(batch(ROWS, labels=TEN))
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("data_batch_1", WHOLE[:1_000_000], ["damaged", "1000000 bytes", "truncated", "get the file again"]),
+        ("data_batch_1", WHOLE[:1_000_000], ["damaged", "1000000 bytes", "only 999000 remain", "get the file again"]),
         ("data_batch_1", WHOLE[:-1], ["damaged"]),
         ("data_batch_5", b"", ["damaged", "0 bytes"]),
         ("data_batch_1", b"<html>not found</html>", ["damaged"]),

@@ -55,7 +55,7 @@ def test_checkpoints_that_do_not_fit(trained: Path, workplace: Path, fails) -> N
 
 def test_unwritable_places(trained: Path, workplace: Path, data_root: Path, fails) -> None:
     Path("file").write_text("")
-    assert "cannot write" in fails("train", "run.yaml", "--output-dir", "file/run")
+    assert "cannot lock this folder: Not a directory" in fails("train", "run.yaml", "--output-dir", "file/run")
     assert "cannot write" in fails("test", "--features", trained / "features.npz", "--json", "file/a.json")
     assert "file" in fails("extract", trained, data_root / "demo", "--out", "file")
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from reid.datasets.loader import decode
+from reid.datasets.decoding import decode
 from reid.datasets.mars import load_mars
 from reid.tracklets import Tracklet
 from tests.commands.conftest import call

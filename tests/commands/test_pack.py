@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from reid.datasets.loader import decode, load_batches
+from reid.datasets.decoding import decode
+from reid.datasets.loader import load_batches
 from reid.datasets.mars import load_mars
 from reid.tracklets import Benchmark, Split
 from tests.commands.conftest import call

@@ -189,6 +189,9 @@ def test_a_gallery_without_labels_tells_no_threshold(run: Path, workplace: Path,
 def test_pictures_that_are_gone_are_grey(gallery: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = (gallery / "meta.csv").read_text().replace("bbox_test", "bbox_gone")
     (gallery / "meta.csv").write_text(rows)
+    about = json.loads((gallery / "gallery.json").read_text())
+    del about["checksums"]["meta.csv"]  # as the error advises where a change was meant
+    (gallery / "gallery.json").write_text(json.dumps(about))
     assert call("search", gallery, str(store.read(gallery).key[0]), "--html", "a.html") == 0
     assert "no picture: " in capsys.readouterr().err
     assert Path("a.html").read_text().count("data:image/jpeg") == 11
@@ -220,3 +223,15 @@ def test_wrong_flags(argv: list[str], capsys: pytest.CaptureFixture[str]) -> Non
         importlib.import_module("reid.verbs.search").main(argv)
     assert caught.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_a_gallery_of_another_size_or_pooling_is_searched_as_it_was_made(
+    run: Path, workplace: Path, data_root: Path
+) -> None:
+    [name] = tracklets(data_root, Path("t"), slice(0, 1))
+    picture = next((Path("t") / name).iterdir())
+    for out, override in (("pooled", "test.pooling=max"), ("larger", "augment.resize=[40, 24]")):
+        assert call("extract", run, "t", override, "--out", out) == 0
+        assert call("search", out, picture, Path("t") / name, "--json", "a.json") == 0
+        hit = json.loads(Path("a.json").read_text())[1]["hits"][0]
+        assert hit["key"] == name and hit["similarity"] == pytest.approx(1, abs=1e-5)

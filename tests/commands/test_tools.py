@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from reid import config, experiment
+from reid.datasets.decoding import decode
 from reid.datasets.demo import write_demo
-from reid.datasets.loader import decode
 from reid.engine import checkpoint
 from reid.features import FeatureSet
 from tests.commands.conftest import HELD_OUT, ROOT, by_two, call

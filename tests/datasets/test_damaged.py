@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from reid.datasets import frames
-from reid.datasets.loader import DamagedImages, FrameBatch, decode, load_batches
+from reid.datasets.decoding import decode
+from reid.datasets.loader import DamagedImages, FrameBatch, load_batches
 from reid.errors import ConfigError, DataError, ReidError
 from reid.tracklets import Split
 

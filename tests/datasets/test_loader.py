@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from reid.datasets import workers as processes
-from reid.datasets.loader import decode, load_batches
+from reid.datasets.decoding import decode
+from reid.datasets.loader import load_batches
 from reid.errors import DataError
 from reid.tracklets import Split
 

@@ -12,7 +12,7 @@ from torch import nn
 import reid.models  # noqa: F401  registers the nets
 from reid.augment import Preprocess
 from reid.datasets.damaged import DamagedImages
-from reid.datasets.loader import decode
+from reid.datasets.decoding import decode
 from reid.engine.extract import extract, extract_shards, fingerprint
 from reid.errors import DataError
 from reid.models.fused import fused

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reid import runtime
 from reid.augment import Preprocess
-from reid.datasets.loader import DamagedImages, decode
+from reid.datasets.decoding import decode
+from reid.datasets.loader import DamagedImages
 from reid.engine.ema import Averaged
 from reid.engine.objective import SumOfLosses
 from reid.engine.optim import OPTIMIZERS

@@ -24,7 +24,7 @@ def test_equals_a_plain_loop(split: Split) -> None:
     rows: list[dict[str, float]] = []
     fit(job, CPU, on_log=rows.append)
     optimizer = torch.optim.SGD(plain.model.parameters(), lr=0.0, momentum=0.9, weight_decay=1e-3)
-    from reid.datasets.loader import decode
+    from reid.datasets.decoding import decode
 
     losses = []
     for step in range(12):

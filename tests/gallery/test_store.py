@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,8 +74,49 @@ def test_dead_rows_are_named(small: Path, value: float, says: str) -> None:
         store.read(small)
 
 
+def forget_checksums(folder: Path) -> None:
+    """As a gallery of an earlier version has it."""
+    about = json.loads((folder / "gallery.json").read_text())
+    del about["checksums"]
+    (folder / "gallery.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("name", ["features.npy", "meta.csv"])
+def test_no_flipped_bit_is_taken(small: Path, name: str) -> None:
+    good = (small / name).read_bytes()
+    store.read(small)
+    for place in range(len(good)):
+        (small / name).write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(DataError):
+            store.read(small)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"query": [1]}, "rows: damaged: its checksum is not the one in gallery.json"),
+        ({"gallery": [2, 1]}, "rows: damaged"),
+        ({"counts": {"tracklets": 3, "frames": 7, "dim": 4}}, "'frames': 6, .* found, gallery.json says .*'frames': 7"),
+        ({"counts": {"tracklets": 3, "frames": 6, "dim": 5}}, "'dim': 4} found, gallery.json says"),
+    ],
+)
+def test_no_changed_number_of_gallery_json_is_taken(small: Path, change: dict[str, Any], says: str) -> None:
+    about = json.loads((small / "gallery.json").read_text())
+    (small / "gallery.json").write_text(json.dumps(about | change))
+    with pytest.raises(DataError, match=says):
+        store.read(small)
+
+
+def test_a_negative_number_of_frames(small: Path) -> None:
+    text = (small / "meta.csv").read_text()
+    (small / "meta.csv").write_text(text.replace(",2,", ",-2,", 1))
+    with pytest.raises(DataError, match="line 2: num_frames: expected 0 or more, got -2"):
+        store.read(small)
+
+
 def test_rows_that_are_not_of_unit_norm_are_normalised(small: Path, caplog: pytest.LogCaptureFixture) -> None:
     np.save(small / "features.npy", 5 * np.eye(3, 4, dtype=np.float32))
+    forget_checksums(small)
     assert np.array_equal(store.read(small).features, np.eye(3, 4))
     assert "3 of 3 rows were not of unit norm and have been normalised" in caplog.text
 

@@ -172,7 +172,7 @@ def _is_there(file: Path) -> bool:
 
 
 def _cut_image(path: str, crops: list[_Crop], form: CropFormat) -> tuple[int, set[int]]:
-    from reid.datasets.loader import decode  # it imports torch, which an import without crops does not need
+    from reid.datasets.decoding import decode  # it imports what an import without crops does not need
 
     missing = [crop for crop in crops if not _is_there(crop.file)]
     if not missing:

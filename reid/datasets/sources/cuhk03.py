@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from reid.datasets import matlab
 from reid.datasets.sources.base import Options, Published, Rows, has_folders, require_file, require_folder, rows_of
 from reid.datasets.sources.published import Images, image_benchmark, named, parse_folder
 from reid.errors import DataError
@@ -97,13 +98,8 @@ def _parse_split(file: Path, images: Path) -> list[Images]:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(file)
-    except Exception as error:  # SciPy raises many kinds on damaged files
-        raise DataError(f"{file}: not a readable MATLAB file ({error}); copy it again") from None
+    content = matlab.read(file)
     wanted = ("filelist", "labels", "train_idx", "query_idx", "gallery_idx")
-    if lacking := [key for key in wanted if key not in content]:
+    if lacking := [key for key in wanted if content.get(key) is None]:
         raise DataError(f"{file}: expected variables {', '.join(wanted)}, got no {lacking[0]}")
-    return dict(content)
+    return content
