@@ -25,8 +25,8 @@ from record import keep
 import reid.models  # noqa: F401  registers the backbones with timm
 from reid.augment import Preprocess
 from reid.commands.export import same_order
+from reid.datasets.decoding import decode
 from reid.datasets.demo import write_demo
-from reid.datasets.loader import decode
 from reid.models import deployed
 from reid.models.backbone import create_backbone
 from reid.models.deployed import Deployed, Run
