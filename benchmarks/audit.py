@@ -31,6 +31,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from reid.audit.labels import blocks, fit_of, persons_of, unit
 from reid.audit.ranking import Audit
+from reid.audit.records import write_audit
 from reid.commands.audit import Audited, Options, judged, of_run
 from reid.datasets.demo import load_truth
 from reid.datasets.mars import load_mars
@@ -80,16 +81,8 @@ def run_cell(cell: str, flags: argparse.Namespace) -> dict[str, Any]:
     kept = run / "audit_judged.json"
     if kept.exists():
         return dict(json.loads(kept.read_text()))
-    if not (run / "report.html").exists():
-        noise = f"{{name: {kind}, rate: {rate}, seed: {seed}}}"
-        settings = [*LOSSES[loss], "data.labels=truth", f"data.noise={noise}", f"seed={seed}", "test.baselines=false"]
-        command = [sys.executable, "-m", "reid", "train", "demo", "--resume", "auto", "--output-dir", str(run)]
-        command += ["--data-root", str(flags.data_root), *settings, "machine.workers=0"]
-        print(shlex.join(command), flush=True)
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as training:
-            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # it saves what it has; wait for it
-        if training.returncode:
-            raise SystemExit(training.returncode)
+    noise = f"{{name: {kind}, rate: {rate}, seed: {seed}}}"
+    mean_ap = train(run, [*LOSSES[loss], f"data.noise={noise}", f"seed={seed}"], flags.data_root)
     with start("auto", "float32") as runtime:
         audited = of_run(run, ["machine.workers=0"], Options(), runtime)
     began = time.perf_counter()
@@ -99,8 +92,30 @@ def run_cell(cell: str, flags: argparse.Namespace) -> dict[str, Any]:
         one["mAP"] for one in json.loads((run / "eval.json").read_text()) if one["protocol"] == "mars-official"
     )
     figures = {"cell": cell, "mAP": mean_ap, **judge(audited, result, run, flags.data_root), "audit_seconds": seconds}
+    write_audit(run / "audit.csv", result.findings, audited.split, audited.names)
     kept.write_text(json.dumps(figures))
     return figures
+
+
+def train(run: Path, settings: list[str], data_root: Path) -> float:
+    """Trains on the demo's true labels with the settings unless that is done; returns the mAP under `mars-official`."""
+    if not (run / "report.html").exists():
+        command = [sys.executable, "-m", "reid", "train", "demo", "--resume", "auto", "--output-dir", str(run)]
+        command += [
+            "--data-root",
+            str(data_root),
+            "data.labels=truth",
+            *settings,
+            "test.baselines=false",
+            "machine.workers=0",
+        ]
+        print(shlex.join(command), flush=True)
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as training:
+            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # it saves what it has; wait for it
+        if training.returncode:
+            raise SystemExit(training.returncode)
+    results = json.loads((run / "eval.json").read_text())
+    return float(next(one["mAP"] for one in results if one["protocol"] == "mars-official"))
 
 
 def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[str, Any]:
