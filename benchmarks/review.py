@@ -1,4 +1,4 @@
-"""What one pass over the suspects of an audit gives back: the demo with 30 % wrong labels, trained on, audited, corrected, trained on again.
+"""What one pass over the suspects of an audit gives back: train on the demo with 30 % wrong labels, audit, correct, train again.
 
 For each loss: as noisy as it is, without the first n suspects, with the first n put right by a reviewer who makes no mistake, and with the
 true labels of all. Uses the runs and audits of `benchmarks/audit.py`, and makes them where they are not there.
