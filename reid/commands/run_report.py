@@ -78,7 +78,7 @@ def write_run_report(
             results=results,
             baselines=baselines,
             metrics=directory.read_metrics(),
-            weight_curves=_weight_curves(config, f"this run: {loss}"),
+            weight_curves=_weight_curves(config),
             probability_histogram=_probabilities(model, preprocess, data.train, config, runtime),
             best=best,
             worst=worst,
@@ -140,12 +140,15 @@ def _probabilities(
     return [("right labels", p_N[intact_N]), ("wrong labels", p_N[~intact_N])]
 
 
-def _weight_curves(config: Config, name: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _weight_curves(config: Config) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """The run's own w(p), where its loss has one, then those of CCE, MAE and IMAE where they differ from it."""
     p = torch.linspace(0, 1, 201)
-    own = experiment.build_loss(config)
+    own, name = experiment.build_loss(config), " + ".join(_in_words(loss) for loss in config.losses)
+    if isinstance(own, SumOfLosses) and own.weighing:  # of a sum, the part that has a w(p)
+        name = next(_in_words(loss) for loss in config.losses if loss.name == own.weighing)
+        own = own.losses[own.weighing]
     losses = {
-        name: own.losses[own.weighing] if isinstance(own, SumOfLosses) and own.weighing else own,
+        f"this run: {name}": own,
         "CCE": CCE(),
         "MAE": MAE(),
         "IMAE, T = 8": IMAE(),

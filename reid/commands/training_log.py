@@ -14,6 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from reid.config import Config
 from reid.engine.train import Job
 from reid.experiment import LabelledData
+from reid.metric_losses import METRIC_LOSSES
 from reid.report.tables import text_table
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, environment
@@ -53,6 +54,13 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
         logger.warning(
             "train.eval_freq=%d has no effect: no identities are held out to evaluate; set data.holdout=0.1, say",
             config.train.eval_freq,
+        )
+    pairs = [one.name for one in config.losses if one.name in METRIC_LOSSES and one.name != "centre"]
+    if pairs and (config.sampler.name != "identities" or config.sampler.options.get("K", 4) < 2):
+        logger.warning(
+            "loss %s compares images of one person, of whom a batch of sampler %s seldom holds two; set sampler={name: identities, K: 4}",
+            " and ".join(pairs),
+            config.sampler.name,
         )
     parameters = sum(p.numel() for p in job.model.parameters())
     logger.info(

@@ -1,6 +1,6 @@
 """OSNet, made for person re-identification: blocks that look at four scales at once and choose among them by channel.
 
-Layer names are those of torchreid, so weights that it saved load key for key; the code is written from the paper.
+Layer names are those of torchreid, so weights that it saved load key for key; `benchmarks/osnet.py` compares the outputs.
 Source: Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019; the variant with instance normalisation,
 "Learning Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021.
 

@@ -199,3 +199,10 @@ def test_importing_and_drawing_need_no_pyplot():
         "plots.training_curves([{'step': 1, 'loss': 2.0}]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_each_part_of_a_sum_of_losses_has_a_panel() -> None:
+    rows = [{"step": i, "loss": 3.0 - 0.1 * i, "loss_imae": 1.0, "loss_triplet": 2.0 - 0.1 * i} for i in range(5)]
+    plot = plots.training_curves(rows)
+    assert "of which imae, before its weight from 1 to 1, of which triplet, before its weight from 2 to 1.6" in plot.alt
+    assert "of which" not in plots.training_curves([{"step": 1, "loss": 2.0}]).alt
