@@ -269,6 +269,8 @@ def test_choices_outlive_the_tab_and_can_be_undone(opened, tmp_path: Path) -> No
     press(tab, "Control+z")
     assert tab.locator("#progress-text").inner_text() == "3 of 8 decided"
     assert export(tab, tmp_path).read_text().splitlines()[1:] == ["relabel,t0,2,,", "drop,t1,,,", "keep,t2,,,"]
+    press(tab, "Home", "c")
+    assert tab.locator("#progress-text").inner_text() == "2 of 8 decided"
     # Another audit has choices of its own.
     other = write_audit_page(tmp_path / "other", split, findings_of(split)[::-1], IdNames(), read, {})
     assert opened(other).locator("#progress-text").inner_text() == "0 of 8 decided"

@@ -102,6 +102,11 @@ const actions = {
     ask({ title: `Note on ${keyOf(i)}`, label: "Note", value: chosen(i).note || "", empty: true },
       (text) => { put(i, "Noted", { note: text }); go(i); });
   },
+  clear(i) { // what undo cannot take back after the page was closed
+    if (!saidOf(i)) return tell("Nothing is decided on this one.");
+    change(`Cleared: ${keyOf(i)}`, () => { choices.delete(keyOf(i)); merges.delete(personOf(i)); });
+    go(i);
+  },
   skip(i) { onward(i); },
 };
 const withoutDrop = (i) => (chosen(i).action === "drop" ? { action: null } : {});
@@ -221,7 +226,7 @@ function make(tag, attributes = {}, ...children) {
     if (name === "onclick") node.addEventListener("click", value);
     else if (value !== false && value != null) node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.filter((child) => child != null && child !== ""));
+  node.append(...children.filter((child) => child !== null && child !== ""));
   return node;
 }
 function thumbnail(cell, label, ...below) {
@@ -297,7 +302,8 @@ function card(i) {
     better === null ? null : button(i, "relabel", "r", `It is ${called(better)}`, true),
     button(i, "other", "o", better === null ? "It is …" : "Other …"),
     button(i, "drop", "d", "Drop"), button(i, "frames", "f", "Drop frames …"), button(i, "split", "s", "Split …"),
-    button(i, "merge", "m", "Merge …"), button(i, "note", "n", "Note …")));
+    button(i, "merge", "m", "Merge …"), button(i, "note", "n", "Note …"),
+    said ? button(i, "clear", "c", "Clear") : null));
   node.addEventListener("focusin", () => { if (i !== current) { const old = current; current = i; mark = [0, 0]; mark_current(old); mark_current(i); } });
   return node;
 }
@@ -454,7 +460,7 @@ function importText(text) {
 
 /* ---- Keys, controls ---- */
 const KEYS = {
-  a: "keep", r: "relabel", o: "other", d: "drop", f: "frames", s: "split", m: "merge", n: "note", " ": "skip",
+  a: "keep", r: "relabel", o: "other", d: "drop", f: "frames", s: "split", m: "merge", n: "note", c: "clear", " ": "skip",
 };
 document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog[open]")) return;
