@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from reid.errors import ConfigError
+from reid.files import require_few_brackets
 
 _COMPONENTS = {"loss", "head", "sampler", "noise", "optimizer", "schedule"}  # sections that are a `Component`
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -340,7 +341,7 @@ def parse_yaml(text: str) -> Any:
         ValueError: it is not valid; dates and numbers that there are not, and nesting without end, included.
     """
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(require_few_brackets(text), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
     except (RecursionError, TypeError, AttributeError, LookupError) as error:  # PyYAML does not foresee them

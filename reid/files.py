@@ -20,6 +20,7 @@ NPY_ERRORS = (
     *(OSError, ValueError, EOFError, TypeError, SyntaxError, LookupError, OverflowError, MemoryError, RecursionError),
     *(NotImplementedError, RuntimeError, TokenError, struct.error, zlib.error, zipfile.BadZipFile),
 )
+MOST_BRACKETS = 300  # in a YAML file; configs have some twenty
 LOCK = ".lock"  # there while a program holds the folder; one that a kill left behind bars nobody
 
 
@@ -155,6 +156,17 @@ def _checked_member(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> int:
     if told != found:
         raise zipfile.BadZipFile(f"{member.filename} is called or sized otherwise in the directory")
     return member.header_offset + _LOCAL_HEADER.size + sum(lengths) + member.compress_size
+
+
+def require_few_brackets(text: str) -> str:
+    """The YAML text, unless it has so many brackets that PyYAML takes minutes over it: its time grows with the cube of the depth.
+
+    Raises:
+        ValueError: more than `MOST_BRACKETS`.
+    """
+    if text.count("[") + text.count("{") > MOST_BRACKETS:
+        raise ValueError(f"more than {MOST_BRACKETS} brackets")
+    return text
 
 
 def data_root(configured: str | None) -> Path:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from reid.errors import ConfigError
+from reid.files import require_few_brackets
 
 GalleryRule = Literal["as_given", "without_queries"]
 ApRule = Literal["trapezoid", "hit"]
@@ -99,7 +100,7 @@ def get_protocols(choice: str | Sequence[str | Mapping[str, Any]], *, any_camera
 def _read(file: Path) -> list[str | Mapping[str, Any]]:
     """What a file of protocols holds."""
     try:
-        held = yaml.safe_load(file.read_text(encoding="utf-8"))
+        held = yaml.safe_load(require_few_brackets(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, TypeError, AttributeError, LookupError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot read this file of protocols: {error}") from None
     entries = [held] if isinstance(held, Mapping) else held

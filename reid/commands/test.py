@@ -211,7 +211,6 @@ def finish_run(
     save_results(directory.results, results)
     write_run_report(directory, config, model, preprocess, data, features, results, baselines, runtime)
     print(f"report: {directory.report}")
-    print(f"report: {directory.report}")
 
 
 def benchmark_features(

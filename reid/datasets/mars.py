@@ -255,7 +255,9 @@ def _check_ranges(file: Path, table: np.ndarray, num_names: int, *, exact: bool)
     start, end = table[:, 0], table[:, 1]
     _refuse(file, start > end, lambda i: f"start {start[i]} is after end {end[i]}")
     _refuse(file, start < 1, lambda i: f"frames {start[i]}-{end[i]} begin before 1")
-    _refuse(file, end > num_names, lambda i: f"frames {start[i]}-{end[i]} run past the {num_names} names of the list")
+    rebuilt = " as rebuilt from the folders: images are missing there" if exact else ""
+    past = f"run past the {num_names} names of the list{rebuilt}"
+    _refuse(file, end > num_names, lambda i: f"frames {start[i]}-{end[i]} {past}")
     order = np.argsort(start, kind="stable")
     overlap = np.zeros(len(table), dtype=bool)
     overlap[order[1:]] = start[order[1:]] <= end[order[:-1]]
