@@ -21,6 +21,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ def main() -> int:
         found.append(run_cell(cell, flags))
         keep(flags.json, {"cells": found})
         print(json.dumps(found[-1]), flush=True)
+    print(table(found))
     return 0
 
 
@@ -163,6 +165,51 @@ def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[s
         figures[f"{kind}_pids"] = sorted(persons)
     figures["changed_pids"] = changed_pids(RunDirectory(run).noise)
     return figures
+
+
+RANKINGS = {
+    "audit": "label_wrong",
+    "neighbours": "neighbours",
+    "small loss": "small_loss",
+    "area under the margin": "area_under_margin",
+    "cleanlab, leave one out": "cleanlab",
+    "cleanlab, cross-validated": "cleanlab_cross_validated",
+}
+
+
+def table(cells: list[dict[str, Any]]) -> str:
+    """Markdown: whole labels that are wrong, by loss, kind and rate, means over seeds; then frames and persons, a line per cell."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        loss, kind, rate, _ = cell["cell"].split("/")
+        if kind in ("uniform_others", "nearest"):
+            groups[loss, kind, rate].append(cell)
+    lines = [
+        "| loss, noise | seeds | wrong, estimated | ranking | AUROC | AP | first 50 | first 10 % |",
+        "|---" * 8 + "|",
+    ]
+    for (loss, kind, rate), group in groups.items():
+        rates = " / ".join(f"{100 * mean(cell[key] for cell in group):.1f}" for key in ("wrong", "estimated"))
+        for name, key in RANKINGS.items():
+            if all(key in cell for cell in group):
+                columns = ("auroc", "ap", "first_50", "first_10_percent")
+                values = [f"{mean(cell[key][column] for cell in group):.3f}" for column in columns]
+                lines.append(
+                    "| " + " | ".join([f"{loss}, {kind} {rate}", str(len(group)), rates, name, *values]) + " |"
+                )
+    for cell in cells:
+        frames = cell["foreign_frames"]
+        told = [f"foreign frames: precision {frames['precision']:.2f}, recall {frames['recall']:.2f}"]
+        if "switched_tracklets_found" in cell:
+            told.append(f"switched tracklets found: {cell['switched_tracklets_found']:.2f}")
+        for kind, noise in (("split", "merged_identities"), ("merge", "split_identities")):
+            named = set(cell[f"{kind}_pids"])
+            pairs = cell["changed_pids"] if noise in cell["cell"] else []
+            hits = [pair for pair in pairs if named & set(pair)]
+            others = len(named - {pid for pair in pairs for pid in pair})
+            told.append(f"{kind}: {len(hits)} of {len(pairs)} found, {others} others named")
+        lines.append(f"- {cell['cell']}: mAP {100 * cell['mAP']:.1f}; " + "; ".join(told))
+    return "\n".join(lines)
 
 
 def ranked(wrong: np.ndarray, score: np.ndarray) -> dict[str, float]:
