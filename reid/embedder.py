@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from reid.datasets.decoding import decode
+from reid.datasets.decoding import decode, rgb_of
 from reid.datasets.images import WIDE
 from reid.errors import ConfigError, DataError
 from reid.experiment import published
@@ -218,7 +218,10 @@ def _pixels_of(image: Picture, colour: Colour, where: str) -> np.ndarray:
     if isinstance(image, (str, Path)):
         return decode(image)
     if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
+        try:
+            return rgb_of(image)
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
     if not isinstance(array, np.ndarray):
         raise DataError(f"{where}: expected a path, a Pillow image or an array, got {type(image).__name__}")

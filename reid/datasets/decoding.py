@@ -86,19 +86,26 @@ def _upright(pixels_HWC: np.ndarray, data: bytes) -> np.ndarray:
 def _by_pillow(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
         _require_size(*image.size)
-        if (number := getattr(image, "n_frames", 1)) > 1:
-            raise ValueError(f"{image.format} of {number} frames, expected one picture; save each frame as a file")
-        if image.mode in _VALUES_NOT_8_BIT:
-            held = f"{image.format} of {_VALUES_NOT_8_BIT[image.mode]}"
-            raise ValueError(f"{held}, expected 8 or 16 bits; which value is white must be said, so convert it first")
         image.verify()  # the checksums of a PNG, which loading passes over; afterwards the file is to be opened anew
     with Image.open(io.BytesIO(data)) as image:
-        if image.mode in _DEEP:
-            pixels = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-            upright = ImageOps.exif_transpose(Image.fromarray(pixels))
-        else:
-            upright = ImageOps.exif_transpose(image)
-        return np.array(upright.convert("RGB"))
+        return rgb_of(image)
+
+
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """A Pillow image as (H, W, 3) uint8 RGB, upright; of 16 bits the upper 8.
+
+    Raises:
+        ValueError: it has several frames, or values of which nobody says which is white.
+    """
+    if (number := getattr(image, "n_frames", 1)) > 1:
+        raise ValueError(f"{image.format} of {number} frames, expected one picture; save each frame as a file")
+    if image.mode in _VALUES_NOT_8_BIT:
+        held = f"{image.format or 'image'} of {_VALUES_NOT_8_BIT[image.mode]}"
+        raise ValueError(f"{held}, expected 8 or 16 bits; which value is white must be said, so convert it first")
+    if image.mode in _DEEP:
+        pixels = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.array(ImageOps.exif_transpose(Image.fromarray(pixels)).convert("RGB"))
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _require_size(width: int, height: int) -> None:

@@ -216,3 +216,11 @@ def test_nothing_of_the_kind(trained, tmp_path, model) -> None:
         reid.load(trained, checkpoint="nothing.pt")
     with pytest.raises(ReidError, match="is a run directory; choose another folder"):
         model.save_pretrained(trained)
+
+
+def test_a_pillow_image_is_the_picture_of_its_file(model: Embedder, tmp_path: Path) -> None:
+    deep = Image.fromarray((np.arange(64 * 32).reshape(64, 32) * 32).astype(np.uint16))
+    deep.save(tmp_path / "deep.png")
+    assert np.array_equal(model.embed([deep]), model.embed([tmp_path / "deep.png"]))
+    with pytest.raises(DataError, match="expected 8 or 16 bits"):
+        model.embed([Image.fromarray(np.zeros((8, 8), np.float32))])
