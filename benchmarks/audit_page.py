@@ -4,14 +4,12 @@
 
 Pictures are smooth noise, of which JPEG makes about what it makes of crops. Each opening has a profile of its own. Opened: from the
 address to the first cards, their pictures some time later. A decision: from the key to the next card. Scrolling: 240 frames of 600
-pixels each; a screen that is never late shows one every 16.7 ms. Files come from the system's cache. Processor time is that of all of
-the browser's processes while the page opens: on a machine with other work it tells more than the clock (Linux).
+pixels each; a screen that is never late shows one every 16.7 ms. Files come from the system's cache.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -81,35 +79,18 @@ def write(folder: Path, tracklets: int, frames: int) -> float:
     return perf_counter() - begin
 
 
-def processor_seconds() -> float:
-    """Of all processes that descend from this one, itself left out."""
-    parent, seconds = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            cells = (folder / "stat").read_text().rpartition(") ")[2].split()
-        except OSError:  # it has just ended
-            continue
-        parent[int(folder.name)] = int(cells[1])
-        seconds[int(folder.name)] = (int(cells[11]) + int(cells[12])) / os.sysconf("SC_CLK_TCK")
-    family = {os.getpid()}
-    while more := {child for child, of in parent.items() if of in family} - family:
-        family |= more
-    return sum(seconds[one] for one in family - {os.getpid()})
-
-
 def measure(browser: Browser, page: Path) -> dict[str, float]:
     """One opening, a scroll and a hundred decisions, in milliseconds."""
     context = browser.new_context(viewport={"width": 1280, "height": 860})
     tab = context.new_page()
-    before, begin = processor_seconds(), perf_counter()
+    begin = perf_counter()
     tab.goto(page.as_uri(), wait_until="commit")
     tab.wait_for_selector("body[data-ready]")
-    opened, processor = 1000 * (perf_counter() - begin), 1000 * (processor_seconds() - before)
+    opened = 1000 * (perf_counter() - begin)
     scrolled, decided = np.array(tab.evaluate(SCROLL)), np.array(tab.evaluate(DECIDE))
     context.close()
     return {
         "opened": opened,
-        "opened_processor": processor,
         "frame_median": float(np.median(scrolled)),
         "frame_p95": float(np.quantile(scrolled, 0.95)),
         "frame_longest": float(scrolled.max()),

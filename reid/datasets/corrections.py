@@ -229,7 +229,7 @@ class _Plan:
         self.table, self.split, self.people = table, split, _People(split, names, elsewhere)
         self.keys = [split.key(row) for row in range(len(split))]
         self.row_of, self.twice = _rows_by_key(self.keys)
-        self.problems: list[str] = []
+        self.problems: list[tuple[int, str]] = []  # with the row of the file, which they are told in the order of
         self.relabelled: dict[int, int] = {}
         self.dropped: set[int] = set()
         self.kept: set[int] = set()
@@ -243,8 +243,9 @@ class _Plan:
         self._merge_rows: dict[int, int] = {}
         self._read_rows()
         if self.problems:
-            more = len(self.problems) - _SHOWN
-            raise DataError(*self.problems[:_SHOWN], *([f"{table.file}: {more} more rows are wrong"] * (more > 0)))
+            told = [problem for _, problem in sorted(self.problems)[:_SHOWN]]
+            more = len(self.problems) - len(told)
+            raise DataError(*told, *([f"{table.file}: {more} more rows are wrong"] * (more > 0)))
 
     def notes(self) -> list[str]:
         notes = self.people.notes()
@@ -405,9 +406,8 @@ class _Plan:
             kept = ~self.gone_F[self.split.start[row] : self.split.stop[row]]
             if not np.logical_or.reduceat(kept, [0, *sorted(self.cuts.get(row, ()))]).all():
                 what = "a piece of the tracklet" if row in self.cuts else "the tracklet"
-                self.problems.append(
-                    f"{self.table.file}: drop_frames leaves nothing of {what} {self.keys[row]!r}; drop it instead"
-                )
+                line = f"{self.table.file}: drop_frames leaves nothing of {what} {self.keys[row]!r}; drop it instead"
+                self.problems.append((len(self.table), line))
 
     def _spans(self, i: int, row: int, frames: str) -> list[tuple[int, int]]:
         """Positions such as ``3,7-9``; empty, and told, where they are none of this tracklet."""
@@ -440,7 +440,7 @@ class _Plan:
         self._tell(i, "action", f"{action} contradicts row {row}, {said} of the same; leave one of them out")
 
     def _tell(self, i: int, column: str, problem: str) -> None:
-        self.problems += self.table.error(i, column, problem).problems
+        self.problems += [(i, line) for line in self.table.error(i, column, problem).problems]
 
 
 def _rebuilt(split: Split, plan: _Plan, names: IdNames) -> tuple[Split, IdNames, np.ndarray, np.ndarray]:
