@@ -46,42 +46,31 @@ def likeness_of(persons: Persons, fit: Fit, trusted: NDArray[np.bool_], *, seed:
     return Likeness(float(np.median(fit.own[known])) if known.any() else 1.0, float(np.median(other)))
 
 
-def same_person(
-    persons: Persons, fit: Fit, likeness: Likeness, trusted: NDArray[np.bool_]
-) -> list[tuple[int, int, float]]:
-    """Pairs of labels that are one person, each the other's nearest: (smaller, larger one, how sure in [0, 1]).
+def same_person(persons: Persons, fit: Fit, likeness: Likeness) -> list[tuple[int, int, float]]:
+    """Pairs of labels that may be one person, each the other's nearest: (smaller, larger one, how sure in [0, 1]).
 
-    Two halves of one person would be as like each other as the person's tracklets are to its centroid. A pair counts where its tracklets
-    are on average at least halfway from different persons to that.
+    Two halves of one person are as like each other as its tracklets are to its centroid. `sure` is how far a pair is on the way from
+    different persons to that. Tracklets count by how well they fit: those with each other's labels by mistake would make two persons alike.
     """
     K = len(persons.centroid)
-    cross = np.full(K, -1.0)
     partner = np.zeros(K, np.int64)
     for rows in blocks(K):
         similarity = persons.centroid[rows] @ persons.centroid.T
         similarity[np.arange(len(similarity)), np.arange(K)[rows]] = -np.inf
-        partner[rows], cross[rows] = similarity.argmax(1), similarity.max(1)
-    # Centroids are more alike than the tracklets they come from: the persons' own likeness to chance corrects for it.
-    own = np.where(trusted & np.isfinite(fit.own), fit.own, np.nan)
+        partner[rows] = similarity.argmax(1)
+    order = np.argsort(persons.label, kind="stable")
+    rows_of = np.split(order, np.cumsum(np.bincount(persons.label, minlength=K))[:-1])
     pairs = []
     for label in np.flatnonzero(partner[partner] == np.arange(K)).tolist():
         other = int(partner[label])
         if label < other:
-            rows_a, rows_b = (np.flatnonzero(persons.label == one) for one in (label, other))
-            between = float(
-                np.mean(
-                    np.concatenate(
-                        [
-                            persons.features[rows_a] @ persons.centroid[other],
-                            persons.features[rows_b] @ persons.centroid[label],
-                        ]
-                    )
-                )
-            )
-            within = own[np.concatenate([rows_a, rows_b])]
-            reference = float(np.nanmean(within)) if np.isfinite(within).any() else likeness.same
-            sure = float(Likeness(reference, likeness.different).as_one(between))
-            pairs.append((label, other, sure))
+            both = np.concatenate([rows_of[label], rows_of[other]])
+            centroid = persons.centroid[np.where(persons.label[both] == label, other, label)]
+            trust, own = persons.trust[both], fit.own[both]
+            between = float(np.average((persons.features[both] * centroid).sum(1), weights=trust))
+            known = np.isfinite(own)
+            within = float(np.average(own[known], weights=trust[known])) if known.any() else likeness.same
+            pairs.append((label, other, float(Likeness(within, likeness.different).as_one(between))))
     return pairs
 
 

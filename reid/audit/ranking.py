@@ -18,7 +18,7 @@ from reid.audit.rate import Mixture, Rate, estimate_rate
 from reid.errors import DataError
 from reid.findings import Exemplar, Finding, Kind
 
-SURE = 0.65  # how sure a finding about a whole person has to be to be named
+TWO_PERSONS, ONE_PERSON = 0.65, 0.8  # how sure a pid that holds two, or a person under two pids, has to be to be named
 ALONE = 0.3  # of the way from different persons to one: a tracklet less like any other than this fits nobody
 EXEMPLARS = 3  # of each person, to compare with
 
@@ -50,9 +50,9 @@ def audit(
 ) -> Audit:
     """Ranks tracklets by how likely their label is wrong.
 
-    `suspicion` is the expected share of a tracklet's frames that carry a wrong label: the probability that the whole tracklet does, and
-    beyond it the share of frames that show somebody else. The probability is that of the margin (own centroid, itself left out, less the
-    nearest other one) in a mixture of right and wrong labels.
+    `suspicion` is the probability that the tracklet's label is wrong, by its margin (own centroid, itself left out, less the nearest other
+    one) in a mixture of right and wrong labels; at least half the share of its frames that show somebody else; at least one half where
+    it fits nobody; and how sure it is that its pid holds two persons, where it is of the smaller part.
 
     Args:
         features: (F, D) unit rows, one per frame; or (N, D), one per tracklet, without `lengths`.
@@ -130,16 +130,16 @@ def _judged(
     for row in np.flatnonzero(share > 0).tolist():
         kind[row] = "switch"
     for rows, sure in two_persons(persons, likeness).values():
-        if sure >= SURE:
+        if sure >= TWO_PERSONS:
             for row in rows.tolist():
                 kind[row], suspicion[row] = "split", max(suspicion[row], sure)
     size = np.bincount(persons.label)
-    for one, two, sure in same_person(persons, fit, likeness, wrong < 0.5):
-        if sure >= SURE:
+    for one, two, sure in same_person(persons, fit, likeness):
+        if sure >= ONE_PERSON:
             smaller, larger = (one, two) if size[one] <= size[two] else (two, one)
             fits = (wrong < 0.5) | (fit.other_label == larger)
             for row in np.flatnonzero((persons.label == smaller) & fits).tolist():
-                kind[row], suspicion[row], suggested[row] = "merge", max(suspicion[row], sure), larger
+                kind[row], suggested[row] = "merge", larger
     # Under the label that fits best, the tracklet would have to be beyond suspicion itself.
     instead = mixture.likely_wrong(fit.other - np.fmax(fit.third, np.nan_to_num(fit.own, nan=-1)))
     for row in np.flatnonzero(wrong >= 0.5).tolist():
@@ -149,7 +149,7 @@ def _judged(
             suggested[row] = fit.other_label[row]
     for row in np.flatnonzero(likeness.as_one(alike) < ALONE).tolist():
         kind[row], suspicion[row], suggested[row] = "background", max(suspicion[row], 0.5), -1
-    return kind, suspicion + (1 - suspicion) * share, suggested
+    return kind, np.maximum(suspicion, share / 2), suggested
 
 
 def _exemplars(
