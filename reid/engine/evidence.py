@@ -3,7 +3,7 @@
 A wrong label is fitted late or never, and early fits are not yet memorised; so the sums are kept for parts of the training apart.
 All sums are of whole numbers: they come out the same in any order, for any number of processes, and after a resume.
 
-Shapes: F frame names, T tracklets, P parts of the training, B samples of a step.
+Shapes: F frames of all tracklets, T tracklets, P parts of the training, B samples of a step.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Evidence(nn.Module):
 
     p is the softmax probability of the annotated class, the margin its logit less the largest other one (its mean over training is the
     area under the margin of Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking", NeurIPS 2020), and the
-    weight the L1 norm of the loss's gradient with respect to the logits. Memory: 36 bytes per frame name and 280 per tracklet, in the
-    device's memory and in the checkpoint.
+    weight the L1 norm of the loss's gradient with respect to the logits. Memory: 36 bytes per frame and 280 per tracklet, in the
+    device's memory and in the checkpoint. Frames are those of the tracklets, one tracklet after another: frame names of nobody, which a
+    dataset may have more of by the time a run is resumed, do not count.
 
     Args:
         split: the training tracklets.
@@ -55,30 +56,32 @@ class Evidence(nn.Module):
     def __init__(self, split: Split, iterations: int) -> None:
         super().__init__()
         self.iterations = iterations
-        row_F = np.full(len(split.names), -1)
-        row_F[split.frames()] = np.repeat(np.arange(len(split)), split.lengths)
+        place, row = np.zeros(len(split.names), np.int64), np.repeat(np.arange(len(split)), split.lengths)
+        place[split.frames()] = np.arange(len(row))
+        self.place: Tensor  # frame name -> F
         self.row_F: Tensor
         self.count_F: Tensor
         self.sums_F: Tensor
         self.count_TP: Tensor
         self.sums_TP: Tensor
-        self.register_buffer("row_F", torch.from_numpy(row_F), persistent=False)
-        self.register_buffer("count_F", torch.zeros(len(row_F), dtype=torch.int32))
-        self.register_buffer("sums_F", torch.zeros(len(row_F), len(SUMS), dtype=torch.int64))
+        self.register_buffer("place", torch.from_numpy(place), persistent=False)
+        self.register_buffer("row_F", torch.from_numpy(row), persistent=False)
+        self.register_buffer("count_F", torch.zeros(len(row), dtype=torch.int32))
+        self.register_buffer("sums_F", torch.zeros(len(row), len(SUMS), dtype=torch.int64))
         self.register_buffer("count_TP", torch.zeros(len(split), PARTS, dtype=torch.int32))
         self.register_buffer("sums_TP", torch.zeros(len(split), PARTS, 3, dtype=torch.int64))
 
     @torch.no_grad()
     def add(self, step: int, frame_B: Tensor, p_B: Tensor, margin_B: Tensor, weight_B: Tensor) -> None:
-        """Counts this process's samples of one step, counted from 0; nothing waits for the device."""
+        """Counts this process's samples of one step, counted from 0, by their numbers in the split's names; nothing waits for the device."""
         values = torch.stack([p_B, p_B.square(), margin_B, weight_B], 1)
         units = (values.clamp(-_LIMIT, _LIMIT) * _UNIT).round().long()
-        one_B = torch.ones_like(frame_B, dtype=torch.int32)
-        self.count_F.index_add_(0, frame_B, one_B)
-        self.sums_F.index_add_(0, frame_B, units)
-        place_B = self.row_F[frame_B] * PARTS + step * PARTS // self.iterations
-        self.count_TP.view(-1).index_add_(0, place_B, one_B)
-        self.sums_TP.view(-1, 3).index_add_(0, place_B, units[:, [0, 2, 3]])
+        one_B, place_B = torch.ones_like(frame_B, dtype=torch.int32), self.place[frame_B]
+        self.count_F.index_add_(0, place_B, one_B)
+        self.sums_F.index_add_(0, place_B, units)
+        part_B = self.row_F[place_B] * PARTS + step * PARTS // self.iterations
+        self.count_TP.view(-1).index_add_(0, part_B, one_B)
+        self.sums_TP.view(-1, 3).index_add_(0, part_B, units[:, [0, 2, 3]])
 
     def of_all_processes(self) -> dict[str, Tensor]:
         """The state to save: the sums over all processes, on the CPU. All processes call it."""
@@ -125,14 +128,14 @@ def means(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def write(path: Path, state: Mapping[str, Tensor], split: Split) -> None:
-    """Writes `means` for other programs, with the tracklets' keys and labels and which frames are whose (``start``, ``stop``).
+    """Writes `means` for other programs, with the tracklets' keys and labels and how many frames are each one's (``num_frames``).
 
     Raises:
         DataError: the file cannot be written.
     """
     key = np.array([split.key(i) for i in range(len(split))], np.str_)
     columns: dict[str, Any] = {"schema": SCHEMA, "key": key, "pid": split.pid, "camid": split.camid}
-    columns |= {"start": split.start, "stop": split.stop}
+    columns |= {"num_frames": split.lengths}
     columns |= {name: _small(value) for name, value in means(state).items()}
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **columns)

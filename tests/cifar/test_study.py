@@ -57,7 +57,7 @@ def test_the_tables_configs_are_the_papers() -> None:
             "iterations": 64000,
             "batch_size": 128,
             "lr": 0.1,
-            "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4},
+            "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4, "head_lr": 1.0, "layer_decay": None},
             "schedule": {"name": "milestones", "at": [32000, 48000], "factor": 0.1},
             "points": 40,
         }

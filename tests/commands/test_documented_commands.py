@@ -19,7 +19,7 @@ def world(
     """What the pages speak of, under the names that they use: runs, galleries, images. `/data` is a folder `data` here."""
     shutil.copytree(data_root / "demo", tmp_path / "data/mars")
     shutil.copytree(data_root / "demo", tmp_path / "data/demo")
-    for name in ("mars_imae", "mars_cce", "own_tracklets"):
+    for name in ("mars_imae", "mars_cce", "own_tracklets", "demo"):
         shutil.copytree(trained, tmp_path / "runs" / name)
     names = tracklets(data_root, tmp_path / "my_tracklets", slice(0, 12))
     (tmp_path / "my_tracklets" / names[0]).rename(tmp_path / "my_tracklets/monday_0017")

@@ -78,7 +78,7 @@ def test_a_table_trains_and_says_what_was_decided(own: Path, run: Path) -> None:
     parts = dict(line.split(",") for line in lines[1:])
     tested = [name for name, part in parts.items() if part == "test"]
     assert sum(f"{name}\n" in report for name in tested) >= 2  # who is shown is called by name
-    assert not any(f"{name}\n" in report for name, part in parts.items() if part == "train")
+    assert not any(f"{name}\n" in report for name, part in parts.items() if part == "val")
     names = json.loads((run / "ids.json").read_text())
     assert names["pid"] == {str(number): name for number, name in enumerate(PEOPLE, start=1)}
     state = checkpoint.load(run / "checkpoints/last.pt")

@@ -1,4 +1,4 @@
-"""An error that nobody foresaw, such as a GPU out of memory, ends a run with its traceback and exit code 1."""
+"""An error that nobody foresaw, such as one of a driver, ends a run with its traceback and exit code 1."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from reid.engine import train
 from reid.verbs.train import main
 
 def update(job, step):
-    raise RuntimeError("out of memory")
+    raise RuntimeError("illegal address")
 
 train._update = update
 sys.exit(cli.run(main))
@@ -31,5 +31,5 @@ def test_an_unforeseen_error_ends_the_run(workplace: Path, workers: int) -> None
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
-    assert run.stderr.splitlines()[-1] == "RuntimeError: out of memory"
+    assert run.stderr.splitlines()[-1] == "RuntimeError: illegal address"
     assert "in update" in run.stderr
