@@ -63,7 +63,7 @@ def reviewed(loss: str, flags: argparse.Namespace) -> dict[str, Any]:
     found["mAP"] = {"noisy": noisy}
     for name, rows in decisions.items():
         again = run.with_name(f"{run.name}_{name}_{flags.first}")
-        file = again.with_suffix(".csv")
+        file = again.with_name(f"{again.name}.csv")
         with open(file, "w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows([("action", "key", "pid"), *rows])
         settings = [*LOSSES[loss], noise, f"seed={flags.seed}", f"data.corrections={file}"]
