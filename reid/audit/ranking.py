@@ -21,6 +21,8 @@ from reid.findings import Exemplar, Finding, Kind
 SURE = 0.65  # how sure a finding about a whole person has to be to be named
 ALONE = 0.3  # of the way from different persons to one: a tracklet less like any other than this fits nobody
 EXEMPLARS = 3  # of each person, to compare with
+CANDIDATES = 200  # of each person, the most reliable ones, that exemplars are chosen from
+APART = 1e-3  # of cosine similarity, at least, between one person and different ones
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def audit(
         seed: of random labels that wrong ones are compared with.
 
     Raises:
-        DataError: there are fewer than two persons or three tracklets.
+        DataError: there are fewer than two persons or three tracklets; a feature is not finite, or they tell nobody apart.
     """
     pids, label = np.unique(pid, return_inverse=True)
     if len(pids) < 2 or len(pid) < 3:
@@ -76,15 +78,27 @@ def audit(
         where: list[tuple[tuple[int, int], ...]] = [()] * len(pid)
     else:
         start = np.cumsum(lengths) - lengths
-        of_tracklet = unit(np.add.reduceat(np.asarray(features, np.float32), start, axis=0)).astype(np.float32)
-        foreign = foreign_frames(features, lengths)
+        of_tracklet = np.empty((len(pid), features.shape[1]), np.float32)
+        for row, (first, length) in enumerate(zip(start.tolist(), lengths.tolist(), strict=True)):
+            of_tracklet[row] = unit(features[first : first + length].sum(0, dtype=np.float64))
+        foreign = foreign_frames(features, lengths, label)
         share = np.add.reduceat(foreign.frame.astype(np.float64), start) / lengths
         where = [spans(part) for part in np.split(foreign.frame, start[1:])]
+    if not np.isfinite(of_tracklet).all():
+        bad = int(np.argmin(np.isfinite(of_tracklet).all(1)))
+        raise DataError(
+            f"audit: the feature of tracklet {bad} is not finite; expected numbers, as of a network that has not diverged"
+        )
     persons = persons_of(of_tracklet, label, camid)
     fit = fit_of(persons, seed=seed)
     rate, mixture = estimate_rate(fit.margin, fit.null, label, seed=seed)
     wrong = mixture.likely_wrong(fit.margin)
     likeness = likeness_of(persons, fit, wrong < 0.5, seed=seed)
+    if likeness.same - likeness.different < APART:
+        alike_text = f"{likeness.same:.4f} to their own person, {likeness.different:.4f} to others"
+        raise DataError(
+            f"audit: the features tell nobody apart (median cosine similarity {alike_text}); expected those of a trained network"
+        )
     twin, alike = nearest(persons)
     kind, suspicion, suggested = _judged(persons, fit, mixture, likeness, wrong, share, alike)
     columns = {
@@ -147,7 +161,8 @@ def _judged(
             kind[row] = "wrong"
         if instead[row] < 0.5:
             suggested[row] = fit.other_label[row]
-    for row in np.flatnonzero(likeness.as_one(alike) < ALONE).tolist():
+    # Of a person seen once nothing else is to be expected.
+    for row in np.flatnonzero((likeness.as_one(alike) < ALONE) & np.isfinite(fit.own)).tolist():
         kind[row], suspicion[row], suggested[row] = "background", max(suspicion[row], 0.5), -1
     return kind, suspicion + (1 - suspicion) * share, suggested
 
@@ -157,14 +172,17 @@ def _exemplars(
 ) -> tuple[list[list[tuple[int, float]]], list[list[tuple[int, float]]]]:
     """Per tracklet, the nearest tracklets of its own person, and of the one that fits best among the others."""
     by_label = np.argsort(persons.label, kind="stable")
-    rows_of = np.split(by_label, np.cumsum(np.bincount(persons.label))[:-1])
+    # Those whose own labels can be relied on stand for their person.
+    rows_of = [
+        rows[np.argsort(-persons.trust[rows], kind="stable")[: CANDIDATES + 1]]
+        for rows in np.split(by_label, np.cumsum(np.bincount(persons.label))[:-1])
+    ]
     own: list[list[tuple[int, float]]] = [[] for _ in order]
     other: list[list[tuple[int, float]]] = [[] for _ in order]
     for row in order.tolist():
         best = suggested[row] if suggested[row] >= 0 else fit.other_label[row]
         for found, label in ((own, persons.label[row]), (other, best)):
             rows = rows_of[label][rows_of[label] != row]
-            # Those whose own labels can be relied on stand for their person.
             similarity = persons.features[rows] @ persons.features[row]
             chosen = np.argsort(-similarity * np.sqrt(persons.trust[rows]), kind="stable")[:EXEMPLARS]
             found[row] = [(int(rows[i]), float(similarity[i])) for i in chosen]
