@@ -138,9 +138,14 @@ def write(path: Path, state: Mapping[str, Tensor], split: Split) -> None:
         np.savez(file, **columns)
 
 
-def late_confidence(path: Path) -> np.ndarray:
-    """(T,) mean p of each tracklet's label over the second half of training, from the file that `write` has written; NaN where undrawn."""
+def late_confidence(path: Path, split: Split) -> np.ndarray | None:
+    """(T,) mean p of each tracklet's label over the second half of training, from the file that `write` has written; NaN where undrawn.
+
+    None where the file is of other tracklets than those of the split.
+    """
     with np.load(path, allow_pickle=False) as seen:
+        if seen["key"].tolist() != [split.key(row) for row in range(len(split))]:
+            return None
         count, p = (seen[name][:, PARTS // 2 :] for name in ("tracklet_count", "tracklet_p"))
     total = count.sum(1)
     return np.where(total > 0, np.nansum(p * count, axis=1) / np.maximum(total, 1), np.nan)

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from reid import config, experiment
+from reid.engine.evidence import late_confidence
 from tests.audit.conftest import make_world
 from tests.commands.conftest import call
 
@@ -83,3 +85,20 @@ def test_what_it_refuses(tmp_path: Path, trained: Path, fails) -> None:
     assert "no such feature file" in fails("audit", tmp_path / "missing.npz")
     assert "frames" in fails("audit", trained, "--frames", "-1")
     assert not list(tmp_path.glob("*-audit"))
+
+
+def test_evidence_that_a_kill_has_kept_from_being_written(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "checkpoints/evidence.npz").unlink()
+    assert call("train", run / "config.yaml", "--output-dir", run, "--resume", "auto") == 0
+    with np.load(run / "checkpoints/evidence.npz") as again, np.load(trained / "checkpoints/evidence.npz") as before:
+        for name in before.files:
+            assert np.array_equal(again[name], before[name], equal_nan=before[name].dtype.kind == "f"), name
+
+
+def test_evidence_is_that_of_the_split_it_is_asked_for(trained: Path) -> None:
+    file = trained / "checkpoints/evidence.npz"
+    split = experiment.load_data(config.load(trained / "config.yaml")).train.split
+    p = late_confidence(file, split)
+    assert p is not None and np.isfinite(p).any() and ((p >= 0) & (p <= 1))[np.isfinite(p)].all()
+    assert late_confidence(file, split.select(np.arange(len(split))[::-1])) is None
