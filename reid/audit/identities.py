@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from reid.audit.labels import Fit, Floats, Ints, Persons, blocks, unit
+from reid.audit.labels import Fit, Floats, Ints, Persons, blocks, rows_by_label, unit
 
 SAME = 1 - 1e-4  # similarity from which two tracklets are the same pictures
 PART = 0.25  # of a person's tracklets, at least, to be a person of its own
@@ -64,11 +64,11 @@ def same_person(
         partner[rows], cross[rows] = similarity.argmax(1), similarity.max(1)
     # Centroids are more alike than the tracklets they come from: the persons' own likeness to chance corrects for it.
     own = np.where(trusted & np.isfinite(fit.own), fit.own, np.nan)
-    pairs = []
+    pairs, rows_of = [], rows_by_label(persons.label)
     for label in np.flatnonzero(partner[partner] == np.arange(K)).tolist():
         other = int(partner[label])
         if label < other:
-            rows_a, rows_b = (np.flatnonzero(persons.label == one) for one in (label, other))
+            rows_a, rows_b = rows_of[label], rows_of[other]
             between = float(
                 np.mean(
                     np.concatenate(
@@ -95,9 +95,8 @@ def two_persons(persons: Persons, likeness: Likeness) -> dict[int, tuple[Ints, f
     of more than `LARGEST` tracklets are no persons, and are passed over.
     """
     found = {}
-    order = np.argsort(persons.label, kind="stable")
     border = 1 - (likeness.same + likeness.different) / 2
-    for label, rows in enumerate(np.split(order, np.cumsum(np.bincount(persons.label))[:-1])):
+    for label, rows in enumerate(rows_by_label(persons.label)):
         if not 4 <= len(rows) <= LARGEST:
             continue
         x = persons.features[rows].astype(np.float64)

@@ -158,6 +158,11 @@ def neighbours_agree(persons: Persons) -> Floats:
     return agree
 
 
+def rows_by_label(label: Ints) -> list[Ints]:
+    """The rows of each label 0..K-1, rising."""
+    return np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
+
+
 def blocks(count: int, width: int = 1) -> Iterator[slice]:
     """Slices of at most ROWS_AT_ONCE rows, and of CELLS_AT_ONCE numbers where each row has `width` of them."""
     rows = max(min(ROWS_AT_ONCE, CELLS_AT_ONCE // width), 1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reid.audit.frames import foreign_frames, spans
 from reid.audit.identities import SAME, Likeness, likeness_of, nearest, same_person, two_persons
-from reid.audit.labels import Fit, Floats, Ints, Persons, fit_of, neighbours_agree, persons_of, unit
+from reid.audit.labels import Fit, Floats, Ints, Persons, fit_of, neighbours_agree, persons_of, rows_by_label, unit
 from reid.audit.rate import Mixture, Rate, estimate_rate
 from reid.errors import DataError
 from reid.findings import Exemplar, Finding, Kind
@@ -147,12 +147,12 @@ def _judged(
         if sure >= SURE:
             for row in rows.tolist():
                 kind[row], suspicion[row] = "split", max(suspicion[row], sure)
-    size = np.bincount(persons.label)
+    size, rows_of = np.bincount(persons.label), rows_by_label(persons.label)
     for one, two, sure in same_person(persons, fit, likeness, wrong < 0.5):
         if sure >= SURE:
             smaller, larger = (one, two) if size[one] <= size[two] else (two, one)
             fits = (wrong < 0.5) | (fit.other_label == larger)
-            for row in np.flatnonzero((persons.label == smaller) & fits).tolist():
+            for row in rows_of[smaller][fits[rows_of[smaller]]].tolist():
                 kind[row], suspicion[row], suggested[row] = "merge", max(suspicion[row], sure), larger
     # Under the label that fits best, the tracklet would have to be beyond suspicion itself.
     instead = mixture.likely_wrong(fit.other - np.fmax(fit.third, np.nan_to_num(fit.own, nan=-1)))
@@ -171,11 +171,9 @@ def _exemplars(
     persons: Persons, fit: Fit, suggested: Ints, order: Ints
 ) -> tuple[list[list[tuple[int, float]]], list[list[tuple[int, float]]]]:
     """Per tracklet, the nearest tracklets of its own person, and of the one that fits best among the others."""
-    by_label = np.argsort(persons.label, kind="stable")
     # Those whose own labels can be relied on stand for their person.
     rows_of = [
-        rows[np.argsort(-persons.trust[rows], kind="stable")[: CANDIDATES + 1]]
-        for rows in np.split(by_label, np.cumsum(np.bincount(persons.label))[:-1])
+        rows[np.argsort(-persons.trust[rows], kind="stable")[: CANDIDATES + 1]] for rows in rows_by_label(persons.label)
     ]
     own: list[list[tuple[int, float]]] = [[] for _ in order]
     other: list[list[tuple[int, float]]] = [[] for _ in order]

@@ -43,7 +43,7 @@ class Mixture:
         ends = np.append(margin, (self.wrong[0], self.right[0]))
         grid = np.linspace(ends.min(), ends.max(), 2001)
         falling = np.minimum.accumulate(self._posterior(grid))  # far out, the wider of the two tails would win again
-        at_wrong = min(np.searchsorted(grid, self.wrong[0]), len(grid) - 1)
+        at_wrong = min(int(np.searchsorted(grid, self.wrong[0])), len(grid) - 1)
         falling[:at_wrong] = falling[at_wrong] = self._posterior(grid)[at_wrong]
         return np.interp(margin, grid, np.minimum.accumulate(falling))
 

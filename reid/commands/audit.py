@@ -197,8 +197,11 @@ def _from_training(file: Path, data: experiment.LabelledData, rows: np.ndarray) 
     """What training saw of the tracklets; nothing for a run of an earlier version, or whose data has changed since."""
     saved, split = checkpoint.load(file), data.train.split
     state, sizes = saved.get("evidence"), (len(split), len(split.names))
-    same = state is not None and sizes == (len(state["count_TP"]), len(state["count_F"]))
-    if not same or saved["pids"] != data.train.pids.tolist():
+    if (
+        state is None
+        or sizes != (len(state["count_TP"]), len(state["count_F"]))
+        or saved["pids"] != data.train.pids.tolist()
+    ):
         logger.warning("%s: without evidence from training for these tracklets; features alone are judged", file)
         return {}
     seen = evidence.means(state)
@@ -221,7 +224,7 @@ def _of_features(source: Path) -> Audited:
         gallery = store.open_gallery(source)
         features, names, paths = gallery.features, gallery.names, gallery.path
     else:
-        features = FeatureSet.load(source)
+        features = FeatureSet.load(source, leave_one_out=True)  # nothing is searched: it needs no queries
         paths = np.full(len(features.pid), "", object)
     assert features.pid is not None
     rows = np.flatnonzero(features.pid > 0)

@@ -56,7 +56,7 @@ def test_frames_are_those_asked_for(trained: Path, tmp_path: Path) -> None:
 
 def features_file(path: Path, **changes: object) -> Path:
     world = make_world(rate=0.2)
-    arrays = {"features": world.features, "pid": world.given, "camid": world.camid, "query": np.arange(0)}
+    arrays = {"features": world.features, "pid": world.given, "camid": world.camid}
     np.savez(path, **(arrays | changes))  # type: ignore[arg-type]
     return path
 
@@ -82,6 +82,9 @@ def test_what_it_refuses(tmp_path: Path, trained: Path, fails) -> None:
     assert "has no config to change" in fails("audit", file, "machine.workers=1")
     nobody = features_file(tmp_path / "n.npz", pid=np.zeros(400, int))
     assert "no row has a pid above 0, so there is no label to audit" in fails("audit", nobody)
+    with np.load(file) as arrays:
+        np.savez(tmp_path / "c.npz", features=arrays["features"], pid=arrays["pid"])
+    assert "no array camid; found features, pid, query; camid is -1 where" in fails("audit", tmp_path / "c.npz")
     assert "no such feature file" in fails("audit", tmp_path / "missing.npz")
     assert "frames" in fails("audit", trained, "--frames", "-1")
     assert not list(tmp_path.glob("*-audit"))
