@@ -115,7 +115,8 @@ class FeatureSet:
             arrays.pop("gallery", None)
         if missing := [name for name in REQUIRED_ARRAYS if name not in arrays]:
             found = f"{path}: no array {', '.join(missing)}; found {', '.join(sorted(arrays)) or 'none'}"
-            raise DataError(found + _ADVICE * ("query" in missing))
+            unknown_cameras = "; camid is -1 where cameras are unknown" * ("camid" in missing)
+            raise DataError(found + unknown_cameras + _ADVICE * ("query" in missing))
         if unknown := sorted(set(arrays) - {*REQUIRED_ARRAYS, *OPTIONAL_ARRAYS}):
             logger.warning("%s: not used: %s; optional arrays are %s", path, unknown, ", ".join(OPTIONAL_ARRAYS))
         rows = len(arrays["features"]) if arrays["features"].ndim else 0

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.audit.labels import Floats, Ints
+from reid.audit.labels import Floats, Ints, blocks
 
 SPANS = 4  # looked for in a tracklet, at most
-BORDER = 0.4
+BORDER = 0.5  # of the way from different persons to one
+SAMPLED = 10_000  # tracklets, at most, that the border is taken from
 LONGEST = 512  # frames compared with each other; of a longer tracklet every second, third … stands for its neighbours
 
 
@@ -32,22 +33,23 @@ class Foreign:
     border: float
 
 
-def foreign_frames(features: NDArray[np.floating], lengths: Ints) -> Foreign:
+def foreign_frames(features: NDArray[np.floating], lengths: Ints, label: Ints) -> Foreign:
     """Looks in each tracklet for the stretch of frames that differs most from the rest, again until nothing differs.
 
     A stretch is foreign where the mean of its frames is less like the rest's than `border`, which lies between how alike frames of
-    different tracklets are as a rule and how alike two of one tracklet are. Of two parts, the shorter is the foreign one.
+    different persons are as a rule and how alike two of one tracklet are. Of two parts, the shorter is the foreign one.
 
     Args:
         features: (F, D) unit rows.
         lengths: (T,) frames of each tracklet, F in all.
+        label: (T,) the tracklets' persons as given; most of them have to be right.
     """
     stop = np.cumsum(lengths)
     start = stop - lengths
-    border = _border(features, start, lengths)
+    border = _border(features, start, lengths, label)
     foreign, alike = np.zeros(len(features), bool), np.full(len(features), np.nan)
     for first, last in zip(start.tolist(), stop.tolist(), strict=True):
-        rows = np.asarray(features[first:last], np.float64)
+        rows = features[first:last]
         own = np.ones(len(rows), bool)
         if np.isfinite(border):
             for _ in range(SPANS):
@@ -56,9 +58,12 @@ def foreign_frames(features: NDArray[np.floating], lengths: Ints) -> Foreign:
                     break
                 own[np.flatnonzero(own)[found]] = False
         foreign[first:last] = ~own
-        rest = rows[own].sum(0) - rows * own[:, None]
-        length = np.linalg.norm(rest, axis=1)
-        alike[first:last] = np.where(length > 1e-9, (rows * rest).sum(1) / np.maximum(length, 1e-9), np.nan)
+        total = rows[own].sum(0, dtype=np.float64)
+        for part in blocks(len(rows)):
+            x = np.asarray(rows[part], np.float64)
+            rest = total - x * own[part, None]
+            length = np.linalg.norm(rest, axis=1)
+            alike[first:last][part] = np.where(length > 1e-9, (x * rest).sum(1) / np.maximum(length, 1e-9), np.nan)
     return Foreign(foreign, alike, border)
 
 
@@ -68,18 +73,22 @@ def spans(foreign: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
     return tuple((int(first), int(last) - 1) for first, last in edges.reshape(-1, 2))
 
 
-def _border(features: NDArray[np.floating], start: Ints, lengths: Ints) -> float:
-    """BORDER of the way from frames of different tracklets to those of one (its first and middle one); NaN where they are hardly apart."""
-    several = np.flatnonzero(lengths > 1)
-    if len(several) < 2:
+def _border(features: NDArray[np.floating], start: Ints, lengths: Ints, label: Ints) -> float:
+    """BORDER of the way from frames of different persons to those of one tracklet (first and middle one); NaN where they are hardly apart.
+
+    Neighbours in a table are often of one person, so tracklets are compared in an order drawn at random.
+    """
+    several = np.random.default_rng(0).permutation(np.flatnonzero(lengths > 1))[:SAMPLED]
+    differ = label[several] != np.roll(label[several], 1)
+    if not differ.any():
         return np.nan
     one = np.asarray(features[start[several]], np.float64)
     two = np.asarray(features[start[several] + lengths[several] // 2], np.float64)
-    same, different = np.median((one * two).sum(1)), np.median((one * np.roll(two, 1, 0)).sum(1))
+    same, different = np.median((one * two).sum(1)), np.median((one * np.roll(two, 1, 0)).sum(1)[differ])
     return float(different + BORDER * (same - different)) if same - different > 0.1 else np.nan
 
 
-def _most_different(rows: Floats, border: float) -> Ints | None:
+def _most_different(rows: NDArray[np.floating], border: float) -> Ints | None:
     """Positions of the foreign stretch of one tracklet's (n, D) frames; None where nothing is foreign.
 
     The stretch is the one that explains most of the frames' scatter: n1 n2 / n |mean1 - mean2|^2, over all stretches, by sums over the
@@ -88,7 +97,7 @@ def _most_different(rows: Floats, border: float) -> Ints | None:
     n, stride = len(rows), -(-len(rows) // LONGEST)
     if n < 2:
         return None
-    picked = rows[::stride]
+    picked = np.asarray(rows[::stride], np.float64)
     m = len(picked)
     sums = np.zeros((m + 1, m + 1))
     sums[1:, 1:] = (picked @ picked.T).cumsum(0).cumsum(1)

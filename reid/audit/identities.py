@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from reid.audit.labels import Fit, Floats, Ints, Persons, blocks, unit
+from reid.audit.labels import Fit, Floats, Ints, Persons, blocks, rows_by_label, unit
 
 SAME = 1 - 1e-4  # similarity from which two tracklets are the same pictures
 PART = 0.25  # of a person's tracklets, at least, to be a person of its own
+LARGEST = 5000  # tracklets of one label that are put into groups: their table of similarities takes 200 MB
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,11 @@ def same_person(persons: Persons, fit: Fit, likeness: Likeness) -> list[tuple[in
     """
     K = len(persons.centroid)
     partner = np.zeros(K, np.int64)
-    for rows in blocks(K):
+    for rows in blocks(K, K):
         similarity = persons.centroid[rows] @ persons.centroid.T
         similarity[np.arange(len(similarity)), np.arange(K)[rows]] = -np.inf
         partner[rows] = similarity.argmax(1)
-    order = np.argsort(persons.label, kind="stable")
-    rows_of = np.split(order, np.cumsum(np.bincount(persons.label, minlength=K))[:-1])
-    pairs = []
+    pairs, rows_of = [], rows_by_label(persons.label)
     for label in np.flatnonzero(partner[partner] == np.arange(K)).tolist():
         other = int(partner[label])
         if label < other:
@@ -79,13 +78,13 @@ def two_persons(persons: Persons, likeness: Likeness) -> dict[int, tuple[Ints, f
 
     The tracklets of a label are put into groups by average linkage, as far as they are more like one person than like different ones. Where
     the second largest group is a good part of all, it is another person, the surer the less the two groups are alike and the more each
-    holds together. Tracklets with other wrong labels make small groups of their own.
+    holds together. Tracklets with other wrong labels make small groups of their own. Labels
+    of more than `LARGEST` tracklets are no persons, and are passed over.
     """
     found = {}
-    order = np.argsort(persons.label, kind="stable")
     border = 1 - (likeness.same + likeness.different) / 2
-    for label, rows in enumerate(np.split(order, np.cumsum(np.bincount(persons.label))[:-1])):
-        if len(rows) < 4:
+    for label, rows in enumerate(rows_by_label(persons.label)):
+        if not 4 <= len(rows) <= LARGEST:
             continue
         x = persons.features[rows].astype(np.float64)
         distance = 1 - np.clip(x @ x.T, -1, 1)
@@ -113,7 +112,7 @@ def nearest(persons: Persons) -> tuple[Ints, Floats]:
     """(N,) the row of the most similar other tracklet, whoever it is, and (N,) that similarity."""
     N = len(persons.label)
     row, value = np.zeros(N, np.int64), np.zeros(N)
-    for rows in blocks(N):
+    for rows in blocks(N, N):
         similarity = persons.features[rows] @ persons.features.T
         similarity[np.arange(len(similarity)), np.arange(N)[rows]] = -np.inf
         row[rows], value[rows] = similarity.argmax(1), similarity.max(1)

@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 ROWS_AT_ONCE = 1024
+CELLS_AT_ONCE = 2**24  # of a table of similarities: 64 MB in float32
 ROUNDS = 3  # of centroids, each weighing tracklets by how well they fit the last
 SOFTNESS = 0.05  # of that weighing, in cosine similarity
 NEIGHBOURS = 10  # at most: below the size of an identity, or others have to be among them
@@ -91,17 +92,19 @@ def persons_of(features: NDArray[np.float32], label: Ints, camid: Ints) -> Perso
 
 def _weighed(features: NDArray[np.float32], label: Ints, camid: Ints, trust: Floats) -> Persons:
     total = np.zeros((label.max() + 1, features.shape[1]))
-    np.add.at(total, label, features * trust[:, None])
+    for rows in blocks(len(label)):
+        np.add.at(total, label[rows], features[rows] * trust[rows, None])
     return Persons(features, label, camid, unit(total), total, trust)
 
 
 def fit_of(persons: Persons, *, draws: int = DRAWS, seed: int = 0) -> Fit:
-    """Compares each tracklet with every person. Memory: (ROWS_AT_ONCE, K) float64 at once."""
+    """Compares each tracklet with every person. Memory: CELLS_AT_ONCE similarities at once."""
     N, K = len(persons.label), len(persons.centroid)
     own, other, third = np.empty(N), np.empty(N), np.full(N, -1.0)
     other_label, null = np.empty(N, np.int64), np.empty((N, draws))
+    centroid = persons.centroid.astype(np.float32)  # half the memory to go through; cosines to 1e-6
     shift = np.random.default_rng(seed).integers(1, K, (N, draws))  # a label drawn among the others
-    for rows in blocks(N):
+    for rows in blocks(N, K):
         x, label, at = (
             persons.features[rows].astype(np.float64),
             persons.label[rows],
@@ -111,7 +114,7 @@ def fit_of(persons: Persons, *, draws: int = DRAWS, seed: int = 0) -> Fit:
         length = np.linalg.norm(rest, axis=1)
         alone = length < 1e-9
         own[rows] = np.where(alone, np.nan, (x * rest).sum(1) / np.where(alone, 1, length))
-        similarity = x @ persons.centroid.T
+        similarity = persons.features[rows] @ centroid.T
         drawn = (label[:, None] + shift[rows]) % K
         as_drawn = np.take_along_axis(similarity, drawn, 1)
         similarity[at, label] = -np.inf
@@ -133,7 +136,7 @@ def neighbours_agree(persons: Persons) -> Floats:
     """
     N = len(persons.label)
     agree = np.full(N, np.nan)
-    for rows in blocks(N):
+    for rows in blocks(N, N):
         label, at = persons.label[rows], np.arange(len(persons.label[rows]))
         similarity = persons.features[rows] @ persons.features.T
         similarity[at, np.arange(N)[rows]] = -np.inf
@@ -155,6 +158,12 @@ def neighbours_agree(persons: Persons) -> Floats:
     return agree
 
 
-def blocks(count: int) -> Iterator[slice]:
-    """Slices of at most ROWS_AT_ONCE rows."""
-    return (slice(first, min(first + ROWS_AT_ONCE, count)) for first in range(0, count, ROWS_AT_ONCE))
+def rows_by_label(label: Ints) -> list[Ints]:
+    """The rows of each label 0..K-1, rising."""
+    return np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
+
+
+def blocks(count: int, width: int = 1) -> Iterator[slice]:
+    """Slices of at most ROWS_AT_ONCE rows, and of CELLS_AT_ONCE numbers where each row has `width` of them."""
+    rows = max(min(ROWS_AT_ONCE, CELLS_AT_ONCE // width), 1)
+    return (slice(first, min(first + rows, count)) for first in range(0, count, rows))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reid.audit.frames import foreign_frames, spans
 from reid.audit.identities import SAME, Likeness, likeness_of, nearest, same_person, two_persons
-from reid.audit.labels import Fit, Floats, Ints, Persons, fit_of, neighbours_agree, persons_of, unit
+from reid.audit.labels import Fit, Floats, Ints, Persons, fit_of, neighbours_agree, persons_of, rows_by_label, unit
 from reid.audit.rate import Mixture, Rate, estimate_rate
 from reid.errors import DataError
 from reid.findings import Exemplar, Finding, Kind
@@ -21,6 +21,8 @@ from reid.findings import Exemplar, Finding, Kind
 TWO_PERSONS, ONE_PERSON = 0.65, 0.8  # how sure a pid that holds two, or a person under two pids, has to be to be named
 ALONE = 0.3  # of the way from different persons to one: a tracklet less like any other than this fits nobody
 EXEMPLARS = 3  # of each person, to compare with
+CANDIDATES = 200  # of each person, the most reliable ones, that exemplars are chosen from
+APART = 1e-3  # of cosine similarity, at least, between one person and different ones
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def audit(
         seed: of random labels that wrong ones are compared with.
 
     Raises:
-        DataError: there are fewer than two persons or three tracklets.
+        DataError: there are fewer than two persons or three tracklets; a feature is not finite, or they tell nobody apart.
     """
     pids, label = np.unique(pid, return_inverse=True)
     if len(pids) < 2 or len(pid) < 3:
@@ -76,15 +78,27 @@ def audit(
         where: list[tuple[tuple[int, int], ...]] = [()] * len(pid)
     else:
         start = np.cumsum(lengths) - lengths
-        of_tracklet = unit(np.add.reduceat(np.asarray(features, np.float32), start, axis=0)).astype(np.float32)
-        foreign = foreign_frames(features, lengths)
+        of_tracklet = np.empty((len(pid), features.shape[1]), np.float32)
+        for row, (first, length) in enumerate(zip(start.tolist(), lengths.tolist(), strict=True)):
+            of_tracklet[row] = unit(features[first : first + length].sum(0, dtype=np.float64))
+        foreign = foreign_frames(features, lengths, label)
         share = np.add.reduceat(foreign.frame.astype(np.float64), start) / lengths
         where = [spans(part) for part in np.split(foreign.frame, start[1:])]
+    if not np.isfinite(of_tracklet).all():
+        bad = int(np.argmin(np.isfinite(of_tracklet).all(1)))
+        raise DataError(
+            f"audit: the feature of tracklet {bad} is not finite; expected numbers, as of a network that has not diverged"
+        )
     persons = persons_of(of_tracklet, label, camid)
     fit = fit_of(persons, seed=seed)
     rate, mixture = estimate_rate(fit.margin, fit.null, label, seed=seed)
     wrong = mixture.likely_wrong(fit.margin)
     likeness = likeness_of(persons, fit, wrong < 0.5, seed=seed)
+    if likeness.same - likeness.different < APART:
+        alike_text = f"{likeness.same:.4f} to their own person, {likeness.different:.4f} to others"
+        raise DataError(
+            f"audit: the features tell nobody apart (median cosine similarity {alike_text}); expected those of a trained network"
+        )
     twin, alike = nearest(persons)
     kind, suspicion, suggested = _judged(persons, fit, mixture, likeness, wrong, share, alike)
     columns = {
@@ -133,12 +147,12 @@ def _judged(
         if sure >= TWO_PERSONS:
             for row in rows.tolist():
                 kind[row], suspicion[row] = "split", max(suspicion[row], sure)
-    size = np.bincount(persons.label)
+    size, rows_of = np.bincount(persons.label), rows_by_label(persons.label)
     for one, two, sure in same_person(persons, fit, likeness):
         if sure >= ONE_PERSON:
             smaller, larger = (one, two) if size[one] <= size[two] else (two, one)
             fits = (wrong < 0.5) | (fit.other_label == larger)
-            for row in np.flatnonzero((persons.label == smaller) & fits).tolist():
+            for row in rows_of[smaller][fits[rows_of[smaller]]].tolist():
                 kind[row], suggested[row] = "merge", larger
     # Under the label that fits best, the tracklet would have to be beyond suspicion itself.
     instead = mixture.likely_wrong(fit.other - np.fmax(fit.third, np.nan_to_num(fit.own, nan=-1)))
@@ -147,7 +161,8 @@ def _judged(
             kind[row] = "wrong"
         if instead[row] < 0.5:
             suggested[row] = fit.other_label[row]
-    for row in np.flatnonzero(likeness.as_one(alike) < ALONE).tolist():
+    # Of a person seen once nothing else is to be expected.
+    for row in np.flatnonzero((likeness.as_one(alike) < ALONE) & np.isfinite(fit.own)).tolist():
         kind[row], suspicion[row], suggested[row] = "background", max(suspicion[row], 0.5), -1
     return kind, np.maximum(suspicion, share / 2), suggested
 
@@ -156,15 +171,16 @@ def _exemplars(
     persons: Persons, fit: Fit, suggested: Ints, order: Ints
 ) -> tuple[list[list[tuple[int, float]]], list[list[tuple[int, float]]]]:
     """Per tracklet, the nearest tracklets of its own person, and of the one that fits best among the others."""
-    by_label = np.argsort(persons.label, kind="stable")
-    rows_of = np.split(by_label, np.cumsum(np.bincount(persons.label))[:-1])
+    # Those whose own labels can be relied on stand for their person.
+    rows_of = [
+        rows[np.argsort(-persons.trust[rows], kind="stable")[: CANDIDATES + 1]] for rows in rows_by_label(persons.label)
+    ]
     own: list[list[tuple[int, float]]] = [[] for _ in order]
     other: list[list[tuple[int, float]]] = [[] for _ in order]
     for row in order.tolist():
         best = suggested[row] if suggested[row] >= 0 else fit.other_label[row]
         for found, label in ((own, persons.label[row]), (other, best)):
             rows = rows_of[label][rows_of[label] != row]
-            # Those whose own labels can be relied on stand for their person.
             similarity = persons.features[rows] @ persons.features[row]
             chosen = np.argsort(-similarity * np.sqrt(persons.trust[rows]), kind="stable")[:EXEMPLARS]
             found[row] = [(int(rows[i]), float(similarity[i])) for i in chosen]

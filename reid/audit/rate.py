@@ -11,17 +11,17 @@ Shapes: N tracklets, R random labels of each.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
 RESAMPLES = 100
 ROUNDS = 200  # of expectation maximisation, at most
-DEGREES = 4  # of freedom: the tails of right labels
+DEGREES = 4  # of freedom: the tails of right labels; the density below is written for 4
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,19 @@ class Mixture:
 
     def likely_wrong(self, margin: Floats) -> Floats:
         """The probability that a label of this margin is wrong; it never rises with the margin."""
-        grid = np.linspace(min(margin.min(), self.wrong[0]), max(margin.max(), self.right[0]), 2001)
+        ends = np.append(margin, (self.wrong[0], self.right[0]))
+        grid = np.linspace(ends.min(), ends.max(), 2001)
         falling = np.minimum.accumulate(self._posterior(grid))  # far out, the wider of the two tails would win again
-        at_wrong = np.searchsorted(grid, self.wrong[0])
+        at_wrong = min(int(np.searchsorted(grid, self.wrong[0])), len(grid) - 1)
         falling[:at_wrong] = falling[at_wrong] = self._posterior(grid)[at_wrong]
         return np.interp(margin, grid, np.minimum.accumulate(falling))
 
     def _posterior(self, margin: Floats) -> Floats:
-        wrong = self.rate * stats.norm.pdf(margin, *self.wrong)
-        right = (1 - self.rate) * stats.t.pdf(margin, DEGREES, *self.right)
+        # The two densities written out: scipy.stats takes ten times as long, a hundred thousand times over.
+        mean, deviation = self.wrong
+        place, scale = self.right
+        wrong = self.rate / deviation * np.exp(-(((margin - mean) / deviation) ** 2) / 2) / math.sqrt(2 * math.pi)
+        right = (1 - self.rate) / scale * 0.375 * (1 + ((margin - place) / scale) ** 2 / DEGREES) ** -2.5
         return wrong / np.maximum(wrong + right, 1e-300)
 
 

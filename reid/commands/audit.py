@@ -19,6 +19,7 @@ import numpy as np
 from reid import experiment
 from reid.audit.ranking import Audit, audit
 from reid.audit.records import write_audit, write_foreign_frames, write_label_issues
+from reid.config import Config
 from reid.datasets.damaged import read_list
 from reid.datasets.decoding import decode
 from reid.engine import checkpoint, evidence
@@ -127,7 +128,7 @@ def of_run(source: Path, overrides: list[str], options: Options, runtime: Runtim
     """The training tracklets of a run, with features of their frames; the same in every process."""
     directory = RunDirectory(source)
     config, file = directory.config(overrides), directory.checkpoint(options.checkpoint)
-    data = experiment.load_data(config, directory.drawn())
+    data = _as_trained(config, directory)
     split = data.train.split
     trained = experiment.OfRun(source, options.checkpoint).load(config, runtime)
     frames, lengths, positions = _looked_at(split, options.frames, set(read_list(directory.damaged)))
@@ -164,9 +165,17 @@ def of_run(source: Path, overrides: list[str], options: Options, runtime: Runtim
         lengths[rows],
         positions,
         data.benchmark.names,
-        _from_training(file, split, rows),
+        _from_training(file, data, rows),
         shlex.join([*retrain, "--output-dir", f"{source}-corrected"]),
     )
+
+
+def _as_trained(config: Config, directory: RunDirectory) -> experiment.LabelledData:
+    """The data with the labels that the run has seen: noise and corrections are those that it has kept, whatever became of their files."""
+    if config.data.corrections is not None and directory.corrections.is_file():
+        kept = config.data.model_copy(update={"corrections": str(directory.corrections)})
+        config = config.model_copy(update={"data": kept})
+    return experiment.load_data(config, directory.drawn(), directory.made())
 
 
 def _looked_at(split: Split, most: int, damaged: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -184,10 +193,15 @@ def _looked_at(split: Split, most: int, damaged: set[str]) -> tuple[np.ndarray, 
     return np.concatenate(frames), np.array([len(part) for part in frames]), np.concatenate(positions)
 
 
-def _from_training(file: Path, split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:
+def _from_training(file: Path, data: experiment.LabelledData, rows: np.ndarray) -> dict[str, np.ndarray]:
     """What training saw of the tracklets; nothing for a run of an earlier version, or whose data has changed since."""
-    state = checkpoint.load(file).get("evidence")
-    if state is None or len(state["count_TP"]) != len(split):
+    saved, split = checkpoint.load(file), data.train.split
+    state, sizes = saved.get("evidence"), (len(split), split.num_frames)
+    if (
+        state is None
+        or sizes != (len(state["count_TP"]), len(state["count_F"]))
+        or saved["pids"] != data.train.pids.tolist()
+    ):
         logger.warning("%s: without evidence from training for these tracklets; features alone are judged", file)
         return {}
     seen = evidence.means(state)
@@ -210,7 +224,7 @@ def _of_features(source: Path) -> Audited:
         gallery = store.open_gallery(source)
         features, names, paths = gallery.features, gallery.names, gallery.path
     else:
-        features = FeatureSet.load(source)
+        features = FeatureSet.load(source, leave_one_out=True)  # nothing is searched: it needs no queries
         paths = np.full(len(features.pid), "", object)
     assert features.pid is not None
     rows = np.flatnonzero(features.pid > 0)

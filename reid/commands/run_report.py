@@ -189,8 +189,8 @@ def _suspects(directory: RunDirectory, data: LabelledData) -> list[Thumbnail]:
     """The training tracklets with the lowest p late in training; none where training has taken no evidence of these tracklets."""
     if not directory.evidence.is_file():
         return []
-    split, p = data.train.split, late_confidence(directory.evidence)
-    if len(p) != len(split):
+    split = data.train.split
+    if (p := late_confidence(directory.evidence, split)) is None:
         return []
     lowest = [row for row in np.argsort(p, kind="stable")[:SUSPECTS].tolist() if np.isfinite(p[row])]
     return [

@@ -91,6 +91,7 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
                 _train(config, directory, job, data, runtime, progress)
             else:
                 logger.info("all %d steps are done; nothing left to train", progress.step)
+            _write_evidence(directory, job, runtime)
             if options.then_test:
                 finish_run(directory, config, _tested(job), job.preprocess, data, runtime, job.damaged)
             if runtime.is_main:
@@ -258,10 +259,14 @@ def _train(
         if signum := _agreed(stop.signum, runtime):  # it came in while the last checkpoint was written
             hooks.end(signum)
         hooks.say_left_out()
-    if job.evidence is not None:
-        seen = job.evidence.of_all_processes()
-        if runtime.is_main:
-            evidence.write(directory.evidence, seen, job.data.split)
+
+
+def _write_evidence(directory: RunDirectory, job: Job, runtime: Runtime) -> None:
+    if job.evidence is None:
+        return
+    seen = job.evidence.of_all_processes()
+    if runtime.is_main and seen["count_F"].any():  # a checkpoint of an earlier version has none
+        evidence.write(directory.evidence, seen, job.data.split)
 
 
 @dataclass

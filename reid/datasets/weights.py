@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,13 @@ from reid.tracklets import Split
 COLUMNS = ("key", "weight")
 
 
-def read_weights(file: Path, split: Split) -> np.ndarray:
+def read_weights(file: Path, split: Split, dropped: Collection[str] = ()) -> np.ndarray:
     """(T,) float64 >= 0 of the tracklets of a split, by a CSV file with the columns key and weight; further columns are passed over.
+
+    Args:
+        file: to be read.
+        split: T tracklets.
+        dropped: keys of tracklets that are trained on no more; their weights are passed over.
 
     Raises:
         DataError: the file cannot be read, a weight is no number >= 0, or a key stands twice or fits no training tracklet.
@@ -31,7 +37,7 @@ def read_weights(file: Path, split: Split) -> np.ndarray:
         rows_of.setdefault(split.key(row), []).append(row)
     weight_T, seen = np.ones(len(split)), set()
     for line, key, text in _lines(file):
-        if key not in rows_of:
+        if key not in rows_of and key not in dropped:
             example = next(iter(rows_of), "")
             raise DataError(
                 f"{file}: line {line}: no training tracklet has the key {key!r}; expected one such as {example}"
@@ -39,7 +45,7 @@ def read_weights(file: Path, split: Split) -> np.ndarray:
         if key in seen:
             raise DataError(f"{file}: line {line}: the key {key!r} stands twice; leave out one of the lines")
         seen.add(key)
-        weight_T[rows_of[key]] = _number(file, line, text)
+        weight_T[rows_of.get(key, [])] = _number(file, line, text)
     return weight_T
 
 

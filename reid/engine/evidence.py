@@ -73,7 +73,7 @@ class Evidence(nn.Module):
 
     @torch.no_grad()
     def add(self, step: int, frame_B: Tensor, p_B: Tensor, margin_B: Tensor, weight_B: Tensor) -> None:
-        """Counts this process's samples of one step, counted from 0, by their numbers in the split's names; nothing waits for the device."""
+        """Counts this process's samples of one step, counted from 0; frames by their place in the split's names. No device is waited for."""
         values = torch.stack([p_B, p_B.square(), margin_B, weight_B], 1)
         units = (values.clamp(-_LIMIT, _LIMIT) * _UNIT).round().long()
         one_B, place_B = torch.ones_like(frame_B, dtype=torch.int32), self.place[frame_B]
@@ -141,9 +141,14 @@ def write(path: Path, state: Mapping[str, Tensor], split: Split) -> None:
         np.savez(file, **columns)
 
 
-def late_confidence(path: Path) -> np.ndarray:
-    """(T,) mean p of each tracklet's label over the second half of training, from the file that `write` has written; NaN where undrawn."""
+def late_confidence(path: Path, split: Split) -> np.ndarray | None:
+    """(T,) mean p of each tracklet's label over the second half of training, from the file that `write` has written; NaN where undrawn.
+
+    None where the file is of other tracklets than those of the split.
+    """
     with np.load(path, allow_pickle=False) as seen:
+        if seen["key"].tolist() != [split.key(row) for row in range(len(split))]:
+            return None
         count, p = (seen[name][:, PARTS // 2 :] for name in ("tracklet_count", "tracklet_p"))
     total = count.sum(1)
     return np.where(total > 0, np.nansum(p * count, axis=1) / np.maximum(total, 1), np.nan)

@@ -180,7 +180,7 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
     label_F = torch.from_numpy(per_frame(train, labels, fill=-1))
     trained = None if truth is None else truth.of_rows(rows)
     intact_F = None if trained is None else torch.from_numpy(trained.labelled(train)[1])
-    weight_T = _weights(config, benchmark, split, noisy.row_T[mended.source])
+    weight_T = _weights(config, benchmark, noisy, mended)
     weight_F = None
     if weight_T is not None:
         weight_T = scaled(weight_T[rows], config.data.weights or benchmark.name)
@@ -199,16 +199,18 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
     )
 
 
-def _weights(config: Config, benchmark: Benchmark, split: Split, source_T: np.ndarray) -> np.ndarray | None:
+def _weights(config: Config, benchmark: Benchmark, noisy: Noisy, mended: Corrected) -> np.ndarray | None:
     """(T,) of all tracklets to train on, held-out ones included, as given; None where all count alike.
 
-    `source_T` says which row of the dataset each of them is; -1 for those that noise has added.
+    A file may name those too that corrections have dropped: both may come from one audit.
     """
     if config.data.weights is None:
+        source_T = noisy.row_T[mended.source]  # the row of the dataset; -1 for those that noise has added
         return None if benchmark.weight is None else np.where(source_T < 0, 1.0, benchmark.weight[source_T])
     if benchmark.weight is not None:
         raise ConfigError("data.weights: the table has a column weight; leave out one of them")
-    return read_weights(Path(config.data.weights).expanduser(), split)
+    dropped = np.setdiff1d(np.arange(len(noisy.split)), mended.source)
+    return read_weights(Path(config.data.weights).expanduser(), mended.split, {noisy.split.key(row) for row in dropped})
 
 
 def _corrected(corrections: Corrections | None, noisy: Noisy, benchmark: Benchmark) -> Corrected:

@@ -1,5 +1,7 @@
 """Foreign frames, where they were put in."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def test_intruders_and_switches_are_found_where_they_are() -> None:
     expected[[start[2], start[2] + 5, start[2] + 6]] = True  # two stretches
     for at, row in zip(np.flatnonzero(expected), np.resize(np.arange(5), expected.sum()), strict=True):
         features[at] = stranger[row]
-    found = foreign_frames(features, lengths)
+    found = foreign_frames(features, lengths, np.arange(6))
     assert np.array_equal(found.frame, expected)
     assert np.nanmax(found.alike[expected]) < np.nanmin(found.alike[~expected])
     assert np.isnan(found.alike[start[4]])  # of one frame, nothing can be said
@@ -54,13 +56,13 @@ def test_long_tracklets_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "LONGEST", 10)
     features = tracklets([40, 40, 40])
     features[20:40] = tracklets([20], seed=9)
-    found = foreign_frames(features, np.array([40, 40, 40]))
+    found = foreign_frames(features, np.array([40, 40, 40]), np.arange(3))
     assert found.frame[:40].sum() == 20 and not found.frame[40:].any()
 
 
 def test_where_the_network_tells_nobody_apart_nothing_is_foreign() -> None:
     features = unit(1 + 0.05 * np.random.default_rng(0).normal(size=(30, 8)))
-    found = foreign_frames(features, np.array([10, 10, 10]))
+    found = foreign_frames(features, np.array([10, 10, 10]), np.arange(3))
     assert np.isnan(found.border) and not found.frame.any()
 
 
@@ -70,3 +72,27 @@ def test_where_the_network_tells_nobody_apart_nothing_is_foreign() -> None:
 )
 def test_spans(foreign: list[int], expected: tuple[tuple[int, int], ...]) -> None:
     assert spans(np.array(foreign, bool)) == expected
+
+
+@pytest.mark.parametrize("order", ["by person", "at random"])
+def test_a_switch_is_found_whatever_the_order_of_tracklets(order: str) -> None:
+    """Of tables sorted by person, neighbours are one person, and look like it."""
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(12), 6)
+    if order == "at random":
+        person = rng.permutation(person)
+    tracklet = rng.normal(size=(12, 64))[person] + 0.3 * rng.normal(size=(72, 64))
+    features = unit(np.repeat(tracklet, 8, axis=0) + 0.3 * rng.normal(size=(576, 64)))
+    expected = np.zeros(576, bool)
+    expected[5:8] = True
+    features[:8][5:8] = features[np.flatnonzero(person != person[0])[-1] * 8 :][:3]
+    assert np.array_equal(foreign_frames(features, np.full(72, 8), person).frame, expected)
+
+
+def test_a_long_tracklet_takes_little_memory() -> None:
+    features = tracklets([20_000, 30, 30]).astype(np.float16).repeat(4, axis=1) / 2  # 2.5 MB
+    tracemalloc.start()
+    foreign_frames(features, np.array([20_000, 30, 30]), np.arange(3))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 25e6  # of which 20 MB are the table of its 512 frames

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from reid.audit import identities, ranking
 from reid.audit.ranking import audit
 from reid.errors import DataError
 from reid.findings import Finding
@@ -90,3 +91,32 @@ def test_too_little_to_compare() -> None:
         audit(one.features, None, np.ones(6, int), one.camid)
     few = audit(one.features, None, one.given, one.camid)  # it says something of three tracklets of two persons
     assert len(few.findings) == 6
+
+
+def test_features_that_say_nothing_are_refused(world: World) -> None:
+    same = np.tile(world.features[:1], (400, 1))
+    with pytest.raises(DataError, match="the features tell nobody apart"):
+        audit(same, None, world.given, world.camid)
+    features = world.features.copy()
+    features[7, 3] = np.nan
+    with pytest.raises(DataError, match="the feature of tracklet 7 is not finite"):
+        audit(features, None, world.given, world.camid)
+
+
+def test_a_person_seen_once_who_is_like_nobody_is_as_expected() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(50, 512)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    found = audit(features, None, np.arange(50), np.zeros(50, int)).findings
+    assert not [one for one in found if one.kind or one.suspicion >= 0.5]
+
+
+def test_a_label_that_half_of_all_tracklets_carry(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its exemplars are chosen from its most reliable tracklets, and it is not put into groups."""
+    monkeypatch.setattr(ranking, "CANDIDATES", 5)
+    monkeypatch.setattr(identities, "LARGEST", 20)
+    given = np.where(world.true <= 20, 1, world.given)
+    found = audit(world.features, None, given, world.camid).findings
+    chosen = {one.row for finding in found if given[finding.row] == 1 for one in finding.own}
+    assert 3 <= len(chosen) <= 6 and (given[list(chosen)] == 1).all()
+    assert not [one for one in found if one.kind == "split"]

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from reid.audit.labels import fit_of, persons_of
-from reid.audit.rate import Mixture, estimate_rate
+from reid.audit.rate import DEGREES, Mixture, estimate_rate
 from tests.audit.conftest import make_world
 
 
@@ -29,3 +30,15 @@ def test_a_lower_margin_is_never_less_suspicious() -> None:
     assert (np.diff(mixture.likely_wrong(margin)) <= 1e-12).all()
     assert mixture.likely_wrong(margin)[0] > 0.9
     assert mixture.likely_wrong(np.array([0.4]))[0] < 0.01
+
+
+def test_the_densities_are_those_of_scipy() -> None:
+    mixture, margin = Mixture(0.3, (0.4, 0.2), (-0.5, 0.1)), np.linspace(-1, 1, 50)
+    wrong = 0.3 * stats.norm.pdf(margin, -0.5, 0.1)
+    right = 0.7 * stats.t.pdf(margin, DEGREES, 0.4, 0.2)
+    assert mixture._posterior(margin) == pytest.approx(wrong / (wrong + right))
+
+
+def test_margins_below_all_that_wrong_labels_are_expected_to_have() -> None:
+    mixture = Mixture(0.5, (-0.5, 0.1), (0.2, 0.1))
+    assert np.isfinite(mixture.likely_wrong(np.array([-0.6, -0.5]))).all()

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from reid import config, experiment
+from reid.engine.evidence import late_confidence
 from tests.audit.conftest import make_world
 from tests.commands.conftest import call
 
@@ -54,7 +56,7 @@ def test_frames_are_those_asked_for(trained: Path, tmp_path: Path) -> None:
 
 def features_file(path: Path, **changes: object) -> Path:
     world = make_world(rate=0.2)
-    arrays = {"features": world.features, "pid": world.given, "camid": world.camid, "query": np.arange(0)}
+    arrays = {"features": world.features, "pid": world.given, "camid": world.camid}
     np.savez(path, **(arrays | changes))  # type: ignore[arg-type]
     return path
 
@@ -80,6 +82,26 @@ def test_what_it_refuses(tmp_path: Path, trained: Path, fails) -> None:
     assert "has no config to change" in fails("audit", file, "machine.workers=1")
     nobody = features_file(tmp_path / "n.npz", pid=np.zeros(400, int))
     assert "no row has a pid above 0, so there is no label to audit" in fails("audit", nobody)
+    with np.load(file) as arrays:
+        np.savez(tmp_path / "c.npz", features=arrays["features"], pid=arrays["pid"])
+    assert "no array camid; found features, pid, query; camid is -1 where" in fails("audit", tmp_path / "c.npz")
     assert "no such feature file" in fails("audit", tmp_path / "missing.npz")
     assert "frames" in fails("audit", trained, "--frames", "-1")
     assert not list(tmp_path.glob("*-audit"))
+
+
+def test_evidence_that_a_kill_has_kept_from_being_written(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "checkpoints/evidence.npz").unlink()
+    assert call("train", run / "config.yaml", "--output-dir", run, "--resume", "auto") == 0
+    with np.load(run / "checkpoints/evidence.npz") as again, np.load(trained / "checkpoints/evidence.npz") as before:
+        for name in before.files:
+            assert np.array_equal(again[name], before[name], equal_nan=before[name].dtype.kind == "f"), name
+
+
+def test_evidence_is_that_of_the_split_it_is_asked_for(trained: Path) -> None:
+    file = trained / "checkpoints/evidence.npz"
+    split = experiment.load_data(config.load(trained / "config.yaml")).train.split
+    p = late_confidence(file, split)
+    assert p is not None and np.isfinite(p).any() and ((p >= 0) & (p <= 1))[np.isfinite(p)].all()
+    assert late_confidence(file, split.select(np.arange(len(split))[::-1])) is None

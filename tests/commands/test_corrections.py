@@ -118,3 +118,34 @@ def test_a_table_of_ones_own(place: Path, noisy_root: Path) -> None:
     assert "<b>" not in called
     assert data.corrected == "2 relabelled, 1 split; 2 persons new"
     assert experiment.located(settings).data.corrections == str(place / "c.csv")
+
+
+def test_weights_and_corrections_of_one_audit(place: Path) -> None:
+    train = DATASETS["demo"](data_root(None) / "demo").train
+    long = int(np.flatnonzero(train.lengths > 1)[1])
+    (place / "c.csv").write_text(f"action,key,pid,frames\ndrop,{train.key(0)},,\nsplit,{train.key(long)},,1\n")
+    weights = "".join(f"{train.key(i)},{i + 1}\n" for i in range(len(train)))
+    (place / "w.csv").write_text(f"key,weight\n{weights}")
+    found = experiment.load_data(config.load("run.yaml", ["data.corrections=c.csv", "data.weights=w.csv"])).train
+    keys, expected = [found.split.key(i) for i in range(len(found.split))], {train.key(i): i + 1 for i in range(21)}
+    assert train.key(0) not in keys and f"{train.key(long)}@1" in keys
+    weight = np.array([expected.get(key, 1.0) for key in keys])
+    assert found.weight_F is not None
+    assert found.weight_F.numpy()[found.split.start] == pytest.approx(weight / weight.mean())
+
+
+def test_an_audit_sees_the_labels_that_the_run_has_seen(place: Path) -> None:
+    """The run has kept its corrections and its noise; the files it was given may be gone or changed."""
+    noise = "data.noise={name: uniform_others, rate: 0.2, seed: 3}"
+    run = ["run.yaml", "train.iterations=2", "test.protocols=market1501", "--output-dir", "run"]
+    assert call("train", *run, "data.corrections=mended.csv", noise) == 0
+    drawn, made = labelled("data.corrections=mended.csv", noise), place / "run/noise.csv"
+    made.write_text("\n".join(made.read_text().splitlines()[:3]))  # as if an earlier version had drawn others
+    labels = labelled("data.corrections=mended.csv", "data.noise={name: manifest, path: run/noise.csv}")
+    assert labels != drawn
+    key, pid, _ = labels[0]
+    other = next(one for _, one, _ in labels if one != pid)
+    (place / "mended.csv").write_text(f"action,key,pid\nrelabel,{key},{other}\n")
+    assert call("audit", "run", "--no-page") == 0
+    with open("run/audit.csv", newline="") as stream:
+        assert {row["key"]: int(row["pid"]) for row in csv.DictReader(stream)} == {key: pid for key, pid, _ in labels}

@@ -28,7 +28,15 @@ def rows_of(run: str | Path) -> list[dict]:
 
 def test_a_run_directory_is_complete(trained: Path) -> None:
     files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
-    expected = {"checkpoints/evidence.npz", "config.yaml", "log.txt", "metrics.jsonl", "eval.json", "report.html", "features.npz"}
+    expected = {
+        "checkpoints/evidence.npz",
+        "config.yaml",
+        "log.txt",
+        "metrics.jsonl",
+        "eval.json",
+        "report.html",
+        "features.npz",
+    }
     expected |= {"checkpoints/last.pt", "checkpoints/best.pt"}
     assert {name for name in files if not name.startswith("tensorboard/")} == expected
     assert any(name.startswith("tensorboard/events") for name in files)

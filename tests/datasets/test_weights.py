@@ -85,3 +85,14 @@ def test_a_table_may_have_a_column(split: Split) -> None:
         DataError, match=r"tracklet t0: expected '0\.5' as in row 2, got '0\.6'; a weight is that of a whole"
     ):
         load_manifest(split.root / "t.csv")
+
+
+def test_weights_of_tracklets_that_corrections_dropped_are_passed_over(split: Split) -> None:
+    file = written(split, f"key,weight\n{split.key(0)},0.5\n{split.key(3)},2\n")
+    kept = split.select([1, 2, 3])
+    assert read_weights(file, kept, {split.key(0)}).tolist() == [1, 1, 2]
+    with pytest.raises(DataError, match="no training tracklet has the key"):
+        read_weights(file, kept)
+    file.write_text(f"key,weight\n{split.key(0)},much\n")
+    with pytest.raises(DataError, match="expected a number"):
+        read_weights(file, kept, {split.key(0)})
