@@ -73,7 +73,7 @@ class Evidence(nn.Module):
 
     @torch.no_grad()
     def add(self, step: int, frame_B: Tensor, p_B: Tensor, margin_B: Tensor, weight_B: Tensor) -> None:
-        """Counts this process's samples of one step, counted from 0; frames by their place in the split's names. No device is waited for."""
+        """Counts this process's samples of one step, counted from 0; frames by their place in the split's names. It waits for no device."""
         values = torch.stack([p_B, p_B.square(), margin_B, weight_B], 1)
         units = (values.clamp(-_LIMIT, _LIMIT) * _UNIT).round().long()
         one_B, place_B = torch.ones_like(frame_B, dtype=torch.int32), self.place[frame_B]
