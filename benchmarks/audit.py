@@ -171,6 +171,14 @@ def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[s
         keys = {key for key, _ in switched}
         hit = [bool(one.frames) for one in found if split.key(one.row) in keys]
         figures["switched_tracklets_found"] = float(np.mean(hit))
+        # Which of two persons a switched tracklet is of, frames alone do not tell: the cut counts, whichever side is called foreign.
+        parts = np.split(truth_F == told_F, np.cumsum([split.lengths[row] for row in rows])[:-1])
+        agree = [
+            max(part.mean(), 1 - part.mean())
+            for part, one in zip(parts, found, strict=True)
+            if split.key(one.row) in keys
+        ]
+        figures["frames_on_the_right_side"] = float(np.mean(agree))
     figures["named"] = {kind: sum(one.kind == kind for one in found) for kind in ("wrong", "switch", "merge", "split")}
     for kind in ("merge", "split"):  # persons, not tracklets
         persons = {int(split.pid[one.row]) for one in found if one.kind == kind}
@@ -214,6 +222,7 @@ def table(cells: list[dict[str, Any]]) -> str:
         told = [f"foreign frames: precision {frames['precision']:.2f}, recall {frames['recall']:.2f}"]
         if "switched_tracklets_found" in cell:
             told.append(f"switched tracklets found: {cell['switched_tracklets_found']:.2f}")
+            told.append(f"their frames on the right side of the cut: {cell['frames_on_the_right_side']:.2f}")
         for kind, noise in (("split", "merged_identities"), ("merge", "split_identities")):
             named = set(cell[f"{kind}_pids"])
             pairs = cell["changed_pids"] if noise in cell["cell"] else []
