@@ -44,6 +44,7 @@ DEFAULT, TOKEN = "gallery", "MILVUS_TOKEN"
 FEATURE, TEXTS, NUMBERS = "feature", ("path", "pid_name", "camid_name"), ("row", "pid", "camid", "num_frames", "digest")
 FIELDS = ["key", *NUMBERS, *TEXTS, FEATURE]
 STRONG = "Strong"
+EMBEDDED_INDEXES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8", "AUTOINDEX")
 ROWS_AT_ONCE, BYTES_AT_ONCE = 1000, 2**22  # of one request; a server takes 64 MiB
 NAMES_AT_ONCE = 50  # persons or cameras asked for in one request
 LONGEST_TEXT = 65_535  # bytes of UTF-8, Milvus' own limit
@@ -260,6 +261,8 @@ def push(
     """
     rows = _Rows(gallery)
     kind, parameters = _index(index or "FLAT")
+    if where.embedded and kind not in EMBEDDED_INDEXES:  # it would take any name, and fail at the first search
+        raise ConfigError(f"--index: milvus-lite has {', '.join(EMBEDDED_INDEXES)}, got {kind}")
     with _connected(where, make=True) as client:
         held = client.has_collection(where.collection)
         if not held:
