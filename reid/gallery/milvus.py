@@ -272,7 +272,7 @@ def push(
             _require_same(collection, gallery, rows, index)
             if not collection.index:
                 indexes = client.prepare_index_params()
-                indexes.add_index(FEATURE, index_type=kind, metric_type="IP", params=parameters)
+                indexes.add_index(FEATURE, index_type=kind, index_name=FEATURE, metric_type="IP", params=parameters)
                 client.create_index(where.collection, indexes)
             client.load_collection(where.collection)
         except BaseException:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reid.gallery import store
+from reid.gallery import milvus, store
 from tests.commands.conftest import call, tracklets
 
 pytest.importorskip("pymilvus", reason="needs pymilvus (pip install 'robust-reid[milvus]')")
@@ -42,6 +42,18 @@ def test_a_database_answers_as_its_folder(
     assert call("gallery", "remove", PLACE, key) == 0
     assert f"{PLACE}: {everything - 1} tracklets left" in capsys.readouterr().out
     assert f"no such image, folder of frames or key of {PLACE}" in fails("search", "--gallery", PLACE, key)
+
+
+def test_a_search_warns_of_a_push_that_was_killed(gallery: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """tests/gallery/test_milvus.py kills pushes; here the mark that they leave is set."""
+    key = str(store.read(gallery).key[5])
+    assert call("gallery", "push", gallery, PLACE) == 0
+    with milvus.opened(milvus.address(PLACE)) as collection:
+        collection.client.alter_collection_properties("demo", {f"robust_reid.{milvus.UNFINISHED}0": "days/monday"})
+    capsys.readouterr()
+    assert call("search", "--gallery", PLACE, key) == 0
+    warning = f"{PLACE}: incomplete: robust-reid gallery push days/monday {PLACE} has not come to its end"
+    assert warning in capsys.readouterr().err
 
 
 def test_what_only_a_folder_can_do(gallery: Path, capsys: pytest.CaptureFixture[str], fails) -> None:
