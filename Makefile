@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # faiss-cpu and faiss-gpu exclude each other; a machine with an NVIDIA driver gets the GPU build.
 # CONSTRAINTS=constraints.txt installs the versions that the tests last passed with.
 FAISS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
+# milvus-lite brings faiss-cpu, so its tests run where that is the build.
+COMMA := ,
+EXTRAS := $(FAISS)$(if $(filter cpu,$(FAISS)),$(COMMA)milvus-lite)
 
 .PHONY: help demo test faults lint docs bench constraints licences
 .DEFAULT_GOAL := help
@@ -49,5 +52,5 @@ bench: $(READY) ## CCE, MAE, GCE and IMAE on the demo data at 0, 30 and 60 % wro
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11, 4) else f"Python 3.11.4 or newer is needed, {v[0]}.{v[1]}.{v[2]} found; call: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[$(FAISS),dev,docs]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS),dev,docs]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	@touch $@

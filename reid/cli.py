@@ -139,6 +139,11 @@ def parser(description: str, examples: str) -> argparse.ArgumentParser:
     )
 
 
+def path_or_text(text: str) -> str:
+    """What may be a path or something else, as typed; completion offers files for it, as it does for a `Path`."""
+    return text
+
+
 def add_config_flags(arguments: argparse.ArgumentParser, example: str = "machine.workers=8") -> None:
     """Flags that stand for config keys, and free overrides; `overrides_of` turns both into one list."""
     arguments.add_argument(

@@ -21,7 +21,8 @@ PAGES = [
 ]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 MARK = re.compile(
-    r"#.*\b(needs|takes) (MARS|Market-1501|CIFAR-10|a GPU|the network|robust-reid demo|a minute|minutes|\d+ minutes|an hour|\d+ hours)"
+    r"#.*\b(needs|takes) (MARS|Market-1501|CIFAR-10|a GPU|the network|Milvus|robust-reid demo|"
+    r"a minute|minutes|\d+ minutes|an hour|\d+ hours)"
 )
 OTHER_PROGRAMS = {"pip", "python3", "mkdir"}  # installation; not checked here
 
@@ -48,7 +49,7 @@ def lines_of(block: str) -> list[str]:
 def commands(block: str) -> list[Command]:
     found = []
     for line in lines_of(block):
-        words = shlex.split(line, comments=True)
+        words = shlex.split(re.sub(r"(^|\s)#.*", "", line))  # inside a word # is no comment: people.db#mine
         words = words[: words.index(">")] if ">" in words else words
         start = words[:1] == ["torchrun"] and words.index("reid")
         if words[:1] == ["robust-reid"] or start:

@@ -10,8 +10,8 @@ import io
 import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from reid.datasets.images import IMAGE_SUFFIXES, WIDE, images_in
 from reid.errors import ConfigError, DataError, in_range
 from reid.experiment import OfRun, OfWeights, Source
 from reid.files import atomic
-from reid.gallery import store, tune
+from reid.gallery import milvus, store, tune
 from reid.gallery.index import Index, num_gpus
 from reid.gallery.search import Hits, rows_of_cameras, search
 from reid.gallery.store import Gallery
@@ -85,8 +85,42 @@ class Options:
     device: str = "auto"
 
 
+@dataclass(frozen=True, eq=False)
+class _Maker:
+    """What made a gallery, and embeds queries the same way.
+
+    Args:
+        place: the gallery's, for messages.
+        about: as `gallery.json` says it.
+        fingerprint: of model and preprocessing.
+    """
+
+    place: str
+    about: Mapping[str, Any]
+    fingerprint: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What was found, and where.
+
+    Args:
+        gallery: all of a folder, or the rows that a database gave.
+        row: of each of its rows the number that is shown.
+        queries: what was asked.
+        hits: rows of `gallery`.
+        facts: how it was searched, in words.
+    """
+
+    gallery: Gallery
+    row: np.ndarray
+    queries: Sequence[Query]
+    hits: Hits
+    facts: dict[str, str]
+
+
 def run(
-    folder: Path,
+    place: Path | milvus.Address,
     queries: Sequence[str],
     options: Options,
     *,
@@ -96,42 +130,85 @@ def run(
     """Searches a gallery, prints the hits and writes them where asked.
 
     Args:
-        folder: feature folder of robust-reid extract.
+        place: feature folder of robust-reid extract, or a database that robust-reid gallery push filled.
         queries: keys of the gallery, images (also of a packed folder), or folders of the frames of one tracklet.
         options: how to search.
         json_file: gets the hits.
         html_file: gets a sheet with pictures of them.
     """
-    gallery = store.open_gallery(folder)
-    features = gallery.features
-    camera, not_camera = (_cameras(gallery, given) for given in (options.camera, options.not_camera))
-    rows = rows_of_cameras(features, camera, not_camera)
-    named = _named(gallery, queries)
-    least, facts = _least_similarity(gallery, options)
-    index = _index(gallery, options.index) if rows is None else None
-    asked = _features_of(gallery, named, options)
-    own = np.array([query.row for query in named])
-    hits = search(features, asked, top_k=options.top_k, rows=rows, own=own, index=index).above(least)
-    facts["searched"] = f"{len(features.pid if rows is None else rows)} of {len(features.pid)} tracklets, " + (
-        "exactly" if index is None else f"by {index.factory}"
-    )
-    for name, fact in facts.items():
+    if isinstance(place, Path):
+        answer = _in_folder(place, queries, options)
+    else:
+        answer = _in_database(place, queries, options)
+    for name, fact in answer.facts.items():
         logger.info("%s: %s", name, fact)
     records = [
-        {"schema": SCHEMA, "query": query.text, "hits": _hits(gallery, hits, i)} for i, query in enumerate(named)
+        {"schema": SCHEMA, "query": query.text, "hits": _hits(answer, i)} for i, query in enumerate(answer.queries)
     ]
     _print(records)
     if json_file is not None:
         with atomic(json_file) as temporary:
             temporary.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     if html_file is not None:
+        about = answer.gallery.about
         facts = {
-            "gallery": str(folder),
-            "model": str(gallery.about.get("run") or gallery.about.get("weights", "unknown")),
-            **facts,
+            "gallery": str(place),
+            "model": str(about.get("run") or about.get("weights", "unknown")),
+            **answer.facts,
         }
-        lists = [_sheet(gallery, query, hits, i) for i, query in enumerate(named)]
-        write_hits(html_file, f"Hits in {folder.absolute().name}", facts, lists)
+        lists = [_sheet(answer.gallery, query, answer.hits, i) for i, query in enumerate(answer.queries)]
+        name = place.absolute().name if isinstance(place, Path) else str(place)
+        write_hits(html_file, f"Hits in {name}", facts, lists)
+
+
+def _in_folder(folder: Path, queries: Sequence[str], options: Options) -> _Answer:
+    gallery = store.open_gallery(folder)
+    features = gallery.features
+    camera, not_camera = (_cameras(gallery, given) for given in (options.camera, options.not_camera))
+    rows = rows_of_cameras(features, camera, not_camera)
+    row_of = store.rows_by_key(gallery)
+    named = _named(row_of, queries, f"{folder} (a key is like {next(iter(row_of))!r})")
+    least, facts = _least_similarity(gallery, options)
+    index = _index(gallery, options.index) if rows is None else None
+    maker = _Maker(str(folder), gallery.about, features.fingerprint)
+    asked = _features_of(maker, named, features.features, options)
+    own = np.array([query.row for query in named])
+    hits = search(features, asked, top_k=options.top_k, rows=rows, own=own, index=index).above(least)
+    facts["searched"] = f"{len(features.pid if rows is None else rows)} of {len(features.pid)} tracklets, " + (
+        "exactly" if index is None else f"by {index.factory}"
+    )
+    return _Answer(gallery, np.arange(len(features.pid)), named, hits, facts)
+
+
+def _in_database(place: milvus.Address, queries: Sequence[str], options: Options) -> _Answer:
+    for flag, given in (("--false-match-rate", options.false_match_rate), ("--index", options.index)):
+        if given is not None:
+            raise ConfigError(
+                f"{flag}: needs all rows of a feature folder; search the folder, or give --min-similarity"
+            )
+    least, facts = _given_similarity(options)
+    with milvus.opened(place) as collection:
+        for folder in collection.unfinished:
+            logger.warning(
+                "%s: incomplete: robust-reid gallery push %s %s has not come to its end", place, folder, place
+            )
+        total, expr = collection.count(), collection.camera_filter(options.camera, options.not_camera)
+        among = collection.count(expr) if expr else total
+        if not among:
+            raise DataError(
+                f"{place}: no row is left of {total} by cameras; --camera and --not-camera take names and numbers"
+            )
+        held = collection.rows(queries)
+        row_of = {key: row for row, key in enumerate(held)}
+        named = _named(row_of, queries, str(place))
+        own_features = np.array([row[milvus.FEATURE] for row in held.values()], np.float32).reshape(-1, collection.dim)
+        asked = _features_of(_Maker(str(place), collection.about, collection.fingerprint), named, own_features, options)
+        own = [held[query.text] if query.row >= 0 else None for query in named]
+        found = milvus.nearest(collection, asked, top_k=options.top_k, expr=expr, own=own)
+        facts["searched"] = f"{among} of {total} tracklets, by Milvus {collection.index}"
+    local = store.rows_by_key(found.gallery)
+    named = [replace(query, row=local[query.text]) if query.row >= 0 else query for query in named]
+    return _Answer(found.gallery, found.row, named, found.hits.above(least), facts)
 
 
 def run_tune(folder: Path, top_k: int, factory: str | None) -> None:
@@ -171,9 +248,8 @@ def _cameras(gallery: Gallery, given: Sequence[str] | None) -> list[int] | None:
     return [number_of[text] if text in number_of else int(text) for text in given]
 
 
-def _named(gallery: Gallery, queries: Sequence[str]) -> list[Query]:
+def _named(row_of: Mapping[str, int], queries: Sequence[str], place: str) -> list[Query]:
     """What each query is; a key of the gallery comes before a file of that name."""
-    row_of = store.rows_by_key(gallery)
     named = []
     for text in queries:
         path = Path(text)
@@ -184,9 +260,7 @@ def _named(gallery: Gallery, queries: Sequence[str]) -> list[Query]:
         elif path.is_file() or frames.is_packed(path):
             named.append(Query(text, frames=[path]))
         else:
-            raise DataError(
-                f"query {text}: no such image, folder of frames or key of {gallery.folder} (a key is like {next(iter(row_of))!r})"
-            )
+            raise DataError(f"query {text}: no such image, folder of frames or key of {place}")
     return named
 
 
@@ -207,6 +281,10 @@ def _least_similarity(gallery: Gallery, options: Options) -> tuple[float, dict[s
         pairs = f"{told.pairs} pairs of different persons in this gallery{sample}"
         words = f"{told.similarity:.4f}, which at most {options.false_match_rate:g} of {pairs} reach"
         return told.similarity, {"least similarity": words}
+    return _given_similarity(options)
+
+
+def _given_similarity(options: Options) -> tuple[float, dict[str, str]]:
     if options.min_similarity is not None:
         in_range("min_similarity", options.min_similarity, -1, 1)
         return options.min_similarity, {"least similarity": f"{options.min_similarity:g}"}
@@ -222,27 +300,26 @@ def _index(gallery: Gallery, factory: str | None) -> Index | None:
     return None if index is None else index.on_gpus()
 
 
-def _features_of(gallery: Gallery, queries: Sequence[Query], options: Options) -> np.ndarray:
-    """(Q, D): the gallery's own rows as they are, the others by the model that made the gallery."""
-    features = gallery.features.features
+def _features_of(maker: _Maker, queries: Sequence[Query], features: np.ndarray, options: Options) -> np.ndarray:
+    """(Q, D): the gallery's own rows as they are, of (n, D) features, the others by the model that made the gallery."""
     asked = np.empty((len(queries), features.shape[1]), np.float32)
     own = [i for i, query in enumerate(queries) if query.row >= 0]
     new = [i for i, query in enumerate(queries) if query.row < 0]
     asked[own] = features[[queries[i].row for i in own]]
     if new:
-        asked[new] = _embedded(gallery, [queries[i] for i in new], options)
+        asked[new] = _embedded(maker, [queries[i] for i in new], options)
     return asked
 
 
-def _model(gallery: Gallery, options: Options) -> tuple[Source, list[str]]:
+def _model(maker: _Maker, options: Options) -> tuple[Source, list[str]]:
     """What embeds queries: what the user names, else what made the gallery; and settings of the latter."""
-    about = gallery.about
+    about = maker.about
     if options.weights is not None or (options.run is None and "weights" in about):
         file = options.weights or Path(about["weights"])
         if not file.is_file():
-            raise DataError(f"{file}: the file that made {gallery.folder} is not there; say where it is by --weights")
+            raise DataError(f"{file}: the file that made {maker.place} is not there; say where it is by --weights")
         name = (about.get("model") or {}).get("name")
-        settings = [one for one in _as_extracted(gallery) if not (options.size and one.startswith("augment."))]
+        settings = [one for one in _as_extracted(about) if not (options.size and one.startswith("augment."))]
         settings += (
             [f"model={json.dumps(about['model'])}"]
             if isinstance(about.get("model"), dict) and not options.model
@@ -251,14 +328,14 @@ def _model(gallery: Gallery, options: Options) -> tuple[Source, list[str]]:
         return OfWeights(file, options.model or name, options.size), settings
     place = options.run or about.get("run")
     if place is None:
-        raise ConfigError(f"{gallery.folder}: gallery.json names no run to embed queries with; name it by --run")
+        raise ConfigError(f"{maker.place}: gallery.json names no run to embed queries with; name it by --run")
     if not RunDirectory(Path(place)).config_file.is_file():
-        raise DataError(f"{place}: the run that made {gallery.folder} is not there; say where it is by --run")
-    return OfRun(Path(place), options.checkpoint or about.get("checkpoint", "last")), _as_extracted(gallery)
+        raise DataError(f"{place}: the run that made {maker.place} is not there; say where it is by --run")
+    return OfRun(Path(place), options.checkpoint or about.get("checkpoint", "last")), _as_extracted(about)
 
 
-def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> np.ndarray:
-    source, settings = _model(gallery, options)
+def _embedded(maker: _Maker, queries: Sequence[Query], options: Options) -> np.ndarray:
+    source, settings = _model(maker, options)
     _warn_of_full_frames(queries)
     config = source.config([*settings, f"machine.device={json.dumps(options.device)}", "machine.workers=0"])
     stop = np.cumsum([len(query.frames) for query in queries])
@@ -270,18 +347,18 @@ def _embedded(gallery: Gallery, queries: Sequence[Query], options: Options) -> n
     with start(config.machine.device, config.machine.dtype) as runtime:
         trained = source.load(config, runtime)
         made = features_of(config, trained.embedding, trained.preprocess, split, runtime)
-    if made.fingerprint != gallery.features.fingerprint:
+    if made.fingerprint != maker.fingerprint:
         raise DataError(
-            f"{source} is model {made.fingerprint}, {gallery.folder} was made by {gallery.features.fingerprint}: two models never mix; "
+            f"{source} is model {made.fingerprint}, {maker.place} was made by {maker.fingerprint}: two models never mix; "
             "name the one that made it by --run and --checkpoint, or by --weights, or extract the gallery anew"
         )
     return made.features
 
 
-def _as_extracted(gallery: Gallery) -> list[str]:
+def _as_extracted(about: Mapping[str, Any]) -> list[str]:
     """Overrides of the run's config: the sizes and the pooling that the gallery was extracted with, which may not be the run's."""
     keys = {"resize": "augment.resize", "crop": "augment.crop", "pooling": "test.pooling"}
-    said = gallery.about.get("preprocessing", {})
+    said = about.get("preprocessing", {})
     return [f"{key}={json.dumps(said[name])}" for name, key in keys.items() if name in said]
 
 
@@ -299,13 +376,14 @@ def _warn_of_full_frames(queries: Sequence[Query]) -> None:
                 )
 
 
-def _hits(gallery: Gallery, hits: Hits, i: int) -> list[dict[str, Any]]:
+def _hits(answer: _Answer, i: int) -> list[dict[str, Any]]:
+    gallery, hits = answer.gallery, answer.hits
     rows, features, names = hits.rows[i][hits.rows[i] >= 0], gallery.features, gallery.names
     assert features.key is not None
     return [
         {
             "rank": rank,
-            "row": int(row),
+            "row": int(answer.row[row]),
             "key": str(features.key[row]),
             "pid": int(features.pid[row]),
             "camid": int(features.camid[row]),

@@ -63,7 +63,7 @@ def search(
     """
     if top_k < 1:
         raise ConfigError(f"top_k: expected 1 or more, got {top_k}")
-    query = _unit(query_QD, features.features.shape[1])
+    query = unit_rows(query_QD, features.features.shape[1])
     own = np.full(len(query), -1) if own is None else np.asarray(own)
     near, similarity = np.full((len(query), top_k), -1, np.int64), np.zeros((len(query), top_k))
     for first in range(0, len(query), QUERIES_AT_ONCE):
@@ -95,7 +95,7 @@ def rows_of_cameras(
     return np.flatnonzero(kept)
 
 
-def _unit(query_QD: np.ndarray, dim: int) -> np.ndarray:
+def unit_rows(query_QD: np.ndarray, dim: int) -> np.ndarray:
     query = np.asarray(query_QD, np.float64)
     if query.ndim != 2 or query.shape[1] != dim:
         raise DataError(f"query: expected features of shape (Q, {dim}), as the gallery's, got {query.shape}")

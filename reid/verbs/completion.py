@@ -44,7 +44,7 @@ def whole_command() -> argparse.ArgumentParser:
 
 def _offer_files(parser: argparse.ArgumentParser) -> None:
     for action in parser._actions:  # argparse has no public list of them; shtab reads the same one
-        if action.type is Path:
+        if action.type in (Path, cli.path_or_text):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
         elif isinstance(action.choices, dict):  # a verb's own verbs
             for inner in action.choices.values():

@@ -1,7 +1,8 @@
-"""Change a gallery without a model: take tracklets out, or build its index. (robust-reid extract --add puts tracklets in.)"""
+"""Change a gallery without a model: take tracklets out, index it, push it to a database. (robust-reid extract --add puts them in.)"""
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from reid import cli
@@ -9,19 +10,34 @@ from reid import cli
 EXAMPLES = """\
   robust-reid gallery remove galleries/mine monday_0017 monday_0018
   # robust-reid search galleries/mine --tune shows which index is worth it
-  robust-reid gallery index galleries/mine IVF1024,Flat:nprobe=16"""
+  robust-reid gallery index galleries/mine IVF1024,Flat:nprobe=16
+  # a database in a folder (pip install 'robust-reid[milvus-lite]'), or a server
+  robust-reid gallery push galleries/mine people.db#mine
+  robust-reid gallery push galleries/mine http://milvus:19530#mine
+  robust-reid gallery remove people.db#mine monday_0017"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `robust-reid gallery`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="remove|index")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="remove|index|push")
     remove = commands.add_parser("remove", help="take tracklets out")
-    remove.add_argument("folder", type=Path, metavar="DIR", help="feature folder of robust-reid extract")
+    remove.add_argument(
+        "folder", type=cli.path_or_text, metavar="DIR|URI", help="feature folder of robust-reid extract, or a database"
+    )
     remove.add_argument("keys", nargs="+", metavar="KEY", help="tracklets, as meta.csv names them")
     index = commands.add_parser("index", help="build a faiss index")
     index.add_argument("folder", type=Path, metavar="DIR", help="feature folder of robust-reid extract")
     index.add_argument("factory", metavar="FACTORY", help="faiss factory string; search parameters after a colon")
+    push = commands.add_parser("push", help="copy it into a Milvus database; goes on where a killed push was")
+    push.add_argument("folder", type=Path, metavar="DIR", help="feature folder of robust-reid extract")
+    push.add_argument(
+        "uri", type=cli.path_or_text, metavar="URI", help="FILE.db#COLLECTION or http://HOST:19530#COLLECTION"
+    )
+    push.add_argument("--overwrite", action="store_true", help="replace other rows of the same keys")
+    push.add_argument(
+        "--index", metavar="KIND", help="Milvus' index of a new collection, e.g. HNSW:M=16 (default: FLAT, exact)"
+    )
     return parser
 
 
@@ -29,12 +45,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     cli.log_to_stderr()
 
-    from reid.gallery import change
+    from reid.gallery import change, milvus, store
 
-    if flags.command == "remove":
-        print(f"{flags.folder}: {change.remove(flags.folder, flags.keys)} tracklets left")
+    if flags.command == "push":
+        _push(flags)
+    elif flags.command == "remove":
+        if milvus.is_address(flags.folder) and not store.exists(Path(flags.folder)):
+            left = milvus.remove(milvus.address(flags.folder), flags.keys)
+        else:
+            left = change.remove(Path(flags.folder), flags.keys)
+        print(f"{flags.folder}: {left} tracklets left")
     else:
         from reid.commands.extract import log_recall
 
         log_recall(*change.reindex(flags.folder, flags.factory))
     return 0
+
+
+def _push(flags: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from reid.gallery import milvus, store
+
+    where = milvus.address(flags.uri)
+    bar = partial(tqdm, desc="pushing", unit="request", disable=None)
+    done = milvus.push(
+        store.open_gallery(flags.folder), where, index=flags.index, overwrite=flags.overwrite, progress=bar
+    )
+    print(f"{where}: {done.written} tracklets written, {done.same} were there; {done.total} in all")

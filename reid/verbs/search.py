@@ -12,6 +12,8 @@ EXAMPLES = """\
       --html hits.html --json hits.json
   robust-reid search galleries/mars 0002C1T0002 --not-camera 1 \\
       --false-match-rate 0.001
+  # in a vector database that robust-reid gallery push filled
+  robust-reid search --gallery people.db#mars 0002C1T0002
   # what an index would gain and lose here
   robust-reid search galleries/mars --tune"""
 
@@ -23,9 +25,14 @@ def _cameras(text: str) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     """The flags of `robust-reid search`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="feature folder of robust-reid extract")
+    parser.add_argument(
+        "folder", type=cli.path_or_text, nargs="?", metavar="DIR", help="feature folder of robust-reid extract"
+    )
     parser.add_argument(
         "queries", nargs="*", metavar="QUERY", help="key of the gallery, image (of a pack too), or folder of frames"
+    )
+    parser.add_argument(
+        "--gallery", metavar="URI", help="search a database in DIR's place: FILE.db#NAME, http://HOST:19530#NAME"
     )
     which = parser.add_argument_group("which hits")
     which.add_argument("--top-k", type=int, default=10, metavar="K", help="hits per query (default: 10)")
@@ -53,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser()
     flags = arguments.parse_intermixed_args(argv)
+    if flags.gallery is not None and flags.folder is not None:
+        flags.folder, flags.queries = None, [flags.folder, *flags.queries]
+    if flags.gallery is None and flags.folder is None:
+        arguments.error("give a feature folder, or --gallery URI")
+    if flags.tune and flags.gallery is not None:
+        arguments.error("--tune tries indexes of a feature folder")
     if flags.tune == bool(flags.queries):
         arguments.error("give either queries or --tune")
     cli.check_weights_flags(arguments, flags)
@@ -61,11 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.log_to_stderr()
 
     from reid.commands import search
+    from reid.gallery import milvus
 
+    if flags.gallery is None and milvus.is_address(flags.folder) and not Path(flags.folder).is_dir():
+        arguments.error(f"a database is named by --gallery {flags.folder}")
+    place = Path(flags.folder) if flags.gallery is None else milvus.address(flags.gallery)
     if flags.tune:
-        search.run_tune(flags.folder, flags.top_k, flags.index)
+        search.run_tune(Path(flags.folder), flags.top_k, flags.index)
     else:
         names = (field for field in search.Options.__dataclass_fields__)
         options = search.Options(**{name: getattr(flags, name) for name in names})
-        search.run(flags.folder, flags.queries, options, json_file=flags.json, html_file=flags.html)
+        search.run(place, flags.queries, options, json_file=flags.json, html_file=flags.html)
     return 0

@@ -1,0 +1,683 @@
+"""A gallery in Milvus, a vector database: pushed from a feature folder, searched and changed from any machine.
+
+Where it is: ``people.db#market``, a collection in a database that milvus-lite keeps in a folder of this machine, for one program at a
+time; or ``http://host:19530#market``, of a server or cluster (``http://host:19530/DATABASE#market`` for another database of it, the
+user and password in the environment variable MILVUS_TOKEN, as ``user:password``). Without ``#NAME`` the collection is called ``gallery``.
+
+One row per tracklet, its key the primary key, so a key given twice is one row. What made the features (the model's fingerprint, the
+preprocessing) is a property of the collection. All is written and read with the consistency level Strong: a search sees every row whose
+push was acknowledged before it. Candidates come from the engine; hits and similarities are computed here from their stored vectors, by
+the same function as a folder's.
+
+pymilvus is imported when a database is opened. It repeats calls that a server could not take by itself.
+
+Shapes: N rows, n of them, D feature dimensions, Q queries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from reid.errors import ConfigError, DataError
+from reid.features import FeatureSet
+from reid.gallery import store
+from reid.gallery.search import DEEPER, Hits, search, unit_rows
+from reid.gallery.store import Gallery
+from reid.tracklets import IdNames
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+DEFAULT, TOKEN = "gallery", "MILVUS_TOKEN"
+FEATURE, TEXTS, NUMBERS = "feature", ("path", "pid_name", "camid_name"), ("row", "pid", "camid", "num_frames", "digest")
+FIELDS = ["key", *NUMBERS, *TEXTS, FEATURE]
+STRONG = "Strong"
+EMBEDDED_INDEXES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8", "AUTOINDEX")
+ROWS_AT_ONCE, BYTES_AT_ONCE = 1000, 2**22  # of one request; a server takes 64 MiB
+NAMES_AT_ONCE = 50  # persons or cameras asked for in one request
+LONGEST_TEXT = 65_535  # bytes of UTF-8, Milvus' own limit
+MOST_CANDIDATES = 16_384  # likewise
+UNFINISHED = "unfinished."  # and a digest of the folder: properties of a collection that is being pushed to
+_PREFIX = "robust_reid."
+_MADE_BY = (
+    "run",
+    "checkpoint",
+    "weights",
+    "model",
+    "preprocessing",
+)  # entries of gallery.json that tell how to embed a query
+_QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a gallery is.
+
+    Args:
+        database: the folder of milvus-lite, or a server's address.
+        collection: its name there.
+    """
+
+    database: str
+    collection: str = DEFAULT
+
+    @property
+    def embedded(self) -> bool:
+        """Whether milvus-lite keeps it on this machine."""
+        return "://" not in self.database
+
+    def __str__(self) -> str:
+        """As typed, without a password."""
+        return f"{re.sub('://[^/@]*@', '://…@', self.database)}#{self.collection}"
+
+
+def is_address(text: str) -> bool:
+    """Whether a text names a database, and no folder."""
+    return "://" in text or _parts(text)[0].endswith(".db")
+
+
+def address(text: str) -> Address:
+    """What a text names.
+
+    Raises:
+        ConfigError: it names no database, or no collection that Milvus would take.
+    """
+    database, collection = _parts(text)
+    parts = urlsplit(database) if "://" in database else None
+    try:
+        usable = (
+            database.endswith(".db") if parts is None else bool(parts.scheme in ("http", "https") and parts.hostname)
+        )
+        if parts is not None:
+            _ = parts.port
+    except ValueError:
+        usable = False
+    where = Address(database, collection)
+    if not usable:
+        raise ConfigError(f"{where}: expected FILE.db#COLLECTION or http://HOST:19530#COLLECTION")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", collection):
+        raise ConfigError(
+            f"{where}: expected a collection's name of letters, digits and _, no digit first, got {collection!r}"
+        )
+    return where
+
+
+def _parts(text: str) -> tuple[str, str]:
+    if text.endswith(".db") or "#" not in text:
+        return text, DEFAULT
+    database, _, collection = text.rpartition("#")
+    return database, collection
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """An opened gallery of a database.
+
+    Args:
+        address: where it is.
+        client: pymilvus', open.
+        about: what made its features, as `gallery.json` says it.
+        fingerprint: of model and preprocessing.
+        named: which of `pid` and `camid` have texts for their numbers.
+        dim: D.
+        index: Milvus' name of the kind of index, such as ``FLAT``; "" where there is none yet.
+        unfinished: the folders whose push has not come to its end.
+    """
+
+    address: Address
+    client: Any
+    about: Mapping[str, Any]
+    fingerprint: str
+    named: frozenset[str]
+    dim: int
+    index: str
+    unfinished: tuple[str, ...]
+
+    def count(self, expr: str = "") -> int:
+        """Rows that pass a filter, all by default."""
+        return int(self.query(expr, ["count(*)"])[0]["count(*)"])
+
+    def rows(self, keys: Sequence[str]) -> dict[str, Row]:
+        """The rows that have these keys, by key; keys that nobody has are left out."""
+        return self.by_key([key for key in keys if _storable(key)], FIELDS)
+
+    def camera_filter(self, camera: Sequence[str] | None, not_camera: Sequence[str] | None) -> str:
+        """A filter of rows seen by some cameras and not by others, each by its name or number.
+
+        Raises:
+            ConfigError: there is no such camera.
+        """
+        parts = [("camid in", camera), ("camid not in", not_camera)]
+        given = [(words, sorted({self._camera(text) for text in texts})) for words, texts in parts if texts is not None]
+        return " and ".join(f"{words} [{', '.join(map(str, numbers))}]" for words, numbers in given)
+
+    def candidates(self, query_QD: np.ndarray, limit: int, expr: str = "") -> list[list[Row]]:
+        """The rows that the engine finds nearest to each query, among those that pass a filter, roughly nearest first."""
+        together = max(1, 4 * BYTES_AT_ONCE // (4 * self.dim * limit))
+        found: list[list[Row]] = []
+        for first in range(0, len(query_QD), together):
+            lists = self.client.search(
+                self.address.collection,
+                query_QD[first : first + together].tolist(),
+                filter=expr,
+                limit=limit,
+                output_fields=FIELDS,
+                anns_field=FEATURE,
+                search_params={"metric_type": "IP"},
+                consistency_level=STRONG,
+            )
+            found += [[hit["entity"] for hit in hits] for hits in lists]
+        return found
+
+    def by_key(self, keys: Sequence[str], fields: Sequence[str]) -> dict[str, Row]:
+        """Some fields of the rows that have these keys, which can be stored, by key."""
+        found: dict[str, Row] = {}
+        for part in _parcels([8 + 2 * len(key.encode()) + 4 * self.dim * (FEATURE in fields) for key in keys]):
+            found |= {str(row["key"]): row for row in self.query(_any_of(keys[part]), fields)}
+        return found
+
+    def query(self, expr: str, fields: Sequence[str], **options: Any) -> list[Row]:
+        """Some fields of the rows that pass a filter."""
+        name = self.address.collection
+        return list(self.client.query(name, expr, list(fields), consistency_level=STRONG, **options))
+
+    def _camera(self, text: str) -> int:
+        if "camid" in self.named and (rows := self.query(f"camid_name == {quoted(text)}", ["camid"], limit=1)):
+            return int(rows[0]["camid"])
+        if not re.fullmatch(r"-?\d{1,18}", text, re.ASCII):
+            raise ConfigError(f"camera: {self.address} has no camera {text!r}; expected its name or number")
+        return int(text)
+
+
+@contextlib.contextmanager
+def opened(where: Address) -> Iterator[Collection]:
+    """A gallery of a database, for as long as the context lasts.
+
+    Raises:
+        ConfigError: pymilvus, or milvus-lite, is not installed.
+        DataError: there is none, it cannot be reached, or it was made by something else.
+    """
+    with _connected(where) as client:
+        if not client.has_collection(where.collection):
+            others = ", ".join(sorted(client.list_collections())) or "none"
+            raise DataError(f"{where}: no such collection; there are: {others}")
+        collection = _collection(where, client)
+        if not collection.index:
+            raise DataError(f"{where}: is empty: the push that made it was killed; give it again")
+        client.load_collection(where.collection)
+        yield collection
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did.
+
+    Args:
+        written: rows that were new or different.
+        same: rows that were there already.
+        total: rows of the collection afterwards.
+    """
+
+    written: int
+    same: int
+    total: int
+
+
+def push(
+    gallery: Gallery,
+    where: Address,
+    *,
+    index: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[range], Iterable[int]] = iter,
+) -> Pushed:
+    """Puts all rows of a feature folder into a collection, made where there is none. A push that was killed goes on where it was.
+
+    Args:
+        gallery: the folder's.
+        where: the collection.
+        index: Milvus' name of the kind of index of a new one, and its parameters; ``FLAT``, which is exact, by default.
+        overwrite: replace rows that have the same key and are otherwise different.
+        progress: wraps the numbers of the requests.
+
+    Raises:
+        ConfigError: as `opened`; or another `index` than the collection's.
+        DataError: the collection is of another model, uses an id for another person or camera, or has other rows of these keys; a text
+            cannot be stored; the database cannot be reached. Nothing has been written then, unless the connection was lost on the way.
+    """
+    rows = _Rows(gallery)
+    kind, parameters = _index(index or "FLAT")
+    if where.embedded and kind not in EMBEDDED_INDEXES:  # it would take any name, and fail at the first search
+        raise ConfigError(f"--index: milvus-lite has {', '.join(EMBEDDED_INDEXES)}, got {kind}")
+    with _connected(where, make=True) as client:
+        held = client.has_collection(where.collection)
+        if not held:
+            _make(client, where, gallery, rows)
+        try:
+            collection = _collection(where, client)
+            _require_same(collection, gallery, rows, index)
+            if not collection.index:
+                indexes = client.prepare_index_params()
+                indexes.add_index(FEATURE, index_type=kind, index_name=FEATURE, metric_type="IP", params=parameters)
+                client.create_index(where.collection, indexes)
+            client.load_collection(where.collection)
+        except BaseException:
+            if not held:
+                with contextlib.suppress(Exception):  # what has been raised says more
+                    client.drop_collection(where.collection)
+            raise
+        todo = np.arange(len(rows))
+        if held and collection.count():
+            _require_same_ids(collection, gallery)
+            todo = _missing(collection, rows, overwrite=overwrite)
+        folder = str(gallery.folder.absolute())
+        unfinished = f"{_PREFIX}{UNFINISHED}{hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()}"
+        if len(todo):
+            client.alter_collection_properties(
+                where.collection, {unfinished: os.fsencode(folder).decode(errors="replace")}
+            )
+        parcels = list(_parcels(rows.sizes[todo].tolist()))
+        for number in progress(range(len(parcels))):
+            client.upsert(where.collection, [rows[row] for row in todo[parcels[number]].tolist()])
+        client.flush(where.collection)
+        client.drop_collection_properties(where.collection, [unfinished])
+        return Pushed(len(todo), len(rows) - len(todo), collection.count())
+
+
+def remove(where: Address, keys: Iterable[str]) -> int:
+    """Takes tracklets out of a collection.
+
+    Args:
+        where: the collection.
+        keys: which; given twice counts once.
+
+    Returns:
+        How many rows are left.
+
+    Raises:
+        ConfigError: as `opened`.
+        DataError: as `opened`; or a key is not there, in which case nothing is removed.
+    """
+    wanted = list(dict.fromkeys(keys))
+    with opened(where) as collection:
+        there = collection.by_key([key for key in wanted if _storable(key)], ["key"])
+        if missing := [key for key in wanted if key not in there]:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise DataError(f"{where}: no tracklet has the key {missing[0]!r}{more}")
+        for part in _parcels([8 + 2 * len(key.encode()) for key in wanted]):
+            collection.client.delete(where.collection, filter=_any_of(wanted[part]))
+        return collection.count()
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Hits, and the rows that they are among.
+
+    Args:
+        gallery: of the n rows that were fetched, by row number in the folder they came from, then by key.
+        row: (n,) int64, those numbers.
+        hits: rows of `gallery`.
+    """
+
+    gallery: Gallery
+    row: np.ndarray
+    hits: Hits
+
+
+def nearest(
+    collection: Collection,
+    query_QD: np.ndarray,
+    *,
+    top_k: int = 10,
+    expr: str = "",
+    own: Sequence[Row | None] | None = None,
+) -> Found:
+    """The nearest rows of each query: candidates from the engine, ordered by their true similarity, ties as in the folder.
+
+    Args:
+        collection: where to search.
+        query_QD: real; normalised here.
+        top_k: rows per query, >= 1.
+        expr: of the rows to search among, as Milvus writes it.
+        own: of each query the row that is the query itself and no hit, or None.
+
+    Raises:
+        DataError: a query has another size, is zero or not finite; no row passes the filter.
+        ConfigError: `top_k` is out of range.
+    """
+    most = (MOST_CANDIDATES - 1) // DEEPER
+    if not 1 <= top_k <= most:
+        raise ConfigError(f"top_k: expected 1 to {most} in a database, got {top_k}")
+    query = unit_rows(query_QD, collection.dim)
+    own = [None] * len(query) if own is None else own
+    lists = collection.candidates(query, DEEPER * top_k + 1, expr)
+    fetched = {row["key"]: row for rows in [*lists, [row for row in own if row is not None]] for row in rows}
+    if not fetched:
+        raise DataError(f"{collection.address}: no row is left to search among")
+    row_of, gallery = _local(collection, fetched)
+    near, similarity = np.full((len(query), top_k), -1, np.int64), np.zeros((len(query), top_k))
+    for i, rows in enumerate(lists):
+        among = np.array(sorted(row_of[row["key"]] for row in rows), np.int64)
+        itself = np.array([-1 if (mine := own[i]) is None else row_of[mine["key"]]])
+        hits = search(gallery.features, query_QD[i : i + 1], top_k=top_k, rows=among, own=itself)
+        near[i], similarity[i] = hits.rows[0], hits.similarity[0]
+    return Found(gallery, np.array([fetched[key]["row"] for key in row_of], np.int64), Hits(near, similarity))
+
+
+def _local(collection: Collection, fetched: Mapping[str, Row]) -> tuple[dict[str, int], Gallery]:
+    """Row numbers by key, and a gallery of rows that were fetched."""
+    rows = sorted(fetched.values(), key=lambda row: (row["row"], row["key"]))
+    names = {
+        kind: {int(row[kind]): str(row[f"{kind}_name"]) for row in rows if row[f"{kind}_name"]}
+        for kind in ("pid", "camid")
+    }
+    numbers = {name: np.array([row[name] for row in rows], np.int64) for name in ("pid", "camid", "num_frames")}
+    key, everything = np.array([row["key"] for row in rows], np.str_), np.arange(len(rows))
+    feature = np.array([row[FEATURE] for row in rows], np.float32)
+    features = FeatureSet(
+        feature, numbers["pid"], numbers["camid"], everything[:0], everything, key, collection.fingerprint
+    )
+    path = np.array([row["path"] for row in rows], object)
+    about = {**collection.about, "names": IdNames(**names).to_json()}
+    row_of = {row["key"]: place for place, row in enumerate(rows)}
+    return row_of, Gallery(Path(str(collection.address)), features, numbers["num_frames"], path, about)
+
+
+class _Rows:
+    """The rows of a feature folder as Milvus takes them.
+
+    Raises:
+        DataError: two have one key, a text is not UTF-8 or too long, or the model has no fingerprint.
+    """
+
+    def __init__(self, gallery: Gallery) -> None:
+        store.rows_by_key(gallery)
+        features, names = gallery.features, gallery.names
+        if features.fingerprint is None:
+            raise DataError(
+                f"{gallery.folder}: has no fingerprint of the model that made it; extract it with this program"
+            )
+        assert features.key is not None, "rows of a gallery have keys"
+        self.gallery, self.features = gallery, features.features
+        self.key = features.key.tolist()
+        self.columns: dict[str, list[Any]] = {
+            "pid": features.pid.tolist(),
+            "camid": features.camid.tolist(),
+            "num_frames": gallery.num_frames.tolist(),
+            "path": [str(path) for path in gallery.path],
+        }
+        for kind, of in (("pid", names.pid), ("camid", names.camid)):
+            self.columns[f"{kind}_name"] = [of.get(number, "") for number in self.columns[kind]]
+        for name, texts in {"key": self.key, **{name: self.columns[name] for name in TEXTS}}.items():
+            if (row := next((row for row, text in enumerate(texts) if not _storable(text)), None)) is not None:
+                raise DataError(
+                    f"{gallery.folder}: meta.csv, row {row}: {name}: a database stores UTF-8 of at most {LONGEST_TEXT} bytes, got "
+                    f"{texts[row]!r}; rename it and extract again"
+                )
+        texts_of = zip(self.key, *(self.columns[name] for name in TEXTS), strict=True)
+        self.sizes = np.array([4 * self.features.shape[1] + sum(len(t.encode()) for t in texts) for texts in texts_of])
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def digest(self, row: int) -> int:
+        """64 bits of all that a row says but its number, by which it is known again."""
+        said = [self.key[row], *(column[row] for column in self.columns.values())]
+        hashed = hashlib.blake2b(json.dumps(said).encode(), digest_size=8)
+        hashed.update(np.ascontiguousarray(self.features[row]).tobytes())
+        return int.from_bytes(hashed.digest(), "little", signed=True)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        columns = {name: column[row] for name, column in self.columns.items()}
+        feature = np.array(self.features[row])
+        return {"key": self.key[row], "row": row, **columns, "digest": self.digest(row), FEATURE: feature}
+
+
+def quoted(text: str) -> str:
+    """A text as a filter writes it; pymilvus' own `ids` do not escape quotes."""
+    return f'"{text.translate(_QUOTED)}"'
+
+
+def _any_of(keys: Sequence[str]) -> str:
+    return f"key in [{', '.join(map(quoted, keys))}]"
+
+
+def _storable(text: str) -> bool:
+    try:
+        return len(text.encode()) <= LONGEST_TEXT
+    except UnicodeEncodeError:  # a file name that is no UTF-8
+        return False
+
+
+def _parcels(sizes: Sequence[int]) -> Iterator[slice]:
+    """Rows in a row that one request takes, by the bytes of each."""
+    first, held = 0, 0
+    for row, size in enumerate(sizes):
+        if row > first and (held + size > BYTES_AT_ONCE or row - first == ROWS_AT_ONCE):
+            yield slice(first, row)
+            first, held = row, 0
+        held += size
+    if first < len(sizes):
+        yield slice(first, len(sizes))
+
+
+def _index(text: str) -> tuple[str, dict[str, float]]:
+    """Milvus' name of a kind of index, and its parameters: `HNSW:M=16,efConstruction=200`."""
+    kind, _, given = text.partition(":")
+    pairs = [part.partition("=") for part in given.split(",") if part]
+    if not re.fullmatch(r"\w+", kind) or not all(name and number.isdecimal() for name, _, number in pairs):
+        raise ConfigError(
+            f"--index: expected Milvus' name of one, such as FLAT or HNSW:M=16,efConstruction=200, got {text!r}"
+        )
+    return kind, {name: int(number) for name, _, number in pairs}
+
+
+def _make(client: Any, where: Address, gallery: Gallery, rows: _Rows) -> None:
+    from pymilvus import DataType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=LONGEST_TEXT)
+    for name in NUMBERS:
+        schema.add_field(name, DataType.INT64)
+    for name in TEXTS:
+        schema.add_field(name, DataType.VARCHAR, max_length=LONGEST_TEXT)
+    schema.add_field(FEATURE, DataType.FLOAT_VECTOR, dim=rows.features.shape[1])
+    about = {name: gallery.about[name] for name in _MADE_BY if name in gallery.about}
+    properties = {
+        "schema": str(SCHEMA),
+        "fingerprint": str(gallery.features.fingerprint),
+        "about": json.dumps(about),
+        "named": _named(gallery.names),
+    }
+    client.create_collection(
+        where.collection,
+        schema=schema,
+        consistency_level=STRONG,
+        properties={f"{_PREFIX}{name}": value for name, value in properties.items()},
+    )
+
+
+def _named(names: IdNames) -> str:
+    return ",".join(kind for kind, of in (("pid", names.pid), ("camid", names.camid)) if of)
+
+
+def _collection(where: Address, client: Any) -> Collection:
+    told = client.describe_collection(where.collection)
+    [index] = [client.describe_index(where.collection, FEATURE)] if client.list_indexes(where.collection) else [{}]
+    properties = {name.removeprefix(_PREFIX): value for name, value in told["properties"].items()}
+    try:
+        schema = int(properties["schema"])
+        if schema > SCHEMA:
+            raise DataError(
+                f"{where}: schema {schema}, expected {SCHEMA}: made by a newer version of this program; update this one"
+            )
+        [feature] = [field for field in told["fields"] if field["name"] == FEATURE]
+        return Collection(
+            where,
+            client,
+            json.loads(properties["about"]),
+            properties["fingerprint"],
+            frozenset(filter(None, properties["named"].split(","))),
+            int(feature["params"]["dim"]),
+            str(index.get("index_type", "")),
+            tuple(sorted(folder for name, folder in properties.items() if name.startswith(UNFINISHED))),
+        )
+    except (KeyError, ValueError, TypeError):
+        raise DataError(
+            f"{where}: no collection of robust-reid gallery push: its properties do not say what made it; choose another name"
+        ) from None
+
+
+def _require_same(collection: Collection, gallery: Gallery, rows: _Rows, index: str | None) -> None:
+    if collection.fingerprint != gallery.features.fingerprint:
+        raise DataError(
+            f"{collection.address}: made by model {collection.fingerprint}, {gallery.folder} by {gallery.features.fingerprint}: "
+            "two models never mix; push to another collection"
+        )
+    if collection.dim != rows.features.shape[1]:
+        raise DataError(
+            f"{collection.address}: rows of {collection.dim} dimensions, {gallery.folder} of {rows.features.shape[1]}"
+        )
+    if index is not None and collection.index and index.partition(":")[0] != collection.index:
+        raise ConfigError(f"--index: {collection.address} has the index {collection.index}, got {index}; leave it out")
+    if collection.named != frozenset(filter(None, _named(gallery.names).split(","))):
+        has = " and ".join(sorted(collection.named)) or "nothing"
+        raise DataError(
+            f"{collection.address}: has names for {has}, {gallery.folder} for {_named(gallery.names) or 'nothing'}: their numbers are not "
+            "the same persons and cameras; push to another collection"
+        )
+
+
+def _require_same_ids(collection: Collection, gallery: Gallery) -> None:
+    """Refuses a number that means another person or camera there, or a name that has another number."""
+    for kind, of in (("pid", gallery.names.pid), ("camid", gallery.names.camid)):
+        numbers = np.unique(getattr(gallery.features, kind)).tolist() if of else []
+        pairs = [(number, of.get(number, "")) for number in numbers if number > 0 or number in of]
+        for first in range(0, len(pairs), NAMES_AT_ONCE):
+            tests = []
+            for number, name in pairs[first : first + NAMES_AT_ONCE]:
+                tests.append(f"({kind} == {number} and {kind}_name != {quoted(name)})")
+                tests += [f"({kind} != {number} and {kind}_name == {quoted(name)})"] * bool(name)
+            for row in collection.query(" or ".join(tests), [kind, f"{kind}_name"], limit=1):
+                raise DataError(
+                    f"{collection.address}: {kind} {row[kind]} is {row[f'{kind}_name']!r} there and not in {gallery.folder}: ids in words "
+                    "are numbered by each folder; join the folders first (robust-reid extract --add), or push to another collection"
+                )
+
+
+def _missing(collection: Collection, rows: _Rows, *, overwrite: bool) -> np.ndarray:
+    """Rows that are not there, or not as they are here."""
+    todo, different = [], []
+    for part in _parcels([8 + 2 * len(key.encode()) for key in rows.key]):
+        there = collection.by_key(rows.key[part], ["key", "row", "digest"])
+        for row in range(part.start, part.stop):
+            held = there.get(rows.key[row])
+            if held is not None and held["digest"] != rows.digest(row):
+                different.append(rows.key[row])
+            elif held is not None and held["row"] == row:
+                continue
+            todo.append(row)
+    if different and not overwrite:
+        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        raise DataError(
+            f"{collection.address}: has another tracklet of the key {different[0]!r}{more}: other features, ids or pictures; "
+            "--overwrite replaces what is there"
+        )
+    return np.array(todo, np.int64)
+
+
+@contextlib.contextmanager
+def _connected(where: Address, *, make: bool = False) -> Iterator[Any]:
+    try:
+        import pymilvus
+    except ImportError:
+        raise ConfigError(f"{where}: needs pymilvus: pip install 'robust-reid[milvus]'") from None
+    # Else it prints a traceback for each error that is told here in one line.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    with _embedded(where, make=make) if where.embedded else contextlib.nullcontext(), _told(where):
+        client = pymilvus.MilvusClient(where.database, token=os.environ.get(TOKEN, ""))
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+@contextlib.contextmanager
+def _embedded(where: Address, *, make: bool) -> Iterator[None]:
+    """Starts milvus-lite on its folder, and frees the folder in the end."""
+    try:
+        from milvus_lite.exceptions import MilvusLiteError
+        from milvus_lite.server_manager import server_manager_instance as servers
+    except ImportError:
+        raise ConfigError(f"{where}: needs milvus-lite, 3 or later: pip install 'robust-reid[milvus-lite]'") from None
+    folder = Path(where.database)
+    if store.exists(folder):
+        raise DataError(f"{folder}: is a feature folder; a database needs a place of its own")
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file; expected a folder of milvus-lite 3, or nothing yet")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "collections").is_dir():
+        raise DataError(f"{folder}: is a folder of something else; expected one of milvus-lite, or nothing yet")
+    if not make and not folder.exists():
+        raise DataError(f"{folder}: no such database; robust-reid gallery push makes one")
+    if not folder.parent.is_dir():
+        raise DataError(f"{folder}: no such folder: {folder.parent}")
+    heard = _Heard()
+    with heard.listening("milvus_lite", "grpc"):
+        if servers.start_and_get_uri(where.database) is None:
+            reason = heard.error if isinstance(heard.error, MilvusLiteError | OSError) else repr(heard.error)
+            raise DataError(
+                f"{folder}: cannot be opened: {reason}; one program at a time uses such a database, a server takes many"
+            )
+        try:
+            yield
+        finally:
+            servers.release_server(where.database)
+
+
+class _Heard(logging.Handler):
+    """Keeps the last error that loggers told; they would print it with its traceback."""
+
+    error: BaseException | None = None
+
+    @contextlib.contextmanager
+    def listening(self, *names: str) -> Iterator[None]:
+        """Has what these loggers say to itself."""
+        logs = [logging.getLogger(name) for name in names]
+        for log in logs:
+            log.addHandler(self)
+            log.propagate = False
+        try:
+            yield
+        finally:
+            for log in logs:
+                log.propagate = True
+                log.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.error = record.exc_info[1]
+
+
+@contextlib.contextmanager
+def _told(where: Address) -> Iterator[None]:
+    """Turns what the database refuses into one line."""
+    from pymilvus import MilvusException
+
+    try:
+        yield
+    except MilvusException as error:
+        raise DataError(f"{where}: {error.message or error}") from None
