@@ -31,6 +31,11 @@ def one_line(text: str) -> str:
     return f"{line[: LONGEST - tail - 3]} … {line[-tail:]}"
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with its noun: `1 tracklet`, `1,980 tracklets`; `many` is the plural where it is not made by an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 class ConfigError(ReidError):
     """A setting is unknown, of the wrong type, or out of its range."""
 

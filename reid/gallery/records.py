@@ -22,6 +22,7 @@ SCHEMA = 1
 ABOUT, COLUMNS = "gallery.json", ["row", "key", "pid", "camid", "num_frames", "path"]
 NAME_COLUMNS = ["pid_name", "camid_name"]  # of meta.csv, where the source has text for persons or cameras
 ROW_LISTS = ("query", "gallery")
+LEFT_OUT = "left_out"  # in gallery.json: keys of tracklets none of whose images could be read, where such were to be left out
 ROWS = "rows"  # among the checksums: that of the lists
 _PART = 2**24  # bytes of a file read at once
 
@@ -84,6 +85,8 @@ def read_about(folder: Path) -> dict[str, Any]:
             raise ValueError("checksums and preprocessing must be mappings")
         if not all(isinstance(about.get(name, ""), str) for name in ("run", "checkpoint", "weights", "source")):
             raise ValueError("run, checkpoint, weights and source must be texts")
+        if not all(isinstance(key, str) for key in list(about.get(LEFT_OUT, []))):
+            raise ValueError(f"{LEFT_OUT} must be a list of texts")
         IdNames.from_json(about.get("names"))
         return about | {"fingerprint": about["fingerprint"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
