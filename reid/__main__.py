@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from reid import cli
+from reid.errors import nearest
 
 VERBS = {  # module of reid.verbs -> what it does, as people come to need it; each has `main(argv)` with its own --help
     "demo": "rendered people: make them, train on them, test, report",
@@ -41,7 +42,7 @@ def main() -> int:
         print(f"robust-reid {_version()}")
         return 0
     if name not in VERBS:
-        print(f"error: unknown command {name!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+        print(f"error: unknown command {name!r}; {nearest(name, list(VERBS))}", file=sys.stderr)
         return 2
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of libraries, beside our own lines; -W and PYTHONWARNINGS bring them back
@@ -50,7 +51,10 @@ def main() -> int:
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # a third of the time of --help, which needs none of it
+    from importlib.metadata import (
+        PackageNotFoundError,
+        version,
+    )  # a third of the time of --help, which needs none of it
 
     try:
         return version("robust-reid")

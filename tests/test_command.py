@@ -88,7 +88,7 @@ def test_every_verb_is_in_the_list_and_every_module_is_a_verb():
 def test_an_unknown_verb_is_one_line():
     done = robust_reid("trian")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: unknown command 'trian'")
+    assert done.stderr.startswith("error: unknown command 'trian'; did you mean 'train'? expected one of: demo, ")
     assert done.stderr.count("\n") == 1
 
 

@@ -267,7 +267,9 @@ def _of_whom_nothing_is_learned(pids: Sequence[int], names: IdNames, which: str)
     if not pids:
         return ""
     shown = ", ".join(map(names.person, pids[:3])) + ", …" * (len(pids) > 3)
-    return f"{counted(len(pids), 'person has', 'persons have')} no image {which}, so nothing is learned of them: {shown}"
+    return (
+        f"{counted(len(pids), 'person has', 'persons have')} no image {which}, so nothing is learned of them: {shown}"
+    )
 
 
 def _dry_run(
@@ -319,7 +321,11 @@ def _say_who_was_never_seen(job: Job, count_T: np.ndarray, names: IdNames, runti
     files = job.damaged.of_all_processes(runtime.device)
     split = job.data.split
     never = presence.persons_without(split, count_T == 0) if files else []
-    tried = [pid for pid in never if any(str(path) in files for row in np.flatnonzero(split.pid == pid) for path in split[row].paths)]
+    tried = [
+        pid
+        for pid in never
+        if any(str(path) in files for row in np.flatnonzero(split.pid == pid) for path in split[row].paths)
+    ]
     if sentence := _of_whom_nothing_is_learned(tried, names, "that could be read"):
         logger.warning("%s", sentence)
 

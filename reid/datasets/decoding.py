@@ -50,7 +50,9 @@ def decode_bytes(data: bytes, path: str | Path) -> np.ndarray:
             return _by_pillow(data)
     except (ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         what = f"{len(data)} bytes" if data else "an empty file"
-        why = "of no known format" if isinstance(error, UnidentifiedImageError) else error  # which names an object in memory
+        why = (
+            "of no known format" if isinstance(error, UnidentifiedImageError) else error
+        )  # which names an object in memory
         raise DataError(f"{path}: damaged image ({what}): {why}; restore the file from the dataset's archive") from None
 
 

@@ -87,7 +87,9 @@ def in_words(split: Split, missing_F: np.ndarray) -> str:
     if not gone:
         return ""
     empty = np.flatnonzero(without_any(split, missing_F))
-    whole = f", all those of {counted(len(empty), 'tracklet')}, such as {split.key(int(empty[0]))}" if len(empty) else ""
+    whole = (
+        f", all those of {counted(len(empty), 'tracklet')}, such as {split.key(int(empty[0]))}" if len(empty) else ""
+    )
     return f"{gone:,} of {counted(split.num_frames, 'image')} to train on are not there and are left out{whole}"
 
 

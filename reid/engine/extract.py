@@ -175,7 +175,9 @@ def _no_frames(split: Split, rows: np.ndarray, left_out: Mapping[str, str]) -> D
         (str(split.path(split.start[rows[0]])), "not read"),
     )
     more = f" (and of {counted(len(rows) - 1, 'more tracklet')})" if len(rows) > 1 else ""
-    images = f"none of the {counted(split.lengths[rows[0]], 'image')} of tracklet {split.key(rows[0])}{more} can be read"
+    images = (
+        f"none of the {counted(split.lengths[rows[0]], 'image')} of tracklet {split.key(rows[0])}{more} can be read"
+    )
     return DataError(
         f"{path}: {reason}; {images}; restore them, or take the tracklet out of the dataset (extract --skip-tracklets leaves it out)"
     )

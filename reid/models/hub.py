@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def one_line_of_retries(what: str) -> Iterator[None]:
-    """The library writes two lines for each of its twelve tries, every one twice; within this, the first becomes one line and no other does.
+    """Within this, the library's first warning becomes one line, and no other does: it writes two, each twice, for every one of its tries.
 
     Args:
         what: is being fetched, for the line.

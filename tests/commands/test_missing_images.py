@@ -42,7 +42,9 @@ def test_a_wrong_path_is_told_before_weights_are_fetched(table: Path, fails) -> 
 
 
 def test_a_batch_too_small_is_told_before_weights_are_fetched(table: Path, fails) -> None:
-    assert "train.batch_size: expected at least 2" in fails("train", "run.yaml", "train.batch_size=1", "model.weights=no.pth")
+    assert "train.batch_size: expected at least 2" in fails(
+        "train", "run.yaml", "train.batch_size=1", "model.weights=no.pth"
+    )
 
 
 @pytest.mark.parametrize("flags", [[], ["--dry-run"]])
@@ -71,7 +73,9 @@ def test_one_person_left_is_nobody_to_tell_apart(table: Path, fails) -> None:
     assert "tracks: 2 of 3 persons to train on have no image that is there, such as dan; expected at least 2" in line
 
 
-def test_a_person_whose_pictures_are_damaged_is_told_at_the_end(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_person_whose_pictures_are_damaged_is_told_at_the_end(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     damage(table / "dan")
     assert call("train", "run.yaml", *SETTINGS) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "nothing is learned" in line]

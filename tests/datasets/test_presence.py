@@ -54,12 +54,16 @@ def test_missing_files_are_told_from_those_of_others(split: Split, monkeypatch: 
 def test_what_cannot_be_embedded_is_refused_by_name(split: Split) -> None:
     (split.root / "a/1.jpg").unlink()
     require_images(split, missing(split), "skip", "")
-    with pytest.raises(DataError, match=r"a/1\.jpg: .*no such file \(of tracklet a\); 1 of 7 images are not there; .*data\.damaged=skip"):
+    with pytest.raises(
+        DataError,
+        match=r"a/1\.jpg: .*no such file \(of tracklet a\); 1 of 7 images are not there; .*data\.damaged=skip",
+    ):
         require_images(split, missing(split), "error", "")
     for name in ("b/0.jpg", "b/1.jpg", "c/0.jpg", "c/1.jpg"):
         (split.root / name).unlink()
     with pytest.raises(
-        DataError, match=r"b/0\.jpg: no such image, nor any other of the 2 of tracklet b \(and 1 more tracklet like it\); .*or pray$"
+        DataError,
+        match=r"b/0\.jpg: no such image, nor any other of the 2 of tracklet b \(and 1 more tracklet like it\); .*or pray$",
     ):
         require_images(split, missing(split), "skip", "pray")
 

@@ -1,5 +1,6 @@
-"""JSON lines, or one JSON list of objects, one frame each: ``{"path": "a/1.jpg", "tracklet": "7", "pid": "alice", "camid": "gate 3", "bbox":
-[x, y, w, h]}``.
+"""JSON lines, or one JSON list of objects, one frame each.
+
+An object is ``{"path": "a/1.jpg", "tracklet": "7", "pid": "alice", "camid": "gate 3", "bbox": [x, y, w, h]}``.
 """
 
 from __future__ import annotations
