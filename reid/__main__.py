@@ -3,28 +3,28 @@
 import sys
 import warnings
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from reid import cli
+from reid.errors import nearest
 
-VERBS = {  # module of reid.verbs -> what it does; each has `main(argv)` with its own --help
+VERBS = {  # module of reid.verbs -> what it does, as people come to need it; each has `main(argv)` with its own --help
+    "demo": "rendered people: make them, train on them, test, report",
+    "import": "one table from folders, trackers, annotations, public datasets",
+    "doctor": "look a dataset or table over: counts, images, labels, leaks",
     "train": "train a model from a config, then test it",
-    "tune": "choose a setting's value on training identities held out",
     "test": "mAP and CMC of a run, or of features made by any model",
+    "audit": "which labels are wrong: a ranking, and a page to review it",
     "extract": "features of tracklets, as a gallery",
-    "export": "a trained network as one file for other programs",
     "search": "the nearest tracklets of a gallery",
     "gallery": "take tracklets out of a gallery, build its index",
+    "export": "a trained network as one file for other programs",
+    "tune": "choose a setting's value on training identities held out",
     "compare": "two runs on the same queries: is the difference real?",
-    "pack": "many small image files into a few large ones",
-    "import": "one table from folders, trackers, annotations, public datasets",
-    "audit": "which labels are wrong: a ranking, and a page to review it",
-    "doctor": "look a dataset or table over: counts, images, labels, leaks",
-    "demo": "rendered people: make them, train on them, test, report",
     "noise": "labels wrong on purpose, as a manifest that replays",
-    "render": "only make the demo dataset, with other settings if wanted",
     "cifar": "the label-noise study on CIFAR-10 and CIFAR-100",
+    "pack": "many small image files into a few large ones",
+    "render": "only make the demo dataset, with other settings if wanted",
     "env": "versions and devices, and packages that get in the way",
     "completion": "completion of commands and flags, for bash, zsh, fish, …",
 }
@@ -42,7 +42,7 @@ def main() -> int:
         print(f"robust-reid {_version()}")
         return 0
     if name not in VERBS:
-        print(f"error: unknown command {name!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+        print(f"error: unknown command {name!r}; {nearest(name, list(VERBS))}", file=sys.stderr)
         return 2
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of libraries, beside our own lines; -W and PYTHONWARNINGS bring them back
@@ -51,6 +51,11 @@ def main() -> int:
 
 
 def _version() -> str:
+    from importlib.metadata import (
+        PackageNotFoundError,
+        version,
+    )  # a third of the time of --help, which needs none of it
+
     try:
         return version("robust-reid")
     except PackageNotFoundError:  # a checkout that was never installed has no record of its version

@@ -8,8 +8,8 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from reid.config import Component, nearest
-from reid.errors import ConfigError
+from reid.config import Component
+from reid.errors import ConfigError, nearest
 
 Registry = Mapping[str, Callable[..., Any]]
 Built = TypeVar("Built")

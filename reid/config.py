@@ -6,7 +6,6 @@ and range live in that component's signature, to which `reid.experiment` binds t
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from reid.errors import ConfigError
+from reid.errors import ConfigError, nearest
 from reid.files import require_few_brackets
 
 _COMPONENTS = {"loss", "head", "sampler", "noise", "optimizer", "schedule"}  # sections that are a `Component`
@@ -413,8 +412,11 @@ def _explain(item: Any, schema: type[Section]) -> str:
     """One pydantic error as: dotted path, expected, got, nearest valid key."""
     where = ".".join(str(part) for part in item["loc"] if part not in (_ONE, _SEVERAL))
     if item["type"] == "extra_forbidden":
-        valid = _keys_beside(item["loc"], schema)
-        return f"{where}: unknown key; {nearest(str(item['loc'][-1]), valid)}"
+        key = str(item["loc"][-1])
+        beside, elsewhere = _keys_beside(item["loc"], schema), _places(schema, key)
+        expected = f"expected one of: {', '.join(beside)}"
+        advice = f"did you mean {' or '.join(elsewhere)}? {expected}" if elsewhere else nearest(key, beside)
+        return f"{where}: unknown key; {advice}"
     if item["type"] == "missing":
         return f"{where}: missing; expected a value"
     if item["type"] == "model_type":
@@ -429,7 +431,8 @@ def _keys_beside(location: Sequence[str | int], section: Any) -> list[str]:
     return list(section.model_fields)
 
 
-def nearest(word: str, valid: Sequence[str]) -> str:
-    """Advice on an unknown word: the nearest valid one when there is one, and the list."""
-    close = difflib.get_close_matches(word, valid, n=1)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"expected one of: {', '.join(valid) or '(none)'}"
+def _places(schema: type[Section], key: str) -> list[str]:
+    """Where a key of that name belongs, such as `train.lr` for `lr`; a `name` belongs nearly everywhere."""
+    sections = {name: field.annotation for name, field in schema.model_fields.items()}
+    held = [name for name, kind in sections.items() if isinstance(kind, type) and issubclass(kind, Section)]
+    return [f"{name}.{key}" for name in held if key != "name" and key in sections[name].model_fields]  # type: ignore[union-attr]

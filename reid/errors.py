@@ -1,6 +1,8 @@
 """Errors that users can mend. Tools print one line per problem on stderr and exit with code 2; anything else is our bug (code 1)."""
 
+import difflib
 import math
+from collections.abc import Sequence
 
 LONGEST = 500  # characters of a line: what a screen shows at a glance
 
@@ -29,6 +31,17 @@ def one_line(text: str) -> str:
         return line
     tail = LONGEST // 3
     return f"{line[: LONGEST - tail - 3]} … {line[-tail:]}"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with its noun: `1 tracklet`, `1,980 tracklets`; `many` is the plural where it is not made by an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def nearest(word: str, valid: Sequence[str]) -> str:
+    """Advice on an unknown word: the nearest valid one when there is one, and the list."""
+    close = difflib.get_close_matches(word, valid, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"expected one of: {', '.join(valid) or '(none)'}"
 
 
 class ConfigError(ReidError):

@@ -1,6 +1,5 @@
 """Evaluation protocols as values: three different numbers are published for MARS under the one name "mAP"."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
@@ -9,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from reid.errors import ConfigError
+from reid.errors import ConfigError, nearest
 from reid.files import require_few_brackets
 
 GalleryRule = Literal["as_given", "without_queries"]
@@ -121,8 +120,7 @@ def _chosen(entry: str | Mapping[str, Any]) -> list[EvalProtocol]:
 def _public(name: str) -> EvalProtocol:
     if name not in PROTOCOLS:
         valid = [*PROTOCOLS, "all"]
-        near = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"protocol: unknown name {name!r}; did you mean {near!r}? Valid: {', '.join(valid)}")
+        raise ConfigError(f"protocol: unknown name {name!r}; {nearest(name, valid)}")
     return PROTOCOLS[name]
 
 

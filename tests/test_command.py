@@ -37,6 +37,22 @@ def test_every_verb_has_help_that_shows_how_to_call_it(verb):
     assert f"  robust-reid {verb}" in done.stdout.split("examples:")[1]
 
 
+def test_help_waits_for_no_library():
+    """What takes long to import comes after parsing, so that help and mistakes in flags are there at once."""
+    script = f"""
+import importlib, sys
+import reid.__main__
+for verb in {list(VERBS)}:
+    importlib.import_module(f"reid.verbs.{{verb}}").parser().format_help()
+print(*({{"numpy", "torch", "pydantic", "yaml", "pyarrow", "PIL", "scipy", "tqdm"}} & sys.modules.keys()))
+"""
+    # With -S, as the start files of installed packages may import some of them; the packages themselves are in reach.
+    command = [sys.executable, "-S", "-c", script]
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": path}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+
+
 @pytest.mark.parametrize("command", [*([verb] for verb in VERBS), ["gallery", "remove"], ["gallery", "index"], []])
 def test_help_fits_80_columns(command):
     lines = robust_reid(*command, "--help").stdout.splitlines()
@@ -72,7 +88,7 @@ def test_every_verb_is_in_the_list_and_every_module_is_a_verb():
 def test_an_unknown_verb_is_one_line():
     done = robust_reid("trian")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: unknown command 'trian'")
+    assert done.stderr.startswith("error: unknown command 'trian'; did you mean 'train'? expected one of: demo, ")
     assert done.stderr.count("\n") == 1
 
 

@@ -34,6 +34,18 @@ def test_every_mistake_in_one_go(tmp_path: Path) -> None:
     assert len(found.splitlines()) == 5
 
 
+def test_advice_on_an_unknown_key_is_near_or_none(tmp_path: Path) -> None:
+    path = write(tmp_path, "{}")
+    (far,) = problems(path, "data.xyzzy=1")
+    assert "FILE: data.xyzzy: unknown key; expected one of: name, path, " in far
+    (misplaced,) = problems(path, "lr=0.1")
+    assert "FILE: lr: unknown key; did you mean train.lr? expected one of: name, seed, " in misplaced
+    (twice,) = problems(path, "train.weights=x")
+    assert (
+        "FILE: train.weights: unknown key; did you mean data.weights or model.weights? expected one of: iter" in twice
+    )
+
+
 def test_overrides_in_both_spellings(tmp_path: Path) -> None:
     path = write(tmp_path, "loss: {name: imae, T: 8.0}\n")
     loaded = config.load(path, ["loss.T", "4", "train.lr=1e-3", "data.root=/somewhere", "augment.crop=[64, 32]"])

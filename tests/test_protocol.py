@@ -35,6 +35,11 @@ def test_all_is_the_four_in_order():
     assert get_protocols("all") == [MARS_OFFICIAL, MARS_HIT_AP, MARS_TORCHREID, MARKET1501]
 
 
+def test_a_name_that_is_near_nothing_is_given_no_arbitrary_one():
+    with pytest.raises(ConfigError, match="unknown name 'zzz'; expected one of: mars-official, "):
+        get_protocols("zzz")
+
+
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(ConfigError, match="unknown name 'mars-offical'; did you mean 'mars-official'") as error:
         get_protocols("mars-offical")

@@ -26,8 +26,7 @@ from reid.cifar.official import (
     unofficial_files,
 )
 from reid.cifar.pickled import load_arrays
-from reid.config import nearest
-from reid.errors import ConfigError, DataError, in_range
+from reid.errors import ConfigError, DataError, in_range, nearest
 from reid.runtime import seed_of
 
 log = logging.getLogger(__name__)

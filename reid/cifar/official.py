@@ -12,8 +12,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_md5
 
 from reid.cifar.pickled import unpickle
-from reid.config import nearest
-from reid.errors import ConfigError, DataError
+from reid.errors import ConfigError, DataError, nearest
 
 Labels = NDArray[np.int64]
 NUM_TRAIN, NUM_TEST = 50_000, 10_000

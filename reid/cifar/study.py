@@ -22,10 +22,10 @@ from reid.cifar.config import CellSpec, StudyConfig, slug
 from reid.cifar.data import HUMAN_KINDS
 from reid.cifar.folder import Files
 from reid.cifar.labels import STUDY_NOISES, Labels, StudyData
-from reid.config import Component, nearest
+from reid.config import Component
 from reid.engine import checkpoint
 from reid.engine.optim import SCHEDULES, sgd
-from reid.errors import ConfigError
+from reid.errors import ConfigError, nearest
 from reid.files import atomic
 from reid.losses import LOSSES
 from reid.runtime import Runtime, environment, seed_of

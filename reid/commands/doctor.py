@@ -17,7 +17,7 @@ from reid.datasets.sources import registry
 from reid.datasets.sources.base import Options, Rows
 from reid.datasets.sources.published import in_words
 from reid.datasets.table import SUFFIXES, read_table, write_table
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.files import atomic
 from reid.report.tables import text_table
 
@@ -60,7 +60,7 @@ def run(data: Path, kind: str, options: Options, *, quick: bool, json_file: Path
     findings = sum(finding.kind == "finding" for finding in found)
     if json_file is not None:
         _write_json(json_file, data, name, rows, parts, found, mended, quick=quick)
-    print("clean" if not findings else f"{findings} finding{'s' if findings > 1 else ''}")
+    print("clean" if not findings else counted(findings, "finding"))
     return FINDINGS if findings else CLEAN
 
 
@@ -79,7 +79,7 @@ def _table(rows: Rows, parts: Sequence[Counts]) -> str:
 
 def _in_words(finding: Finding) -> str:
     mendable = f" [--fix: {finding.fix}]" if finding.fix else ""
-    lines = [f"{finding.kind}: {finding.count:,} {finding.text} ({finding.code}){mendable}"]
+    lines = [f"{finding.kind}: {finding.in_words()} ({finding.code}){mendable}"]
     if finding.code == "subset":
         lines = [f"{finding.kind}: {finding.text} ({finding.code})"]
     lines += [f"    {example}" for example in finding.examples]
@@ -109,7 +109,7 @@ def _write_json(
         "published": published,
         "findings": [
             {
-                **{key: value for key, value in vars(finding).items() if key != "rows"},
+                **{key: value for key, value in vars(finding).items() if key not in ("rows", "one")},
                 "examples": list(finding.examples),
             }
             for finding in found
@@ -140,7 +140,7 @@ def _move_away(data: Path, rubbish: Sequence[Path]) -> str:
             raise DataError(f"{place}: is there already from an earlier --fix; move {target} elsewhere first")
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, place)
-    return f"fixed: moved {len(rubbish)} system files to {target}; delete that folder when you have looked at it"
+    return f"fixed: moved {counted(len(rubbish), 'system file')} to {target}; delete that folder when you have looked at it"
 
 
 def _without_rows(file: Path, num_frames: int, rows: set[int]) -> str:

@@ -18,17 +18,19 @@ import torch
 
 from reid.augment import Preprocess
 from reid.config import Config
+from reid.datasets import presence
 from reid.datasets.damaged import DamagedImages, read_list, write_list
 from reid.datasets.folders import detect_kind, load_folders
 from reid.datasets.manifest import load_rows
 from reid.datasets.mars import load_mars
 from reid.datasets.splitting import Draw, draw_test
 from reid.engine.extract import extract, extract_shards, fingerprint
-from reid.errors import in_range
+from reid.errors import DataError, counted, in_range
 from reid.experiment import Source
 from reid.features import FeatureSet
 from reid.gallery import change, store
 from reid.gallery.index import Index
+from reid.gallery.records import LEFT_OUT
 from reid.gallery.shards import SHARD_FRAMES, Shards, unfinished
 from reid.gallery.store import Gallery
 from reid.gallery.tune import recall
@@ -54,6 +56,7 @@ class Target:
         resume: go on with an extraction that was killed, where there is one.
         index: faiss factory string of the index to build; with `add`, the folder's own takes the new rows in by default.
         shard_frames: frames between two saved parts.
+        skip_tracklets: leave out tracklets none of whose images can be read, instead of stopping.
     """
 
     folder: Path
@@ -61,6 +64,7 @@ class Target:
     resume: bool = False
     index: str | None = None
     shard_frames: int = SHARD_FRAMES
+    skip_tracklets: bool = False
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -100,11 +104,15 @@ def run(model: Source, overrides: Sequence[str], source: Path, kind: str, target
         kind: `mars`, `folders`, `manifest`, or `auto` to find out.
         target: the folder to write.
     """
-    config = model.config(overrides)
+    config = model.config([*overrides, *["data.damaged=skip"] * target.skip_tracklets])
     in_range("shard", target.shard_frames, 1)
     kind = detect_kind(source) if kind == "auto" else kind
     split, query, gallery, names = _tracklets(source, kind, config)
-    logger.info("%s: %s with %d tracklets, %d frames", source, kind, len(split), split.num_frames)
+    size = f"{counted(len(split), 'tracklet')}, {counted(split.num_frames, 'frame')}"
+    logger.info("%s: %s with %s", source, kind, size)
+    if not target.skip_tracklets:  # what is missing shows before the work, not in the middle of it
+        advice = "leave the tracklet out by --skip-tracklets"
+        presence.require_images(split, presence.missing(split), config.data.damaged, advice)
     place = target.held() if is_main_process() else contextlib.nullcontext()
     # The place comes second: where it is refused, the other processes learn of it.
     with start(config.machine.device, config.machine.dtype) as runtime, place:
@@ -130,7 +138,7 @@ def _extract(
     shards = Shards(target.folder, source.split, target.shard_frames, source.dim, {**numbers, "mode": target.mode})
     todo = _begin(source, shards, target, runtime)
     parts, damaged = [shards.rows[number] for number in todo], DamagedImages(config.data.damaged)
-    options = {**_options(config, model, runtime), "damaged": damaged}
+    options = {**_options(config, model, runtime), "damaged": damaged, "may_be_empty": target.skip_tracklets}
     done = extract_shards(model, preprocess, source.split, runtime, parts, **options)
     listed = shards.folder / DAMAGED  # first, so that no part is there whose damaged images are not listed
     for number, features in zip(todo, done, strict=True):
@@ -150,7 +158,7 @@ def _begin(source: _Source, shards: Shards, target: Target, runtime: Runtime) ->
     missing = np.zeros(len(shards.rows), bool)
     if runtime.is_main:
         if _is_there(source, target):
-            logger.info("%s: all %d tracklets are there already", target.folder, len(source.split))
+            logger.info("%s: %s: all there already", target.folder, counted(len(source.split), "tracklet"))
         else:
             if target.mode == "add":
                 change.require_addable(store.open_gallery(target.folder), source.keys, source.fingerprint)
@@ -178,17 +186,23 @@ def _write(source: _Source, shards: Shards, target: Target, left_out: Mapping[st
     Args:
         left_out: path and reason of damaged images.
     """
-    split, size, held = source.split, len(source.split), None
+    kept = _kept(source, shards, target)
+    split, lost = source.split.select(kept), [key for key, has in zip(source.keys, kept, strict=True) if not has]
+    size, held = len(split), None
     if target.mode == "add":
         store.finish_pending_change(target.folder)
         held = store.open_gallery(target.folder)
         change.require_addable(held, source.keys, source.fingerprint)
     before = np.zeros((0, source.dim), np.float32) if held is None else held.features.features
     shape = (len(before) + size, source.dim)
-    features = store.draft(target.folder, chain(store.blocks(before), shards.features()), shape)
-    key = np.array(source.keys, np.str_)
-    rows = FeatureSet(features[-size:], split.pid, split.camid, source.query, source.gallery, key, source.fingerprint)
-    gallery = Gallery(target.folder, rows, split.lengths, _shown(split, left_out), source.about)
+    new = (part[~np.isnan(part[:, 0])] for part in shards.features())
+    features = store.draft(target.folder, chain(store.blocks(before), new), shape)
+    place = np.cumsum(kept) - 1  # of each row among those that are kept
+    query, searched = (place[rows[kept[rows]]] for rows in (source.query, source.gallery))
+    key = np.array(source.keys, np.str_)[kept]
+    rows = FeatureSet(features[-size:], split.pid, split.camid, query, searched, key, source.fingerprint)
+    about = {**source.about, **({LEFT_OUT: lost} if lost else {})}
+    gallery = Gallery(target.folder, rows, split.lengths, _shown(split, left_out), about)
     index = None
     if target.index is not None:
         index = Index(target.index, source.dim).build(features)
@@ -200,10 +214,31 @@ def _write(source: _Source, shards: Shards, target: Target, left_out: Mapping[st
         gallery, left_out = change.joined(held, gallery, features), {**read_list(target.folder / DAMAGED), **left_out}
     write_list(target.folder / DAMAGED, left_out)
     store.commit(replace(gallery, about={**gallery.about, "damaged_images": len(left_out)}), index)
-    logger.info("%s: %d tracklets", target.folder, len(features))
+    logger.info("%s: %s", target.folder, counted(len(features), "tracklet"))
+    if lost:
+        told = f"{counted(len(lost), 'tracklet was', 'tracklets were')} left out, as none of the images can be read"
+        logger.warning("%s: %s, such as %s; gallery.json lists them (%s)", target.folder, told, lost[0], LEFT_OUT)
     _say(left_out, f"; {target.folder / DAMAGED} lists them")
     if index is not None:
         log_recall(gallery, index)
+
+
+def _kept(source: _Source, shards: Shards, target: Target) -> np.ndarray:
+    """(T,) bool: the tracklets that have features.
+
+    Raises:
+        DataError: a part was extracted with `skip_tracklets` and lacks some, and that is not asked for now; or there are none at all.
+    """
+    kept = ~np.concatenate([np.isnan(part[:, 0]) for part in shards.features()])
+    if not kept.all() and not target.skip_tracklets:
+        first = source.keys[int(np.argmin(kept))]
+        raise DataError(
+            f"{shards.folder}: begun with --skip-tracklets, and lacks {counted(int((~kept).sum()), 'tracklet')} such as {first}; "
+            "give that flag again, or delete shards/"
+        )
+    if not kept.any():
+        raise DataError(f"{source.split.root}: none of the images of {counted(len(kept), 'tracklet')} can be read")
+    return kept
 
 
 def _shown(split: Split, left_out: Mapping[str, str]) -> np.ndarray:
@@ -218,9 +253,8 @@ def _shown(split: Split, left_out: Mapping[str, str]) -> np.ndarray:
 def _say(left_out: Mapping[str, str], where: str = "") -> None:
     if left_out:
         path, reason = next(iter(left_out.items()))
-        logger.warning(
-            "%d damaged or missing images were left out, such as %s (%s)%s", len(left_out), path, reason, where
-        )
+        what = counted(len(left_out), "damaged or missing image was", "damaged or missing images were")
+        logger.warning("%s left out, such as %s (%s)%s", what, path, reason, where)
 
 
 def log_recall(gallery: Gallery, index: Index) -> None:

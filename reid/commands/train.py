@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,11 +19,12 @@ from reid.commands.extract import features_of
 from reid.commands.test import finish_run
 from reid.commands.training_log import TrainingLog, log_start
 from reid.config import Config, parse
+from reid.datasets import presence
 from reid.datasets.damaged import write_list
 from reid.datasets.holdout import how_to_judge
 from reid.engine import checkpoint, evidence
 from reid.engine.train import Job, LogWindow, fit
-from reid.errors import CheckpointError, ConfigError, DataError, ReidError
+from reid.errors import CheckpointError, ConfigError, DataError, ReidError, counted
 from reid.evaluation.evaluate import evaluate
 from reid.models.embedding import Classifier
 from reid.report.tables import percent
@@ -72,9 +74,10 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
         sources = [] if options.dry_run else _to_resume(directory, options)
         # Who is tested stays decided, even where the table has changed since.
         data = experiment.load_data(config, *((directory.drawn(), directory.made()) if sources else ()))
+        warnings = _check_images(config, data, tested=options.then_test and not options.dry_run)
         job = experiment.build_job(config, data.train, runtime, initial_weights=not sources)
         if options.dry_run:
-            _dry_run(config, job, data, runtime)
+            _dry_run(config, job, data, runtime, warnings)
             return None
         progress = _restored(config, job, sources, data, runtime) if sources else _Progress()
         _require_same_step(progress.step, options.output_dir, runtime)
@@ -87,11 +90,13 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
                     directory.adopt(progress.source)
                 stack.enter_context(logging_to_file(directory.log))
             log_start(config, job, data, runtime, options.command)
+            for warning in warnings:
+                logger.warning("%s: %s", data.benchmark.name, warning)
             if progress.step < job.iterations:
                 _train(config, directory, job, data, runtime, progress)
             else:
                 logger.info("all %d steps are done; nothing left to train", progress.step)
-            _write_evidence(directory, job, runtime)
+            _write_evidence(directory, job, data.benchmark.names, runtime)
             if options.then_test:
                 finish_run(directory, config, _tested(job), job.preprocess, data, runtime, job.damaged)
             if runtime.is_main:
@@ -226,8 +231,54 @@ def _tested(job: Job) -> Classifier:
     return job.model if job.ema is None else cast(Classifier, job.ema.model)
 
 
-def _dry_run(config: Config, job: Job, data: experiment.LabelledData, runtime: Runtime) -> None:
+def _check_images(config: Config, data: experiment.LabelledData, *, tested: bool) -> list[str]:
+    """Looks for every image before the first step, so that no run ends after hours for want of a file.
+
+    Args:
+        config: of the run.
+        data: what it trains on.
+        tested: whether it ends with a test.
+
+    Returns:
+        What is left out of the training, in sentences.
+
+    Raises:
+        DataError: an image is not there, and `data.damaged` does not say to leave it out; a tracklet to be evaluated has none, or fewer
+            than two persons to train on have any.
+    """
+    policy, split, names = config.data.damaged, data.train.split, data.benchmark.names
+    missing_F = presence.missing(split)
+    if policy == "error":
+        presence.require_all(split, missing_F)
+    for judged in (data.holdout, data.benchmark.test if tested else None):
+        if judged is not None:
+            presence.require_images(judged, presence.missing(judged), policy, "take it out of the dataset")
+    lost = presence.persons_without(split, presence.without_any(split, missing_F))
+    if len(data.train.pids) - len(lost) < 2:
+        raise DataError(
+            f"{data.benchmark.name}: {len(lost)} of {counted(len(data.train.pids), 'person')} to train on have no image that is there, "
+            f"such as {names.person(lost[0])}; expected at least 2 with images; restore the files, or correct their paths"
+        )
+    told = [presence.in_words(split, missing_F), _of_whom_nothing_is_learned(lost, names, "that is there")]
+    return [sentence for sentence in told if sentence]
+
+
+def _of_whom_nothing_is_learned(pids: Sequence[int], names: IdNames, which: str) -> str:
+    """A sentence on persons without an image; empty without such persons."""
+    if not pids:
+        return ""
+    shown = ", ".join(map(names.person, pids[:3])) + ", …" * (len(pids) > 3)
+    return (
+        f"{counted(len(pids), 'person has', 'persons have')} no image {which}, so nothing is learned of them: {shown}"
+    )
+
+
+def _dry_run(
+    config: Config, job: Job, data: experiment.LabelledData, runtime: Runtime, warnings: Sequence[str]
+) -> None:
     log_start(config, job, data, runtime, "dry run")
+    for warning in warnings:
+        logger.warning("%s: %s", data.benchmark.name, warning)
     fit(replace(job, iterations=1), runtime, on_log=lambda row: logger.info("one step: loss %.4f", row["loss"]))
     logger.info("dry run: everything was built and one step was done; nothing was written")
 
@@ -261,12 +312,29 @@ def _train(
         hooks.say_left_out()
 
 
-def _write_evidence(directory: RunDirectory, job: Job, runtime: Runtime) -> None:
+def _write_evidence(directory: RunDirectory, job: Job, names: IdNames, runtime: Runtime) -> None:
     if job.evidence is None:
         return
     seen = job.evidence.of_all_processes()
-    if runtime.is_main and seen["count_F"].any():  # a checkpoint of an earlier version has none
+    if not seen["count_F"].any():  # a checkpoint of an earlier version has none
+        return
+    _say_who_was_never_seen(job, seen["count_TP"].numpy().sum(1), names, runtime)
+    if runtime.is_main:
         evidence.write(directory.evidence, seen, job.data.split)
+
+
+def _say_who_was_never_seen(job: Job, count_T: np.ndarray, names: IdNames, runtime: Runtime) -> None:
+    """Persons of whom every image that was drawn is damaged; those whom nothing was drawn of are no matter of images."""
+    files = job.damaged.of_all_processes(runtime.device)
+    split = job.data.split
+    never = presence.persons_without(split, count_T == 0) if files else []
+    tried = [
+        pid
+        for pid in never
+        if any(str(path) in files for row in np.flatnonzero(split.pid == pid).tolist() for path in split[row].paths)
+    ]
+    if sentence := _of_whom_nothing_is_learned(tried, names, "that could be read"):
+        logger.warning("%s", sentence)
 
 
 @dataclass
@@ -310,7 +378,8 @@ class StepHooks:
         if files := self.job.damaged.of_all_processes(self.runtime.device):
             path, reason = next(iter(files.items()))
             listed = self.directory.damaged
-            logger.warning("%d images were left out (first: %s: %s); list in %s", len(files), path, reason, listed)
+            left_out = counted(len(files), "image was", "images were")
+            logger.warning("%s left out (first: %s: %s); list in %s", left_out, path, reason, listed)
 
     def _evaluate(self, holdout: Split) -> None:
         features_model = _tested(self.job)

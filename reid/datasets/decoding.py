@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reid.datasets import frames
 from reid.errors import DataError
@@ -50,9 +50,10 @@ def decode_bytes(data: bytes, path: str | Path) -> np.ndarray:
             return _by_pillow(data)
     except (ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         what = f"{len(data)} bytes" if data else "an empty file"
-        raise DataError(
-            f"{path}: damaged image ({what}): {error}; restore the file from the dataset's archive"
-        ) from None
+        why = (
+            "of no known format" if isinstance(error, UnidentifiedImageError) else error
+        )  # which names an object in memory
+        raise DataError(f"{path}: damaged image ({what}): {why}; restore the file from the dataset's archive") from None
 
 
 def decode_jpeg(data: bytes, buffer: np.ndarray | None = None) -> np.ndarray:

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reid.datasets.demo_plan import LOOKS, TRACKLET, DemoPlan, DemoSettings, Ints, draw_pids, plan_identities, plan_test
+from reid.datasets.demo_plan import LOOKS, TRACKLET, DemoPlan, Ints, draw_pids, plan_identities, plan_test
+from reid.datasets.demo_settings import DemoSettings
 from reid.datasets.figures import make_person
 from reid.datasets.noise import uniform_others
 from reid.datasets.orphans import end_with_parent

@@ -21,7 +21,7 @@ from reid.datasets import frames
 from reid.datasets.images import is_image, is_rubbish, is_video
 from reid.datasets.layouts import mixture
 from reid.datasets.sources.base import Rows, is_person
-from reid.errors import DataError
+from reid.errors import DataError, counted
 
 SMALLEST = 16  # pixels of a side: below this nobody can be told
 WIDEST = 1.5  # width over height of a standing person's crop, and more than most sitting ones'
@@ -39,11 +39,12 @@ class Finding:
     Args:
         code: a short name that stays.
         kind: `finding` or `note`.
-        text: one sentence.
+        text: what there is more than one of, to stand after their number.
         count: how often.
         examples: the first few places.
         fix: what `--fix` does about it, None where a person has to decide.
         rows: numbers of the rows that the fix would leave out.
+        one: the text where there is one of it; the same by default.
     """
 
     code: str
@@ -53,6 +54,11 @@ class Finding:
     examples: tuple[str, ...] = ()
     fix: str | None = None
     rows: tuple[int, ...] = ()
+    one: str = ""
+
+    def in_words(self) -> str:
+        """The text after its number."""
+        return counted(self.count, self.one or self.text, self.text)
 
 
 class Counts(NamedTuple):
@@ -103,7 +109,7 @@ def published_counts(rows: Rows) -> tuple[int, int, int, int]:
 
 def check_rows(rows: Rows) -> list[Finding]:
     """What the rows alone say: counts, tracklets that disagree with themselves, cameras, leaks between the splits."""
-    found = [*_subset(rows), *_mixed(rows), *_names_disagree(rows), *_repeated(rows)]
+    found = [*_subset(rows), *_nobody_to_tell_apart(rows), *_mixed(rows), *_names_disagree(rows), *_repeated(rows)]
     return [*found, *_few_cameras(rows), *_unlabelled(rows), *_leaks(rows)]
 
 
@@ -132,7 +138,16 @@ def check_pictures(rows: Rows, tick: Callable[[int], object]) -> list[Finding]:
         examples = _examples(f"{path}: {reason}" for path, reason in faulty.items())
         fix = "a copy of the table without these rows"
         found.append(
-            Finding("unreadable", "finding", "images are missing or damaged", len(faulty), examples, fix, left_out)
+            Finding(
+                "unreadable",
+                "finding",
+                "images are missing or damaged",
+                len(faulty),
+                examples,
+                fix,
+                left_out,
+                "image is missing or damaged",
+            )
         )
     crops = [row for row in whole if paths[row] in pictures and boxed[row] is None]
     found += [*_sizes(rows, crops, pictures), *_small_boxes(rows)]
@@ -159,11 +174,28 @@ def check_strays(folder: Path) -> list[Finding]:
         fix = "moves them to a folder beside the dataset"
         examples = _examples(map(str, rubbish))
         found.append(
-            Finding("rubbish", "note", "files that systems left behind; passed over", len(rubbish), examples, fix)
+            Finding(
+                "rubbish",
+                "note",
+                "files that systems left behind; passed over",
+                len(rubbish),
+                examples,
+                fix,
+                one="file that a system left behind; passed over",
+            )
         )
     if others:
         text = "files beside images that are none, or whose suffix says so"
-        found.append(Finding("stray-file", "note", text, len(others), _examples(map(str, others))))
+        found.append(
+            Finding(
+                "stray-file",
+                "note",
+                text,
+                len(others),
+                _examples(map(str, others)),
+                one="file beside images that is none, or whose suffix says so",
+            )
+        )
     return found
 
 
@@ -212,6 +244,15 @@ def _subset(rows: Rows) -> Iterator[Finding]:
         yield Finding("subset", "finding", text, len(differing), tuple(differing))
 
 
+def _nobody_to_tell_apart(rows: Rows) -> Iterator[Finding]:
+    """One known person to train on; without any, a table is for extraction, and a note says how many rows have no pid."""
+    pid, split = rows.column("pid"), rows.column("split")
+    to_train = {who for who, part in zip(pid, split, strict=True) if part in (None, "train") and is_person(who)}
+    if len(to_train) == 1:
+        text = "person to train on: expected 2 or more, or there is nobody to tell apart"
+        yield Finding("one-person", "finding", text, 1, _examples(map(str, to_train)))
+
+
 def _tracklets(rows: Rows) -> dict[str, list[int]]:
     members: dict[str, list[int]] = defaultdict(list)
     for row, tracklet in enumerate(rows.columns["tracklet"]):
@@ -230,7 +271,14 @@ def _mixed(rows: Rows) -> Iterator[Finding]:
         }
         if mixed:
             examples = _examples(f"{tracklet}: {', '.join(held[:4])}" for tracklet, held in mixed.items())
-            yield Finding(f"mixed-{column}", "finding", f"tracklets with more than one {word}", len(mixed), examples)
+            yield Finding(
+                f"mixed-{column}",
+                "finding",
+                f"tracklets with more than one {word}",
+                len(mixed),
+                examples,
+                one=f"tracklet with more than one {word}",
+            )
 
 
 def _names_disagree(rows: Rows) -> Iterator[Finding]:
@@ -242,11 +290,18 @@ def _names_disagree(rows: Rows) -> Iterator[Finding]:
     }
     if said:
         examples = _examples(
-            f"{tracklet}: {mixed.persons} persons, {mixed.cameras} cameras ({mixed.layout})"
+            f"{tracklet}: {counted(mixed.persons, 'person')}, {counted(mixed.cameras, 'camera')} ({mixed.layout})"
             for tracklet, mixed in said.items()
         )
         text = "tracklets whose file names tell of several persons or cameras"
-        yield Finding("names-disagree", "finding", text, len(said), examples)
+        yield Finding(
+            "names-disagree",
+            "finding",
+            text,
+            len(said),
+            examples,
+            one="tracklet whose file names tell of several persons or cameras",
+        )
 
 
 def _repeated(rows: Rows) -> Iterator[Finding]:
@@ -263,7 +318,16 @@ def _repeated(rows: Rows) -> Iterator[Finding]:
         examples = _examples(f"{cells[0][row]} in {cells[1][row]}" for row in repeated)
         fix = "a copy of the table without the repetitions"
         text = "rows that stand twice in one tracklet"
-        yield Finding("repeated-row", "finding", text, len(repeated), examples, fix, tuple(repeated))
+        yield Finding(
+            "repeated-row",
+            "finding",
+            text,
+            len(repeated),
+            examples,
+            fix,
+            tuple(repeated),
+            "row that stands twice in one tracklet",
+        )
 
 
 def _few_cameras(rows: Rows) -> Iterator[Finding]:
@@ -281,17 +345,26 @@ def _few_cameras(rows: Rows) -> Iterator[Finding]:
     others = [f"{pid} ({part})" for part, pid in lonely if part == "train" or pid not in queried]
     if without:
         text = "persons among the queries whom only one camera sees: they have no match where the own camera is junk"
-        yield Finding("query-without-match", "finding", text, len(without), _examples(without))
+        one = "person among the queries whom only one camera sees: no match where the own camera is junk"
+        yield Finding("query-without-match", "finding", text, len(without), _examples(without), one=one)
     if others:
         text = "persons whom only one camera sees"
-        yield Finding("one-camera", "note", text, len(others), _examples(others))
+        yield Finding(
+            "one-camera", "note", text, len(others), _examples(others), one="person whom only one camera sees"
+        )
 
 
 def _unlabelled(rows: Rows) -> Iterator[Finding]:
     for column, consequence in (("pid", "it cannot be trained on"), ("camid", "its camera is junk to no query")):
         empty = sum(value is None for value in rows.column(column))
         if empty:
-            yield Finding(f"no-{column}", "note", f"frames without {column}: {consequence}", empty)
+            yield Finding(
+                f"no-{column}",
+                "note",
+                f"frames without {column}: {consequence}",
+                empty,
+                one=f"frame without {column}: {consequence}",
+            )
 
 
 def _leaks(rows: Rows) -> Iterator[Finding]:
@@ -302,11 +375,19 @@ def _leaks(rows: Rows) -> Iterator[Finding]:
     both = sorted(map(str, parts["train"] & parts["test"]))
     if both:
         text = "persons in both the training and the test set: the test measures what was learned by heart"
-        yield Finding("leak", "finding", text, len(both), _examples(both))
+        one = text.replace("persons", "person", 1)
+        yield Finding("leak", "finding", text, len(both), _examples(both), one=one)
     common = sorted(_common(parts["train"]) & _common(parts["test"]) - set(both))
     if common:
         text = "persons of Market-1501 and MARS, the same recording, in training under one name and in the test under the other"
-        yield Finding("leak-between-datasets", "finding", text, len(common), _examples(common))
+        yield Finding(
+            "leak-between-datasets",
+            "finding",
+            text,
+            len(common),
+            _examples(common),
+            one=text.replace("persons", "person", 1),
+        )
 
 
 def _common(pids: set[Any]) -> set[str]:
@@ -322,12 +403,20 @@ def _sizes(rows: Rows, crops: Sequence[int], pictures: dict[str, _Picture]) -> I
     tiny = {path: size for path, size in sizes.items() if min(size) < SMALLEST}
     if tiny:
         examples = _examples(f"{path}: {w} x {h}" for path, (w, h) in tiny.items())
-        yield Finding("tiny", "finding", f"images with a side below {SMALLEST} pixels", len(tiny), examples)
+        yield Finding(
+            "tiny",
+            "finding",
+            f"images with a side below {SMALLEST} pixels",
+            len(tiny),
+            examples,
+            one=f"image with a side below {SMALLEST} pixels",
+        )
     wide = {path: (w, h) for path, (w, h) in sizes.items() if w > WIDEST * h}
     if wide and rows.name != "veri776":
         examples = _examples(f"{path}: {w} x {h}" for path, (w, h) in wide.items())
         text = f"images wider than {WIDEST} times their height: whole pictures instead of crops of one person?"
-        yield Finding("wide", "finding", text, len(wide), examples)
+        one = f"image wider than {WIDEST} times its height: a whole picture instead of a crop of one person?"
+        yield Finding("wide", "finding", text, len(wide), examples, one=one)
 
 
 def _small_boxes(rows: Rows) -> Iterator[Finding]:
@@ -338,7 +427,14 @@ def _small_boxes(rows: Rows) -> Iterator[Finding]:
         if w is not None and min(w, h) < SMALLEST
     ]
     if tiny:
-        yield Finding("tiny-box", "finding", f"boxes with a side below {SMALLEST} pixels", len(tiny), _examples(tiny))
+        yield Finding(
+            "tiny-box",
+            "finding",
+            f"boxes with a side below {SMALLEST} pixels",
+            len(tiny),
+            _examples(tiny),
+            one=f"box with a side below {SMALLEST} pixels",
+        )
 
 
 def _same_pictures(rows: Rows, crops: Sequence[int], pictures: dict[str, _Picture]) -> Iterator[Finding]:
@@ -359,16 +455,30 @@ def _same_pictures(rows: Rows, crops: Sequence[int], pictures: dict[str, _Pictur
                 leaks[pair] = f"{pair[0]} and {pair[1]}"
     if persons:
         text = "pairs of pictures that look the same under two persons"
-        yield Finding("same-picture-two-pids", "finding", text, len(persons), _examples(persons.values()))
+        yield Finding(
+            "same-picture-two-pids",
+            "finding",
+            text,
+            len(persons),
+            _examples(persons.values()),
+            one="pair of pictures that looks the same under two persons",
+        )
     if leaks:
         text = "pairs of pictures that look the same in the training and the test set"
-        yield Finding("same-picture-leak", "finding", text, len(leaks), _examples(leaks.values()))
+        yield Finding(
+            "same-picture-leak",
+            "finding",
+            text,
+            len(leaks),
+            _examples(leaks.values()),
+            one="pair of pictures that looks the same in the training and the test set",
+        )
     copies = [group for group in by_content.values() if len({paths[row] for row in group}) > 1]
     if copies:
         examples = _examples(" = ".join(paths[row] for row in group[:3]) for group in copies)
         text = "files with the very same content as another"
         number = sum(len({paths[row] for row in group}) - 1 for group in copies)
-        yield Finding("duplicate", "note", text, number, examples)
+        yield Finding("duplicate", "note", text, number, examples, one="file with the very same content as another")
 
 
 def _alike(group: Sequence[int], paths: Sequence[str], pictures: dict[str, _Picture]) -> Iterator[tuple[int, int]]:

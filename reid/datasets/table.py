@@ -145,9 +145,7 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED, optional: Sequenc
 
 def _read_csv(path: Path, data: bytes, required: Sequence[str]) -> Table:
     if data.lstrip()[:1] in _JSON:
-        raise DataError(
-            f"{path}: this is JSON, no CSV; robust-reid import {path} --as auto --out tracks.csv makes a table of it"
-        )
+        raise DataError(f"{path}: this is JSON, no table; {_how_to_import(path, data)}")
     first_line = data.split(b"\n", 1)[0].rstrip(b"\r").decode()
     delimiter, header = _header(first_line, {*required, *COLUMNS})
     wrong: list[tuple[int, int]] = []
@@ -178,6 +176,13 @@ def _read_csv(path: Path, data: bytes, required: Sequence[str]) -> Table:
         )
     columns = [held.column(i).combine_chunks()[1:] for i in range(len(header))]
     return _table(path, header, columns, required, decimal_comma=delimiter == ";")
+
+
+def _how_to_import(path: Path, data: bytes) -> str:
+    """The command that makes a table of a JSON file, whatever the file is called."""
+    kind = "coco" if b'"annotations"' in data else "jsonl"
+    out = "table.csv" if path.name == "tracks.csv" else "tracks.csv"
+    return f"robust-reid import {path} --as {kind} --out {out} makes a table of it"
 
 
 def _as_utf8(path: Path, data: bytes) -> bytes:

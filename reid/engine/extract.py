@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from reid.augment import Preprocess
 from reid.datasets.damaged import DamagedImages
 from reid.datasets.loader import FrameBatch, load_batches
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.models.fused import fused
 from reid.models.pooling import Pooling
 from reid.runtime import Runtime, gather_rows
@@ -57,6 +57,7 @@ def extract_shards(
     workers: int,
     damaged: DamagedImages | None = None,
     progress: str = "",
+    may_be_empty: bool = False,
 ) -> Iterator[np.ndarray]:
     """The features of some tracklets after those of others, so that what is done can be saved; memory is that of one shard.
 
@@ -74,12 +75,13 @@ def extract_shards(
         damaged: what to do about damaged images; by default the first is an error. A tracklet's feature is that of its
             other frames.
         progress: the name of a progress bar over frames; none where empty.
+        may_be_empty: a tracklet none of whose images can be read gets a row of NaN, instead of stopping the run.
 
     Yields:
         (S, D) float32 rows of unit length per shard, the same in every process.
 
     Raises:
-        DataError: an image is missing or damaged, or all of a tracklet's are.
+        DataError: an image is missing or damaged, or all of a tracklet's are and that is not allowed.
     """
     turns = [_turns(split, shard, runtime, batch_size) for shard in shards]
     frames = [frames for of_shard in turns for frames, _ in of_shard]
@@ -98,9 +100,12 @@ def extract_shards(
                 pool.add(features, rows)
                 seen[rows] = True
                 bar.update(len(frames_n))
-            if not seen.all():
-                raise _no_frames(split, int(shard[int(seen.int().argmin())]))
-            yield nn.functional.normalize(pool.result()).float().numpy()
+            if not seen.all() and not may_be_empty:
+                left_out = damaged.of_all_processes(runtime.device) if damaged is not None else {}
+                raise _no_frames(split, shard[~seen.numpy()], left_out)
+            features_SD = nn.functional.normalize(pool.result()).float()
+            features_SD[~seen] = torch.nan
+            yield features_SD.numpy()
 
 
 def _turns(split: Split, shard: np.ndarray, runtime: Runtime, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -164,9 +169,18 @@ def _embedded(
         yield take()
 
 
-def _no_frames(split: Split, row: int) -> DataError:
-    images = f"none of the {split.lengths[row]} images of tracklet {split.key(row)} can be read"
-    return DataError(f"{split.root}: {images}; restore them, or leave the tracklet out")
+def _no_frames(split: Split, rows: np.ndarray, left_out: Mapping[str, str]) -> DataError:
+    path, reason = next(
+        ((str(path), left_out[str(path)]) for path in split[rows[0]].paths if str(path) in left_out),
+        (str(split.path(split.start[rows[0]])), "not read"),
+    )
+    more = f" (and of {counted(len(rows) - 1, 'more tracklet')})" if len(rows) > 1 else ""
+    images = (
+        f"none of the {counted(split.lengths[rows[0]], 'image')} of tracklet {split.key(rows[0])}{more} can be read"
+    )
+    return DataError(
+        f"{path}: {reason}; {images}; restore them, or take the tracklet out of the dataset (extract --skip-tracklets leaves it out)"
+    )
 
 
 def fingerprint(model: nn.Module, preprocess: Preprocess, pooling: str) -> str:

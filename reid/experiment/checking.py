@@ -9,13 +9,13 @@ import numpy as np
 from torch import nn
 
 from reid.binding import Registry, problems_of, problems_of_component
-from reid.config import Component, Config, nearest
+from reid.config import Component, Config
 from reid.datasets.noise_manifest import NOISES
 from reid.datasets.sampling import SAMPLERS
 from reid.datasets.sources.market1501 import DUKE_WITHDRAWN, is_duke
 from reid.engine.objective import SumOfLosses
 from reid.engine.optim import OPTIMIZERS, SCHEDULES, constant
-from reid.errors import ConfigError
+from reid.errors import ConfigError, nearest
 from reid.experiment.data import DATASETS, SPLITS
 from reid.experiment.model import build_preprocess
 from reid.experiment.training import ALL_LOSSES, build_loss, with_warmup

@@ -22,6 +22,7 @@ from reid.errors import CheckpointError, ConfigError, DataError
 from reid.experiment.model import build_embedding, build_preprocess
 from reid.experiment.trained import OfRun, Source, Trained, known_noise
 from reid.files import atomic
+from reid.models.hub import one_line_of_retries
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime
 
@@ -117,7 +118,8 @@ def _fetched(hub_id: str) -> Path:
     import huggingface_hub  # half a second, which those without need not wait
 
     try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=[SETTINGS, WEIGHTS, CARD]))
+        with one_line_of_retries(f"{hub_id} from the Hugging Face hub"):
+            return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=[SETTINGS, WEIGHTS, CARD]))
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
         raise CheckpointError(

@@ -72,6 +72,7 @@ def with_warmup(config: Config, schedule: Schedule) -> Schedule:
 
 def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_weights: bool = True) -> Job:
     """Everything that `reid.engine.train.fit` needs; arguments as in `build_embedding`."""
+    _require_enough_images(config, runtime)  # before weights are fetched
     embedding, preprocess = build_embedding(config, initial_weights=initial_weights)
     num_classes = len(data.pids)
     loss = build_loss(config, len(data.split.names), num_classes, embedding.num_features)
@@ -79,7 +80,6 @@ def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_we
     model.with_features = isinstance(loss, SumOfLosses) and loss.needs_features
     model = runtime.place(with_shared_norm(config, model, runtime))
     check_input_size(config, model, runtime)
-    _require_enough_images(config, runtime)
     train = config.train
     return Job(
         model=model,

@@ -14,6 +14,7 @@ from reid.errors import DataError
 from reid.features import FeatureSet
 from reid.gallery import store
 from reid.gallery.index import Index
+from reid.gallery.records import LEFT_OUT
 from reid.gallery.store import Gallery
 from reid.tracklets import IdNames
 
@@ -27,11 +28,11 @@ def holds(folder: Path, keys: Sequence[str], fingerprint: str, *, among_others: 
     if not store.exists(folder):
         return False
     held = store.open_gallery(folder)
-    there = list(store.rows_by_key(held))
+    there, left_out = list(store.rows_by_key(held)), set(held.about.get(LEFT_OUT, []))
     same_model = held.features.fingerprint == fingerprint
     if among_others:
-        return same_model and set(keys) <= set(there)
-    if not same_model or there != list(keys):
+        return same_model and set(keys) <= {*there, *left_out}
+    if not same_model or there != [key for key in keys if key not in left_out]:
         difference = f"{len(there)} tracklets by model {held.features.fingerprint}; here {len(keys)} by {fingerprint}"
         raise DataError(f"{folder}: holds another gallery ({difference}); --add adds to it, --overwrite replaces it")
     return True
@@ -80,6 +81,12 @@ def joined(held: Gallery, new: Gallery, features: np.ndarray) -> Gallery:
     added = [*held.about.get("added", []), new.about["source"]]
     num_frames, path = (np.concatenate([getattr(g, name) for g in (held, new)]) for name in ("num_frames", "path"))
     about = {**held.about, "added": added, **({"names": names.to_json()} if names else {})}
+    added_keys = set(second.key.tolist())
+    left_out = [key for key in held.about.get(LEFT_OUT, []) if key not in added_keys] + [*new.about.get(LEFT_OUT, [])]
+    if left_out:
+        about[LEFT_OUT] = list(dict.fromkeys(left_out))
+    else:
+        about.pop(LEFT_OUT, None)
     return Gallery(held.folder, rows, num_frames, path, about)
 
 

@@ -22,6 +22,9 @@ SCHEMA = 1
 ABOUT, COLUMNS = "gallery.json", ["row", "key", "pid", "camid", "num_frames", "path"]
 NAME_COLUMNS = ["pid_name", "camid_name"]  # of meta.csv, where the source has text for persons or cameras
 ROW_LISTS = ("query", "gallery")
+LEFT_OUT = (
+    "left_out"  # in gallery.json: keys of tracklets none of whose images could be read, where such were to be left out
+)
 ROWS = "rows"  # among the checksums: that of the lists
 _PART = 2**24  # bytes of a file read at once
 
@@ -37,7 +40,7 @@ def state(folder: Path) -> tuple[int, int] | None:
     try:
         held = current(folder, ABOUT).stat()
         return held.st_ino, held.st_mtime_ns
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -65,6 +68,8 @@ def read_about(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: it is missing, damaged or of another schema.
     """
+    if not current(folder, ABOUT).exists():
+        raise DataError(_no_gallery(folder))
     try:
         about = json.loads(current(folder, ABOUT).read_text(encoding="utf-8"))
         if isinstance(about["schema"], int) and about["schema"] > SCHEMA:
@@ -84,12 +89,26 @@ def read_about(folder: Path) -> dict[str, Any]:
             raise ValueError("checksums and preprocessing must be mappings")
         if not all(isinstance(about.get(name, ""), str) for name in ("run", "checkpoint", "weights", "source")):
             raise ValueError("run, checkpoint, weights and source must be texts")
+        if not all(isinstance(key, str) for key in list(about.get(LEFT_OUT, []))):
+            raise ValueError(f"{LEFT_OUT} must be a list of texts")
         IdNames.from_json(about.get("names"))
         return about | {"fingerprint": about["fingerprint"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{folder / ABOUT}: no complete feature folder of robust-reid extract: {error}; extract the features again"
         ) from None
+
+
+def _no_gallery(folder: Path) -> str:
+    """Why a folder that has no gallery.json is none, and the command that makes one."""
+    command = f"robust-reid extract RUN DATA --out {folder}"
+    if (folder / "shards").is_dir():
+        return f"{folder}: an extraction that was not finished; the same robust-reid extract with --resume auto goes on with it"
+    if folder.is_dir():
+        return f"{folder}: no complete feature folder of robust-reid extract: no {ABOUT} in it; {command} writes one into a new folder"
+    if folder.exists():
+        return f"{folder}: a file, no feature folder; expected the folder that robust-reid extract has written"
+    return f"{folder}: no such folder; {command} makes a gallery of the tracklets of DATA, embedded by RUN"
 
 
 def read_meta(file: Path) -> dict[str, np.ndarray]:

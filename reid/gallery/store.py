@@ -124,7 +124,7 @@ def changing(folder: Path, *, make: bool = False) -> AbstractContextManager[None
         DataError: another program holds it; it cannot be written; or there is no folder.
     """
     if not make and not folder.is_dir():
-        raise DataError(f"{folder}: no complete feature folder of robust-reid extract: no such folder")
+        read_about(folder)  # which tells that there is none, and what makes one
     return exclusive_lock(folder, "another program is changing this gallery; wait until it is done, and try again")
 
 

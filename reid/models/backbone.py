@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from reid.errors import CheckpointError, ConfigError
 from reid.models import weights as weight_files
+from reid.models.hub import one_line_of_retries
 from reid.models.weights import Weights, some
 
 logger = logging.getLogger(__name__)
@@ -80,11 +81,11 @@ def _from_network(name: str, kwargs: dict[str, Any]) -> nn.Module:
     origin, cache = _whence(published)
     set_pretrained_check_hash(True)
     try:
-        with _network_timeout():
+        with _network_timeout(), one_line_of_retries(f"weights of {name} from {origin}"):
             return _load(name, kwargs, f"{origin} (kept at {cache})" if cache else origin)
     except OSError as error:
         raise CheckpointError(
-            f"model.pretrained: the weights of {name} could not be downloaded from {origin} ({_brief(error)}): "
+            f"model.pretrained: the weights of {name} could not be downloaded from {origin} ({_brief(_root_of(error))}): "
             f"set model.pretrained=false to train from scratch, or model.weights=PATH to a copy of the file"
             + (f", or put the copy at {cache}" if cache else "")
         ) from error
@@ -163,6 +164,13 @@ def _network_timeout(seconds: float = 30.0) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _brief(error: Exception, length: int = 160) -> str:
+def _root_of(error: BaseException) -> BaseException:
+    """What went wrong first: `Name or service not known`, say, under what libraries made of it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _brief(error: BaseException, length: int = 160) -> str:
     text = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
     return text if len(text) <= length else text[:length] + "…"

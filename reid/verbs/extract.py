@@ -38,6 +38,11 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--kind", choices=["auto", "mars", "folders", "manifest"], default="auto", help="what INPUT is")
     what.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights of RUN (default: last)")
     cli.add_weights_flags(what)
+    what.add_argument(
+        "--skip-tracklets",
+        action="store_true",
+        help="leave out images that cannot be read, and tracklets that have no other; both are listed",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, required=True, metavar="DIR", help="feature folder to write")
     mode = output.add_mutually_exclusive_group()
@@ -68,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "add" if flags.add else "overwrite" if flags.overwrite else "new",
         resume=flags.resume is not None,
         index=flags.index,
+        skip_tracklets=flags.skip_tracklets,
         **({} if flags.shard is None else {"shard_frames": flags.shard}),
     )
     model = source(flags.run, flags.checkpoint, flags.weights, flags.model, flags.size)

@@ -8,12 +8,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from reid import cli
-from reid.datasets.demo import TRUTH_FILE, DemoSettings, load_truth, write_demo
-from reid.datasets.mars import load_mars
-from reid.report.tables import text_table
+from reid.datasets.demo_settings import DemoSettings
 
 EXAMPLES = """\
   robust-reid render --out data/demo
@@ -53,6 +49,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Write the dataset, or find it already there with the same settings; then print its size."""
     options = vars(parser().parse_args(argv))
+
+    from tqdm import tqdm  # after parsing: numpy and what draws take a second
+
+    from reid.datasets.demo import TRUTH_FILE, load_truth, write_demo
+    from reid.datasets.mars import load_mars
+    from reid.report.tables import text_table
+
     root, workers = options.pop("out"), options.pop("workers")
     wanted = DemoSettings(**options)
     if (root / TRUTH_FILE).is_file() and load_truth(root).settings == wanted:

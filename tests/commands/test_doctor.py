@@ -48,6 +48,26 @@ def another(rows: list[dict[str, str]], row: dict[str, str]) -> dict[str, str]:
     return next(other for other in train_rows(rows) if other["pid"] != row["pid"])
 
 
+def test_one_person_is_nobody_to_tell_apart(rows, capsys):
+    one = [row for row in train_rows(rows) if row["pid"] == train_rows(rows)[0]["pid"]]
+    code, found = diagnose(one, "--quick")
+    assert (code, found["one-person"]["kind"]) == (FINDINGS, "finding")
+    out = capsys.readouterr().out
+    assert "finding: 1 person to train on: expected 2 or more" in out
+    assert out.rstrip().endswith("1 finding")
+    assert "one" not in found["one-person"]
+    two = one + [row for row in train_rows(rows) if row["pid"] == another(rows, one[0])["pid"]]
+    assert "one-person" not in diagnose(two, "--quick")[1]
+    for row in one:
+        row["pid"] = ""  # for extraction only
+    assert "one-person" not in diagnose(one, "--quick")[1]
+
+
+def test_one_of_a_kind_is_told_in_the_singular(rows, capsys):
+    assert diagnose([*rows, rows[0]], "--quick")[0] == FINDINGS
+    assert "finding: 1 row that stands twice in one tracklet (repeated-row)" in capsys.readouterr().out
+
+
 def test_a_clean_table_is_clean(rows, capsys):
     code, found = diagnose(rows)
     assert code == CLEAN

@@ -124,8 +124,90 @@ def test_by_default_the_first_damaged_image_stops_it(run: Path, source: Path, tm
         extracted(run, source, tmp_path / "out", "error")
 
 
-def test_a_tracklet_without_any_image_is_named(run: Path, source: Path, tmp_path: Path) -> None:
-    (source / "c" / "0.jpg").write_bytes(b"")
-    (source / "c" / "1.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="tracklet c "):
-        extracted(run, source, tmp_path / "out")
+@pytest.fixture
+def c_unreadable(source: Path) -> Path:
+    for i in range(LENGTHS["c"]):
+        (source / "c" / f"{i}.jpg").write_bytes(b"")
+    return source
+
+
+def test_a_tracklet_without_any_image_is_named(run: Path, c_unreadable: Path, tmp_path: Path) -> None:
+    expected = r"source/c/0\.jpg: damaged image .*; none of the 2 images of tracklet c can be read; .*--skip-tracklets"
+    with pytest.raises(DataError, match=expected):
+        extracted(run, c_unreadable, tmp_path / "out")
+    assert not store.exists(tmp_path / "out")
+
+
+def test_such_a_tracklet_is_left_out_where_that_is_asked_for(
+    run: Path, c_unreadable: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(tmp_path / "without/c")
+    without = extracted(run, tmp_path / "without", tmp_path / "expected")
+    out = tmp_path / "out"
+    gallery = extracted(run, c_unreadable, out, "error", skip_tracklets=True)  # which leaves images out too
+    assert list(gallery.features.key) == list(without.features.key) == ["a", "b", "d"]
+    np.testing.assert_allclose(gallery.features.features, without.features.features, rtol=0, atol=1e-6)
+    assert gallery.num_frames.tolist() == [3, 5, 4]
+    assert about(out)["left_out"] == ["c"]
+    assert "left_out" not in about(tmp_path / "expected")
+    assert [str(c_unreadable / name) in listed(out) for name in ("c/0.jpg", "c/1.jpg")] == [True, True]
+    assert f"{out}: 1 tracklet was left out, as none of the images can be read, such as c; " in caplog.text
+    caplog.clear()
+    extracted(run, c_unreadable, out, skip_tracklets=True, resume=True)
+    assert "4 tracklets: all there already" in caplog.text
+
+
+def test_a_restored_tracklet_is_added(run: Path, c_unreadable: Path, tmp_path: Path) -> None:
+    extracted(run, c_unreadable, tmp_path / "out", skip_tracklets=True)
+    (tmp_path / "restored").mkdir()
+    (tmp_path / "without/c").rename(tmp_path / "restored/c")
+    gallery = extracted(run, tmp_path / "restored", tmp_path / "out", mode="add")
+    assert list(gallery.features.key) == ["a", "b", "d", "c"]
+    assert "left_out" not in about(tmp_path / "out")
+
+
+def test_what_was_begun_with_the_flag_is_not_finished_without(
+    run: Path, c_unreadable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extracted(run, c_unreadable, tmp_path / "out", skip_tracklets=True)
+    with pytest.raises(DataError, match=r"begun with --skip-tracklets, and lacks 1 tracklet such as c"):
+        extracted(run, c_unreadable, tmp_path / "out", resume=True)
+    extracted(run, c_unreadable, tmp_path / "out", resume=True, skip_tracklets=True)
+    assert about(tmp_path / "out")["left_out"] == ["c"]
+
+
+def test_nothing_at_all_is_an_error(run: Path, c_unreadable: Path, tmp_path: Path) -> None:
+    (tmp_path / "only").mkdir()
+    (c_unreadable / "c").rename(tmp_path / "only/c")
+    with pytest.raises(DataError, match="none of the images of 1 tracklet can be read"):
+        extracted(run, tmp_path / "only", tmp_path / "out", skip_tracklets=True)
+
+
+def test_missing_images_are_told_before_the_work(
+    run: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"source/{name}/{i}.jpg,{name}" for name, length in LENGTHS.items() for i in range(length)]
+    (tmp_path / "tracks.csv").write_text("\n".join(["path,tracklet", *rows]))
+    shutil.rmtree(source / "c")
+    (source / "d/1.jpg").unlink()
+    monkeypatch.chdir(tmp_path)  # where the root of the paths is `.`
+
+    def embedded(policy: str, **target: object) -> store.Gallery:
+        wanted = Target(tmp_path / "out", **target)
+        extract.run(experiment.OfRun(run), [f"data.damaged={policy}"], Path("tracks.csv"), "manifest", wanted)
+        return store.open_gallery(tmp_path / "out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "extract_shards", lambda *_, **__: pytest.fail("has begun"))
+        with pytest.raises(DataError, match=r"^source/c/0\.jpg: .* \(of tracklet c\); 3 of 14 images are not there; "):
+            embedded("error")
+        with pytest.raises(DataError, match=r"^source/c/0\.jpg: .*other of the 2 of tracklet c; .*--skip-tracklets$"):
+            embedded("skip")
+    assert not (tmp_path / "out").exists()
+    assert list(embedded("skip", skip_tracklets=True).features.key) == ["a", "b", "d"]

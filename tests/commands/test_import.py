@@ -4,6 +4,7 @@ import configparser
 import csv
 import json
 import os
+import shlex
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -301,8 +302,10 @@ def test_coco_with_track_ids(here, people, capsys, fails):
     assert "annotation 0: expected a track (track_id" in message
     (here / "labels.json").write_text(json.dumps(list(range(100_000))))
     message = fails("import", "labels.json", "--out", "x.csv")
-    assert "expected COCO JSON" in message
+    assert "item 1: expected a JSON object, got '0'" in message
     assert len(message) < 300
+    message = fails("import", "labels.json", "--as", "coco", "--out", "x.csv")
+    assert "expected COCO JSON" in message and "got a list; --as jsonl takes a list of objects" in message
 
 
 def test_json_lines_with_and_without_boxes(here, people, fails):
@@ -324,9 +327,25 @@ def test_json_lines_with_and_without_boxes(here, people, fails):
     (here / "t.jsonl").write_text('{"path": "0.png"}\n')
     assert "line 1: expected tracklet (or track" in fails("import", "t.jsonl", "--out", "x.csv")
     (here / "t.jsonl").write_text("[1, 2\n")
-    assert "line 1: expected a JSON object, got '[1, 2'" in fails("import", "t.jsonl", "--out", "x.csv")
+    assert "t.jsonl: not a readable JSON list (" in fails("import", "t.jsonl", "--out", "x.csv")
     (here / "t.jsonl").write_text('{"path": "gone.png", "tracklet": 1}\n')
     assert "gone.png is not there" in fails("import", "t.jsonl", "--out", "x.csv")
+
+
+def test_a_json_list_is_read_as_json_lines_whatever_the_file_is_called(here, people, fails):
+    (track,) = of_size(people, 1)
+    objects = [{"path": str(path), "tracklet": "a", "pid": "alice"} for path in track.paths]
+    (here / "t.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    (here / "t.json").write_text(json.dumps(objects, indent=1))
+    shutil.copy(here / "t.json", here / "table.csv")
+    assert call("import", "t.jsonl", "--out", "lines.csv") == 0
+    assert call("import", "t.json", "--out", "list.csv") == 0
+    assert (here / "list.csv").read_text() == (here / "lines.csv").read_text()
+    for verb in (["doctor", "table.csv"], ["import", "table.csv", "--out", "x.csv"]):
+        advice = fails(*verb).partition("robust-reid ")[2].partition(" makes")[0]
+        assert advice == "import table.csv --as jsonl --out tracks.csv"
+    assert call(*shlex.split(advice)) == 0
+    assert (here / "tracks.csv").read_text() == (here / "lines.csv").read_text()
 
 
 def film(file: Path, tracks: list[Tracklet]) -> int:

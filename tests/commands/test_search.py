@@ -174,7 +174,10 @@ def test_queries_that_are_nothing(gallery: Path, fails) -> None:
     assert "gate 3" in fails("search", gallery, key, "--camera", "gate 3")
     assert "min_similarity: expected >= -1 and <= 1" in fails("search", gallery, key, "--min-similarity", "3")
     assert "faiss makes no 'XX'" in fails("search", gallery, key, "--index", "XX")
-    assert "no complete feature folder" in fails("search", "empty", key)
+    assert "empty: no complete feature folder" in fails("search", "empty", key)
+    message = fails("search", "nowhere", key)
+    assert "nowhere: no such folder; robust-reid extract RUN DATA --out nowhere makes a gallery" in message
+    assert "text.jpg: a file, no feature folder" in fails("search", "text.jpg", key)
     assert "no tracklet has the key 'nothing'" in fails("gallery", "remove", gallery, "nothing")
     assert "cannot write" in fails("search", gallery, key, "--json", "text.jpg/a.json")
 

@@ -11,7 +11,8 @@ from PIL import Image
 from scipy.io import loadmat
 
 from reid.datasets import demo, demo_plan, scenes
-from reid.datasets.demo import DemoSettings, load_truth, write_demo
+from reid.datasets.demo import load_truth, write_demo
+from reid.datasets.demo_settings import DemoSettings
 from reid.datasets.figures import make_person
 from reid.datasets.noise import uniform_others
 from reid.errors import ConfigError, DataError

@@ -160,7 +160,11 @@ WRONG = [
     ),
     ("path,tracklet\ngone.jpg,t\n", "row 2, column path: no such file .*gone.jpg, nor any other of 1 looked for"),
     ("path,tracklet\nC:\\imgs\\a.jpg,t\n", "row 2, column path: .* is a path of another machine"),
-    ('[{"path": "a.jpg", "tracklet": "t"}' + ", {}" * 100_000 + "]", "this is JSON, no CSV; robust-reid import"),
+    (
+        '[{"path": "a.jpg", "tracklet": "t"}' + ", {}" * 100_000 + "]",
+        "this is JSON, no table; robust-reid import .*clips.csv --as jsonl ",
+    ),
+    ('{"images": [], "annotations": []}', "this is JSON, no table; robust-reid import .*clips.csv --as coco "),
     (b"path,tracklet\na.jpg,t\nb.jpg,\xff\xfe\n", "row 3: not text in UTF-8"),
     (b"path,tracklet\na.jpg,t\0\n", "not a text file"),
 ]

@@ -64,7 +64,9 @@ def test_the_second_program_is_turned_away_and_loses_nothing(folder: Path, name:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no complete feature folder"):
+    with pytest.raises(
+        DataError, match=r"nowhere: no such folder; robust-reid extract RUN DATA --out \S+/nowhere makes"
+    ):
         change.remove(tmp_path / "nowhere", ["a"])
     assert not (tmp_path / "nowhere").exists()
     with store.changing(tmp_path / "new", make=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import socket
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from reid.errors import CheckpointError, ConfigError
 from reid.models.backbone import create_backbone
+from reid.models.hub import one_line_of_retries
 
 NETS = ("googlenet_bn", "bn_inception")
 
@@ -122,6 +124,20 @@ def test_offline_the_error_says_what_to_do(name: str, tmp_path: Path, monkeypatc
     ):
         assert part in one_line(error)
     assert socket.getdefaulttimeout() == before
+
+
+def test_retries_of_the_hub_are_one_line(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    from huggingface_hub.utils import http_backoff
+
+    library = logging.getLogger("huggingface_hub")
+    before = list(library.handlers), library.propagate
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nobody = f"http://127.0.0.1:{server.getsockname()[1]}/"  # of a port that is closed again
+    with pytest.raises(Exception, match=r"[Rr]efused"), one_line_of_retries("weights of x"):
+        http_backoff("HEAD", nobody, max_retries=3, base_wait_time=0.01)
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == ["weights of x: no answer yet"]
+    assert "Retry" not in capfd.readouterr().err
+    assert (list(library.handlers), library.propagate) == before
 
 
 def test_the_path_named_offline_is_where_timm_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from reid.datasets.sources.base import Options, Rows, require_folder
 from reid.datasets.sources.boxes import check_boxes
+from reid.datasets.sources.jsonl import holds_list
 from reid.errors import DataError
 
 SHAPE = "a .json with images and annotations that have bbox and track_id"
@@ -24,7 +25,8 @@ _FRAME = ("frame_id", "frame_index", "frame")
 
 def recognise(source: Path) -> str | None:
     """Why it is this kind, or None."""
-    return "a .json file" if source.is_file() and source.suffix.lower() == ".json" else None
+    found = source.is_file() and source.suffix.lower() == ".json" and not holds_list(source)
+    return "a .json file" if found else None
 
 
 def read(source: Path, options: Options) -> Rows:
@@ -132,6 +134,7 @@ def _load(source: Path) -> dict[str, Any]:
     lists = isinstance(content, dict) and all(isinstance(content.get(part), list) for part in ("images", "annotations"))
     if not lists or not all(isinstance(item, dict) for part in ("images", "annotations") for item in content[part]):
         raise DataError(
-            f"{source}: expected COCO JSON, an object with lists of objects images and annotations; got something else"
+            f"{source}: expected COCO JSON, an object with lists of objects images and annotations; got "
+            + ("a list; --as jsonl takes a list of objects" if isinstance(content, list) else "something else")
         )
     return dict(content)

@@ -1,9 +1,13 @@
-"""JSON lines, one frame each: ``{"path": "a/1.jpg", "tracklet": "7", "pid": "alice", "camid": "gate 3", "bbox": [x, y, w, h]}``."""
+"""JSON lines, or one JSON list of objects, one frame each.
+
+An object is ``{"path": "a/1.jpg", "tracklet": "7", "pid": "alice", "camid": "gate 3", "bbox": [x, y, w, h]}``.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from reid.datasets.sources.base import Cell, Options, Rows, require_folder
 from reid.datasets.sources.boxes import BOX, check_boxes
 from reid.errors import DataError
 
-SHAPE = 'one object per line: "path" and "tracklet", and "pid", "camid", "bbox", … where known'
+SHAPE = 'one object per line, or a list of objects: "path" and "tracklet", and "pid", "camid", "bbox", … where known'
 # A column's other names, as trackers and annotation tools write them.
 _NAMES = {
     "path": ("path", "image", "file", "file_name", "filename", "img"),
@@ -24,48 +28,74 @@ _BOX = ("bbox", "box", "xywh")
 
 def recognise(source: Path) -> str | None:
     """Why it is this kind, or None."""
-    return "a .jsonl file" if source.is_file() and source.suffix.lower() in (".jsonl", ".ndjson") else None
+    if not source.is_file():
+        return None
+    if source.suffix.lower() in (".jsonl", ".ndjson"):
+        return "a .jsonl file"
+    return "a list in a .json file" if source.suffix.lower() == ".json" and holds_list(source) else None
+
+
+def holds_list(source: Path) -> bool:
+    """Whether a JSON file is a list, by its first character."""
+    with open(source, "rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per line; what else stands there becomes columns.
+    """One row per object; what else stands there becomes columns.
 
     Raises:
-        DataError: a line is no object, names no path or tracklet, or names an image that is not there.
+        DataError: a line or an item of the list is no object, names no path or tracklet, or names an image that is not there.
     """
     folder = require_folder(options.images or source.parent, "the folder that paths are relative to")
     rows = Rows(source.stem)
-    try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: not a readable text file in UTF-8 ({error})") from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            cells = _cells(f"{source}: line {number}", line)
-            path = folder / os.path.expanduser(str(cells.pop("path")))
-            if not path.exists():
-                raise DataError(
-                    f"{source}: line {number}: {path} is not there; --images names the folder of relative paths"
-                )
-            rows.add(path, str(cells.pop("tracklet")), **cells)
+    for where, held in _objects(source):
+        cells = _cells(where, held)
+        path = folder / os.path.expanduser(str(cells.pop("path")))
+        if not path.exists():
+            raise DataError(f"{where}: {path} is not there; --images names the folder of relative paths")
+        rows.add(path, str(cells.pop("tracklet")), **cells)
     if not len(rows):
         raise DataError(f"{source}: expected one object per line, got none")
     check_boxes(rows)
     return rows
 
 
-def _cells(where: str, line: str) -> dict[str, Cell]:
+def _objects(source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object, and where it stands in words."""
     try:
-        held: dict[str, Any] = json.loads(line)
-    except ValueError:
-        held = {}
-    if not isinstance(held, dict) or not held:
-        raise DataError(f"{where}: expected a JSON object, got '{line[:80]}'")
+        text = source.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source}: not a readable text file in UTF-8 ({error})") from None
+    if text.lstrip().startswith("["):
+        try:
+            items = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{source}: not a readable JSON list ({error})") from None
+        found = ((f"{source}: item {number}", item, json.dumps(item)) for number, item in enumerate(items, start=1))
+    else:
+        lines = ((number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip())
+        found = ((f"{source}: line {number}", _parsed(line), line) for number, line in lines)
+    for where, held, shown in found:
+        if not isinstance(held, dict) or not held:
+            raise DataError(f"{where}: expected a JSON object, got '{shown[:80]}'")
+        yield where, held
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _cells(where: str, held: dict[str, Any]) -> dict[str, Cell]:
+    shown = json.dumps(held, ensure_ascii=False)[:80]
     cells: dict[str, Cell] = {}
     for column, names in _NAMES.items():
         value = next((held.pop(name) for name in names if held.get(name) is not None), None)
         if value is None and column in ("path", "tracklet"):
-            raise DataError(f"{where}: expected {column} (or {', '.join(names[1:])}), got none in '{line[:80]}'")
+            raise DataError(f"{where}: expected {column} (or {', '.join(names[1:])}), got none in '{shown}'")
         if value is not None:
             cells[column] = str(value) if column != "path" else value
     box = next((held.pop(name) for name in _BOX if name in held), None)

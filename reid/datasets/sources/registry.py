@@ -6,10 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
-from reid.config import nearest
 from reid.datasets.sources.base import Options, Rows
 from reid.datasets.sources.market1501 import DUKE_WITHDRAWN, is_duke
-from reid.errors import ConfigError, DataError
+from reid.errors import ConfigError, DataError, nearest
 
 # By name, in the order in which `auto` asks them: the surest first. The module is the name with _ for -.
 KINDS = {

@@ -1,0 +1,36 @@
+"""What the Hugging Face hub's library says while it has no answer, in one line of our own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def one_line_of_retries(what: str) -> Iterator[None]:
+    """Within this, the library's first warning becomes one line, and no other does: it writes two, each twice, for every one of its tries.
+
+    Args:
+        what: is being fetched, for the line.
+    """
+    library = logging.getLogger("huggingface_hub")
+    before = library.handlers, library.propagate
+    library.handlers, library.propagate = [_OneLine(what)], False
+    try:
+        yield
+    finally:
+        library.handlers, library.propagate = before
+
+
+class _OneLine(logging.Handler):
+    def __init__(self, what: str) -> None:
+        super().__init__(logging.WARNING)
+        self._what, self._told = what, False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning("%s: no answer yet; trying again for a minute or two (Ctrl-C ends it)", self._what)
