@@ -286,7 +286,7 @@ def by_cleanlab(audited: Audited, probabilities: Probabilities) -> tuple[np.ndar
     features, label = pooled(audited)
     probability = probabilities(audited, features, label)
     quality = get_label_quality_scores(label, probability)
-    issues = find_label_issues(label, probability)
+    issues = find_label_issues(label, probability, n_jobs=1)  # forked workers hang beside threads
     return quality, time.perf_counter() - began, float(np.mean(issues))
 
 
