@@ -137,14 +137,13 @@ def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[s
     split, rows = audited.split, audited.rows
     by_row = {found.row: found for found in result.findings}
     found = [by_row[row] for row in rows.tolist()]
-    suspicion = np.array([one.suspicion for one in found])
+    place = {one.row: rank for rank, one in enumerate(result.findings)}  # equal suspicion is ordered by the margin
     relabelled, switched = read_manifest(RunDirectory(run).noise)
     wrong = np.array([relabelled.get(split.key(row), False) for row in rows.tolist()])
     figures: dict[str, Any] = {"wrong": float(wrong.mean()), "estimated": result.rate.value}
     figures["interval"] = [result.rate.low, result.rate.high]
     if wrong.any():
-        figures["audit"] = ranked(wrong, suspicion)
-        figures["label_wrong"] = ranked(wrong, np.array([one.evidence["label_wrong"] for one in found]))
+        figures["audit"] = ranked(wrong, -np.array([place[row] for row in rows.tolist()], float))
         figures["margin"] = ranked(wrong, -np.array([one.evidence["margin"] for one in found]))
         figures["neighbours"] = ranked(wrong, -np.array([one.evidence["neighbours"] for one in found]))
         figures["small_loss"] = ranked(wrong, -audited.evidence["confidence"])
@@ -188,7 +187,8 @@ def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[s
 
 
 RANKINGS = {
-    "audit": "label_wrong",
+    "audit": "audit",
+    "margin alone": "margin",
     "neighbours": "neighbours",
     "small loss": "small_loss",
     "area under the margin": "area_under_margin",
