@@ -9,7 +9,7 @@ preprocessing) is a property of the collection. All is written and read with the
 push was acknowledged before it. Candidates come from the engine; hits and similarities are computed here from their stored vectors, by
 the same function as a folder's.
 
-pymilvus is imported when a database is opened. It repeats calls that a server could not take by itself.
+pymilvus is imported when a database is opened. It repeats what a busy server turns away; a push waits for a server that is lost.
 
 Shapes: N rows, n of them, D feature dimensions, Q queries.
 """
@@ -22,8 +22,10 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,6 +48,7 @@ FIELDS = ["key", *NUMBERS, *TEXTS, FEATURE]
 STRONG = "Strong"
 EMBEDDED_INDEXES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8", "AUTOINDEX")
 ROWS_AT_ONCE, BYTES_AT_ONCE = 1000, 2**22  # of one request; a server takes 64 MiB
+PAUSES = (1, 2, 4, 8, 16, 30)  # seconds after which a lost server is tried again
 NAMES_AT_ONCE = 50  # persons or cameras asked for in one request
 LONGEST_TEXT = 65_535  # bytes of UTF-8, Milvus' own limit
 MOST_CANDIDATES = 16_384  # likewise
@@ -292,10 +295,27 @@ def push(
             )
         parcels = list(_parcels(rows.sizes[todo].tolist()))
         for number in progress(range(len(parcels))):
-            client.upsert(where.collection, [rows[row] for row in todo[parcels[number]].tolist()])
-        client.flush(where.collection)
+            parcel = [rows[row] for row in todo[parcels[number]].tolist()]
+            _patiently(where, partial(client.upsert, where.collection, parcel))
+        _patiently(where, partial(client.flush, where.collection))
         client.drop_collection_properties(where.collection, [unfinished])
         return Pushed(len(todo), len(rows) - len(todo), collection.count())
+
+
+def _patiently(where: Address, call: Callable[[], object]) -> None:
+    """Calls, and calls again for a while where the server is gone: what is called may be done twice."""
+    from pymilvus import MilvusException, Status
+
+    for pause in PAUSES:
+        try:
+            call()
+            return
+        except MilvusException as error:
+            if error.code != Status.CONNECT_FAILED:
+                raise
+            logger.warning("%s: %s; trying again in %g s", where, error.message, pause)
+            time.sleep(pause)
+    call()
 
 
 def remove(where: Address, keys: Iterable[str]) -> int:
