@@ -54,13 +54,7 @@ LONGEST_TEXT = 65_535  # bytes of UTF-8, Milvus' own limit
 MOST_CANDIDATES = 16_384  # likewise
 UNFINISHED = "unfinished."  # and a digest of the folder: properties of a collection that is being pushed to
 _PREFIX = "robust_reid."
-_MADE_BY = (
-    "run",
-    "checkpoint",
-    "weights",
-    "model",
-    "preprocessing",
-)  # entries of gallery.json that tell how to embed a query
+_MADE_BY = ("run", "checkpoint", "weights", "model", "preprocessing")  # of gallery.json: how to embed a query
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 Row = Mapping[str, Any]
@@ -85,7 +79,7 @@ class Address:
 
     def __str__(self) -> str:
         """As typed, without a password."""
-        return f"{re.sub('://[^/@]*@', '://…@', self.database)}#{self.collection}"
+        return f"{re.sub('://.*@', '://…@', self.database)}#{self.collection}"
 
 
 def is_address(text: str) -> bool:
@@ -260,45 +254,39 @@ def push(
     Raises:
         ConfigError: as `opened`; or another `index` than the collection's.
         DataError: the collection is of another model, uses an id for another person or camera, or has other rows of these keys; a text
-            cannot be stored; the database cannot be reached. Nothing has been written then, unless the connection was lost on the way.
+            cannot be stored; the database cannot be reached, or has no such index. No row has been written then, unless the connection
+            was lost on the way.
     """
     rows = _Rows(gallery)
     kind, parameters = _index(index or "FLAT")
     if where.embedded and kind not in EMBEDDED_INDEXES:  # it would take any name, and fail at the first search
         raise ConfigError(f"--index: milvus-lite has {', '.join(EMBEDDED_INDEXES)}, got {kind}")
+    folder = str(gallery.folder.absolute())
+    mark = f"{_PREFIX}{UNFINISHED}{hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()}"
+    unfinished = {mark: os.fsencode(folder).decode(errors="replace")}
     with _connected(where, make=True) as client:
         held = client.has_collection(where.collection)
         if not held:
-            _make(client, where, gallery, rows)
-        try:
-            collection = _collection(where, client)
-            _require_same(collection, gallery, rows, index)
-            if not collection.index:
-                indexes = client.prepare_index_params()
-                indexes.add_index(FEATURE, index_type=kind, index_name=FEATURE, metric_type="IP", params=parameters)
-                client.create_index(where.collection, indexes)
-            client.load_collection(where.collection)
-        except BaseException:
-            if not held:
-                with contextlib.suppress(Exception):  # what has been raised says more
-                    client.drop_collection(where.collection)
-            raise
+            _make(client, where, gallery, rows, unfinished)
+        collection = _collection(where, client)  # which another push may have made just before
+        _require_same(collection, gallery, rows, index)
+        if not collection.index:
+            indexes = client.prepare_index_params()
+            indexes.add_index(FEATURE, index_type=kind, index_name=FEATURE, metric_type="IP", params=parameters)
+            client.create_index(where.collection, indexes)
+        client.load_collection(where.collection)
         todo = np.arange(len(rows))
         if held and collection.count():
             _require_same_ids(collection, gallery)
             todo = _missing(collection, rows, overwrite=overwrite)
-        folder = str(gallery.folder.absolute())
-        unfinished = f"{_PREFIX}{UNFINISHED}{hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()}"
-        if len(todo):
-            client.alter_collection_properties(
-                where.collection, {unfinished: os.fsencode(folder).decode(errors="replace")}
-            )
+        client.alter_collection_properties(where.collection, unfinished)
         parcels = list(_parcels(rows.sizes[todo].tolist()))
         for number in progress(range(len(parcels))):
             parcel = [rows[row] for row in todo[parcels[number]].tolist()]
             _patiently(where, partial(client.upsert, where.collection, parcel))
-        _patiently(where, partial(client.flush, where.collection))
-        client.drop_collection_properties(where.collection, [unfinished])
+        if len(todo):
+            _patiently(where, partial(client.flush, where.collection))
+        client.drop_collection_properties(where.collection, [mark])
         return Pushed(len(todo), len(rows) - len(todo), collection.count())
 
 
@@ -506,7 +494,7 @@ def _index(text: str) -> tuple[str, dict[str, float]]:
     return kind, {name: int(number) for name, _, number in pairs}
 
 
-def _make(client: Any, where: Address, gallery: Gallery, rows: _Rows) -> None:
+def _make(client: Any, where: Address, gallery: Gallery, rows: _Rows, further: Mapping[str, str]) -> None:
     from pymilvus import DataType
 
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -527,7 +515,7 @@ def _make(client: Any, where: Address, gallery: Gallery, rows: _Rows) -> None:
         where.collection,
         schema=schema,
         consistency_level=STRONG,
-        properties={f"{_PREFIX}{name}": value for name, value in properties.items()},
+        properties={**{f"{_PREFIX}{name}": value for name, value in properties.items()}, **further},
     )
 
 

@@ -159,7 +159,9 @@ milvus.push(store.open_gallery(Path(sys.argv[1])), milvus.Address(sys.argv[2], "
 """
 
 
-@pytest.mark.parametrize(("method", "call", "there"), [("create_index", 1, None), ("upsert", 4, 21), ("flush", 1, 40)])
+@pytest.mark.parametrize(
+    ("method", "call", "there"), [("create_index", 1, None), ("upsert", 1, 0), ("upsert", 4, 21), ("flush", 1, 40)]
+)
 def test_a_killed_push_goes_on(
     folder: Path, where: milvus.Address, tmp_path: Path, method: str, call: int, there: int | None
 ) -> None:
@@ -397,6 +399,7 @@ def test_a_database_that_another_program_holds(folder: Path, where: milvus.Addre
         ("a#b.db", ("a#b.db", "gallery")),
         ("http://host:19530", ("http://host:19530", "gallery")),
         ("https://me:secret@host/mine#p_2", ("https://me:secret@host/mine", "p_2")),
+        ("http://me:p@secret@host#p", ("http://me:p@secret@host", "p")),
     ],
 )
 def test_addresses(text: str, expected: tuple[str, str]) -> None:
