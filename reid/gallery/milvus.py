@@ -683,9 +683,12 @@ class _Heard(logging.Handler):
 @contextlib.contextmanager
 def _told(where: Address) -> Iterator[None]:
     """Turns what the database refuses into one line."""
+    import grpc
     from pymilvus import MilvusException
 
     try:
         yield
     except MilvusException as error:
         raise DataError(f"{where}: {error.message or error}") from None
+    except grpc.RpcError as error:  # what pymilvus does not ask for again: no right to do so, a request too large
+        raise DataError(f"{where}: {error.details() if isinstance(error, grpc.Call) else error}") from None

@@ -250,6 +250,12 @@ def test_a_server_that_is_lost_and_back(
         milvus.push(gallery, milvus.Address(where.database, "other"), progress=killed)
 
 
+def test_what_grpc_turns_away_is_one_line(folder: Path, where: milvus.Address) -> None:
+    milvus.push(store.open_gallery(folder), where)
+    with pytest.raises(DataError, match=r"people: .*not supported"), milvus.opened(where) as collection:
+        collection.client.load_partitions("people", ["_default"])
+
+
 def test_a_row_that_is_there_is_written_once(folder: Path, where: milvus.Address) -> None:
     gallery = store.open_gallery(folder)
     milvus.push(gallery, where)
