@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def main(argv: list[str] | None = None) -> None:
             where = milvus.Address(database, f"benchmark_{kind.partition(':')[0].lower()}")
             lines.append(trial(gallery, where, kind, own, exact))
     print(table(lines))
-    keep(arguments.json, {"rows": arguments.rows, "dim": arguments.dim, "queries": QUERIES, "trials": lines}, argv)
+    report = {"rows": arguments.rows, "dim": arguments.dim, "queries": QUERIES}
+    report |= {"pymilvus": version("pymilvus"), "milvus_lite": None if arguments.uri else version("milvus-lite")}
+    keep(arguments.json, {**report, "trials": lines}, argv)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

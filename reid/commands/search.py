@@ -194,6 +194,8 @@ def _in_database(place: milvus.Address, queries: Sequence[str], options: Options
             )
         total, expr = collection.count(), collection.camera_filter(options.camera, options.not_camera)
         among = collection.count(expr) if expr else total
+        if not total:
+            raise DataError(f"{place}: has no rows; push a gallery to it")
         if not among:
             raise DataError(
                 f"{place}: no row is left of {total} by cameras; --camera and --not-camera take names and numbers"

@@ -9,7 +9,7 @@ preprocessing) is a property of the collection. All is written and read with the
 push was acknowledged before it. Candidates come from the engine; hits and similarities are computed here from their stored vectors, by
 the same function as a folder's.
 
-pymilvus is imported when a database is opened. It repeats calls that a server could not take by itself.
+pymilvus is imported when a database is opened. It repeats what a busy server turns away; a push waits for a server that is lost.
 
 Shapes: N rows, n of them, D feature dimensions, Q queries.
 """
@@ -22,8 +22,10 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,18 +48,13 @@ FIELDS = ["key", *NUMBERS, *TEXTS, FEATURE]
 STRONG = "Strong"
 EMBEDDED_INDEXES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8", "AUTOINDEX")
 ROWS_AT_ONCE, BYTES_AT_ONCE = 1000, 2**22  # of one request; a server takes 64 MiB
+PAUSES = (1, 2, 4, 8, 16, 30)  # seconds after which a lost server is tried again
 NAMES_AT_ONCE = 50  # persons or cameras asked for in one request
 LONGEST_TEXT = 65_535  # bytes of UTF-8, Milvus' own limit
 MOST_CANDIDATES = 16_384  # likewise
 UNFINISHED = "unfinished."  # and a digest of the folder: properties of a collection that is being pushed to
 _PREFIX = "robust_reid."
-_MADE_BY = (
-    "run",
-    "checkpoint",
-    "weights",
-    "model",
-    "preprocessing",
-)  # entries of gallery.json that tell how to embed a query
+_MADE_BY = ("run", "checkpoint", "weights", "model", "preprocessing")  # of gallery.json: how to embed a query
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 Row = Mapping[str, Any]
@@ -82,7 +79,7 @@ class Address:
 
     def __str__(self) -> str:
         """As typed, without a password."""
-        return f"{re.sub('://[^/@]*@', '://…@', self.database)}#{self.collection}"
+        return f"{re.sub('://.*@', '://…@', self.database)}#{self.collection}"
 
 
 def is_address(text: str) -> bool:
@@ -257,45 +254,56 @@ def push(
     Raises:
         ConfigError: as `opened`; or another `index` than the collection's.
         DataError: the collection is of another model, uses an id for another person or camera, or has other rows of these keys; a text
-            cannot be stored; the database cannot be reached. Nothing has been written then, unless the connection was lost on the way.
+            cannot be stored; the database cannot be reached, or has no such index. No row has been written then, unless the connection
+            was lost on the way.
     """
     rows = _Rows(gallery)
     kind, parameters = _index(index or "FLAT")
     if where.embedded and kind not in EMBEDDED_INDEXES:  # it would take any name, and fail at the first search
         raise ConfigError(f"--index: milvus-lite has {', '.join(EMBEDDED_INDEXES)}, got {kind}")
+    folder = str(gallery.folder.absolute())
+    mark = f"{_PREFIX}{UNFINISHED}{hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()}"
+    unfinished = {mark: os.fsencode(folder).decode(errors="replace")}
     with _connected(where, make=True) as client:
         held = client.has_collection(where.collection)
         if not held:
-            _make(client, where, gallery, rows)
-        try:
-            collection = _collection(where, client)
-            _require_same(collection, gallery, rows, index)
-            if not collection.index:
-                indexes = client.prepare_index_params()
-                indexes.add_index(FEATURE, index_type=kind, index_name=FEATURE, metric_type="IP", params=parameters)
-                client.create_index(where.collection, indexes)
-            client.load_collection(where.collection)
-        except BaseException:
-            if not held:
-                with contextlib.suppress(Exception):  # what has been raised says more
-                    client.drop_collection(where.collection)
-            raise
+            _make(client, where, gallery, rows, unfinished)
+        collection = _collection(where, client)  # which another push may have made just before
+        _require_same(collection, gallery, rows, index)
+        if not collection.index:
+            indexes = client.prepare_index_params()
+            indexes.add_index(FEATURE, index_type=kind, index_name=FEATURE, metric_type="IP", params=parameters)
+            client.create_index(where.collection, indexes)
+        client.load_collection(where.collection)
         todo = np.arange(len(rows))
         if held and collection.count():
             _require_same_ids(collection, gallery)
             todo = _missing(collection, rows, overwrite=overwrite)
-        folder = str(gallery.folder.absolute())
-        unfinished = f"{_PREFIX}{UNFINISHED}{hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()}"
-        if len(todo):
-            client.alter_collection_properties(
-                where.collection, {unfinished: os.fsencode(folder).decode(errors="replace")}
-            )
+        client.alter_collection_properties(where.collection, unfinished)
         parcels = list(_parcels(rows.sizes[todo].tolist()))
         for number in progress(range(len(parcels))):
-            client.upsert(where.collection, [rows[row] for row in todo[parcels[number]].tolist()])
-        client.flush(where.collection)
-        client.drop_collection_properties(where.collection, [unfinished])
+            parcel = [rows[row] for row in todo[parcels[number]].tolist()]
+            _patiently(where, partial(client.upsert, where.collection, parcel))
+        if len(todo):
+            _patiently(where, partial(client.flush, where.collection))
+        client.drop_collection_properties(where.collection, [mark])
         return Pushed(len(todo), len(rows) - len(todo), collection.count())
+
+
+def _patiently(where: Address, call: Callable[[], object]) -> None:
+    """Calls, and calls again for a while where the server is gone: what is called may be done twice."""
+    from pymilvus import MilvusException, Status
+
+    for pause in PAUSES:
+        try:
+            call()
+            return
+        except MilvusException as error:
+            if error.code != Status.CONNECT_FAILED:
+                raise
+            logger.warning("%s: %s; trying again in %g s", where, error.message, pause)
+            time.sleep(pause)
+    call()
 
 
 def remove(where: Address, keys: Iterable[str]) -> int:
@@ -486,7 +494,7 @@ def _index(text: str) -> tuple[str, dict[str, float]]:
     return kind, {name: int(number) for name, _, number in pairs}
 
 
-def _make(client: Any, where: Address, gallery: Gallery, rows: _Rows) -> None:
+def _make(client: Any, where: Address, gallery: Gallery, rows: _Rows, further: Mapping[str, str]) -> None:
     from pymilvus import DataType
 
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -507,7 +515,7 @@ def _make(client: Any, where: Address, gallery: Gallery, rows: _Rows) -> None:
         where.collection,
         schema=schema,
         consistency_level=STRONG,
-        properties={f"{_PREFIX}{name}": value for name, value in properties.items()},
+        properties={**{f"{_PREFIX}{name}": value for name, value in properties.items()}, **further},
     )
 
 
@@ -675,9 +683,12 @@ class _Heard(logging.Handler):
 @contextlib.contextmanager
 def _told(where: Address) -> Iterator[None]:
     """Turns what the database refuses into one line."""
+    import grpc
     from pymilvus import MilvusException
 
     try:
         yield
     except MilvusException as error:
         raise DataError(f"{where}: {error.message or error}") from None
+    except grpc.RpcError as error:  # what pymilvus does not ask for again: no right to do so, a request too large
+        raise DataError(f"{where}: {error.details() if isinstance(error, grpc.Call) else error}") from None

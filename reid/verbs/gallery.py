@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _push(flags)
     elif flags.command == "remove":
         if milvus.is_address(flags.folder) and not store.exists(Path(flags.folder)):
-            left = milvus.remove(milvus.address(flags.folder), flags.keys)
+            where = milvus.address(flags.folder)
+            print(f"{where}: {milvus.remove(where, flags.keys)} tracklets left")
         else:
-            left = change.remove(Path(flags.folder), flags.keys)
-        print(f"{flags.folder}: {left} tracklets left")
+            print(f"{flags.folder}: {change.remove(Path(flags.folder), flags.keys)} tracklets left")
     else:
         from reid.commands.extract import log_recall
 

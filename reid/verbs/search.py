@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from reid.gallery import milvus
 
     if flags.gallery is None and milvus.is_address(flags.folder) and not Path(flags.folder).is_dir():
-        arguments.error(f"a database is named by --gallery {flags.folder}")
+        arguments.error(f"a database is named by --gallery {milvus.address(flags.folder)}")
     place = Path(flags.folder) if flags.gallery is None else milvus.address(flags.gallery)
     if flags.tune:
         search.run_tune(Path(flags.folder), flags.top_k, flags.index)

@@ -1,12 +1,16 @@
 """A gallery in a real Milvus engine, embedded: the folder's answers, whatever the keys; pushes that are killed; what never mixes."""
 
+import contextlib
 import json
 import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +159,9 @@ milvus.push(store.open_gallery(Path(sys.argv[1])), milvus.Address(sys.argv[2], "
 """
 
 
-@pytest.mark.parametrize(("method", "call", "there"), [("create_index", 1, None), ("upsert", 4, 21), ("flush", 1, 40)])
+@pytest.mark.parametrize(
+    ("method", "call", "there"), [("create_index", 1, None), ("upsert", 1, 0), ("upsert", 4, 21), ("flush", 1, 40)]
+)
 def test_a_killed_push_goes_on(
     folder: Path, where: milvus.Address, tmp_path: Path, method: str, call: int, there: int | None
 ) -> None:
@@ -176,6 +182,78 @@ def test_a_killed_push_goes_on(
     assert found == expected
     with milvus.opened(where) as collection:
         assert collection.unfinished == ()
+
+
+SERVER = "import sys; from milvus_lite.adapter.grpc.server import run_server; run_server(sys.argv[1], '127.0.0.1', int(sys.argv[2]))"
+
+
+class Server:
+    """The engine as a program of its own, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.command = [sys.executable, "-c", SERVER, folder, str(self.port)]
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def wait(self) -> None:
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    one = Server(tmp_path / "server.db")
+    one.start()
+    one.wait()
+    yield one
+    one.kill()
+
+
+def test_a_server_that_is_lost_and_back(
+    folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gallery, where = store.open_gallery(folder), milvus.address(f"http://127.0.0.1:{server.port}#people")
+    monkeypatch.setattr(milvus, "ROWS_AT_ONCE", 7)
+    searched = []
+
+    def restarted(numbers: range) -> Iterator[int]:
+        for number in numbers:
+            if number == 2:  # another client, while the push goes on
+                with milvus.opened(where) as collection:
+                    searched.append((collection.count(), collection.unfinished))
+                server.kill()
+                server.start()
+            yield number
+
+    monkeypatch.setattr(milvus, "PAUSES", [0.2] * 100)
+    assert milvus.push(gallery, where, progress=restarted) == milvus.Pushed(40, 0, 40)
+    assert searched == [(14, (str(folder),))]
+    assert "trying again in 0.2 s" in caplog.text
+    assert milvus.push(gallery, where) == milvus.Pushed(0, 40, 40)
+
+    def killed(numbers: range) -> Iterator[int]:
+        server.kill()
+        yield from numbers
+
+    monkeypatch.setattr(milvus, "PAUSES", [0.1])
+    with pytest.raises(DataError, match=r"#other: Fail connecting to server"):
+        milvus.push(gallery, milvus.Address(where.database, "other"), progress=killed)
+
+
+def test_what_grpc_turns_away_is_one_line(folder: Path, where: milvus.Address) -> None:
+    milvus.push(store.open_gallery(folder), where)
+    with pytest.raises(DataError, match=r"people: .*not supported"), milvus.opened(where) as collection:
+        collection.client.load_partitions("people", ["_default"])
 
 
 def test_a_row_that_is_there_is_written_once(folder: Path, where: milvus.Address) -> None:
@@ -327,6 +405,7 @@ def test_a_database_that_another_program_holds(folder: Path, where: milvus.Addre
         ("a#b.db", ("a#b.db", "gallery")),
         ("http://host:19530", ("http://host:19530", "gallery")),
         ("https://me:secret@host/mine#p_2", ("https://me:secret@host/mine", "p_2")),
+        ("http://me:p@secret@host#p", ("http://me:p@secret@host", "p")),
     ],
 )
 def test_addresses(text: str, expected: tuple[str, str]) -> None:
