@@ -1,4 +1,4 @@
-"""Change a gallery without a model: take tracklets out, index it, push it to a database. (robust-reid extract --add puts them in.)"""
+"""Change a gallery without a model: take tracklets out, index it, push it to a database. (robust-reid extract --add puts tracklets in.)"""
 
 import argparse
 from collections.abc import Sequence

@@ -250,6 +250,19 @@ def test_a_server_that_is_lost_and_back(
         milvus.push(gallery, milvus.Address(where.database, "other"), progress=killed)
 
 
+def test_pymilvus_is_imported_when_a_database_is_opened(
+    folder: Path, where: milvus.Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import sys; from reid.gallery import milvus; print({'pymilvus', 'milvus_lite', 'grpc'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+    for module, extra in (("milvus_lite.exceptions", "milvus-lite"), ("pymilvus", "milvus")):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+        with pytest.raises(ConfigError, match=rf"pip install 'robust-reid\[{extra}\]'"):
+            milvus.push(store.open_gallery(folder), where)
+    assert not Path(where.database).exists()
+
+
 def test_what_grpc_turns_away_is_one_line(folder: Path, where: milvus.Address) -> None:
     milvus.push(store.open_gallery(folder), where)
     with pytest.raises(DataError, match=r"people: .*not supported"), milvus.opened(where) as collection:
