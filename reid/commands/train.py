@@ -95,7 +95,7 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
             if progress.step < job.iterations:
                 _train(config, directory, job, data, runtime, progress)
             else:
-                logger.info("all %d steps are done; nothing left to train", progress.step)
+                logger.info("%s done; nothing left to train", counted(progress.step, "step is", "steps are"))
             if options.then_test:
                 finish_run(directory, config, _tested(job), job.preprocess, data, runtime, job.damaged)
             if runtime.is_main:
@@ -324,7 +324,7 @@ def _say_who_was_never_seen(job: Job, count_T: np.ndarray, names: IdNames, runti
     tried = [
         pid
         for pid in never
-        if any(str(path) in files for row in np.flatnonzero(split.pid == pid) for path in split[row].paths)
+        if any(str(path) in files for row in np.flatnonzero(split.pid == pid).tolist() for path in split[row].paths)
     ]
     if sentence := _of_whom_nothing_is_learned(tried, names, "that could be read"):
         logger.warning("%s", sentence)

@@ -29,10 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     cli.log_to_stderr()
 
+    from reid.errors import counted
     from reid.gallery import change
 
     if flags.command == "remove":
-        print(f"{flags.folder}: {change.remove(flags.folder, flags.keys)} tracklets left")
+        print(f"{flags.folder}: {counted(change.remove(flags.folder, flags.keys), 'tracklet')} left")
     else:
         from reid.commands.extract import log_recall
 
