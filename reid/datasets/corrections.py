@@ -215,7 +215,8 @@ class _People:
     def _unheard_of(self) -> list[str]:
         """Persons that a row names and nobody was called before: on purpose, or mistyped."""
         texts = [text for number, text in self.added.items() if number not in self.elsewhere and "@" not in text]
-        near = [difflib.get_close_matches(text, self.names.pid.values(), n=1) for text in texts]
+        known = [text for number, text in self.names.pid.items() if number in self.there]
+        near = [difflib.get_close_matches(text, known, n=1) for text in texts]
         told = [
             f"{text!r} (not {close[0]!r}?)" if close else repr(text) for text, close in zip(texts, near, strict=True)
         ]
