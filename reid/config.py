@@ -86,7 +86,11 @@ class Data(Section):
         None,
         description="CSV file (key,weight): how much each training tracklet counts; a table may have a column weight",
     )
-    holdout: Share = Field(0.0, description="share of training identities kept out of training to choose best.pt")
+    holdout: Share = Field(
+        0.0,
+        description="share of training identities kept out of training to choose best.pt; of a table without a column split, a share "
+        "of all its persons, 10 % where this is 0",
+    )
     damaged: Literal["error", "skip"] = Field("error", description="skip: damaged images are left out and listed")
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.files import NPY_ERRORS, atomic, check_zip
 from reid.protocol import EvalProtocol
 
@@ -269,7 +269,9 @@ def _joined(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, np.nda
     except ValueError as error:
         raise DataError(f"{path}: query and gallery arrays do not fit together: {error}") from None
     queries, rows = len(parts["features"][0]), len(joined["features"])
-    logger.info("%s: %d queries and a gallery of %d, which has no query", path, queries, rows - queries)
+    logger.info(
+        "%s: %s and a gallery of %d, which has no query", path, counted(queries, "query", "queries"), rows - queries
+    )
     rest = {name: a for name, a in arrays.items() if name in OPTIONAL_ARRAYS and name not in joined}
     return {**rest, **joined, "query": np.arange(queries), "gallery": np.arange(queries, rows)}
 

@@ -24,7 +24,7 @@ from reid.datasets.damaged import read_list
 from reid.datasets.decoding import decode
 from reid.engine import checkpoint, evidence
 from reid.engine.extract import extract_shards
-from reid.errors import DataError, in_range
+from reid.errors import DataError, counted, in_range
 from reid.features import FeatureSet
 from reid.files import atomic
 from reid.findings import Finding
@@ -284,10 +284,10 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
         temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     percent = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
     logger.info(
-        "%s: %d tracklets of %d persons; labels wrong at random: about %s",
+        "%s: %s of %s; labels wrong at random: about %s",
         audited.name,
-        summary["tracklets"],
-        summary["persons"],
+        counted(summary["tracklets"], "tracklet"),
+        counted(summary["persons"], "person"),
         percent,
     )
     for kind, count in counts.items():

@@ -16,7 +16,7 @@ from reid.datasets.sources import registry
 from reid.datasets.sources.base import Options, Rows, is_person
 from reid.datasets.sources.boxes import BOX, CropFormat, cut, num_crops
 from reid.datasets.table import write_table
-from reid.errors import ConfigError, DataError, in_range
+from reid.errors import ConfigError, DataError, counted, in_range
 
 _WHOLE = re.compile(r"-?\d{1,18}")
 _MARS_JUNK = "00-1"
@@ -190,7 +190,8 @@ def summary(out: Path, columns: dict[str, list[Any]]) -> str:
     persons = {pid for pid in columns.get("pid", []) if is_person(pid)}
     cameras = {camid for camid in columns.get("camid", []) if camid is not None}
     tracklets = len(set(columns["tracklet"]))
-    text = f"{out}: {rows:,} frames, {tracklets:,} tracklets, {len(persons):,} persons, {len(cameras):,} cameras"
+    numbers = {"frame": rows, "tracklet": tracklets, "person": len(persons), "camera": len(cameras)}
+    text = f"{out}: {', '.join(counted(number, noun) for noun, number in numbers.items())}"
     if "x" in columns or "first" in columns:
         text += f"\n  the boxes are not cut yet, which training needs: robust-reid import {out} --crops DIR --out OTHER{out.suffix}"
     return text

@@ -7,7 +7,7 @@ from pathlib import Path
 from reid import experiment
 from reid.config import Config
 from reid.datasets.noise_manifest import write_noise
-from reid.errors import ConfigError
+from reid.errors import ConfigError, counted
 
 
 def run(config: Config, out: Path, *, overwrite: bool) -> None:
@@ -29,4 +29,4 @@ def run(config: Config, out: Path, *, overwrite: bool) -> None:
     write_noise(out, changes, names)
     for note in data.benchmark.notes:
         print(note)
-    print(f"{out}: {len(changes)} changes; labels: {data.noise}")
+    print(f"{out}: {counted(len(changes), 'change')}; labels: {data.noise}")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from reid.datasets import packing
 from reid.datasets.mars import image_names
 from reid.datasets.pack import SUFFIX
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.files import atomic
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def verify(folder: Path) -> None:
         try:
             with tqdm(desc=f"{pack.name}: check", unit=" images") as bar:
                 checked = packing.verify(pack, bar.update)
-            print(f"{pack}: {_size(checked.folder)}, {len(checked):,} images, all as they were packed")
+            print(f"{pack}: {_size(checked.folder)}, {counted(len(checked), 'image')}, all as they were packed")
         except DataError as error:
             problems += error.problems
     if problems:
@@ -106,12 +106,12 @@ def _copy_info(source: Path, target: Path) -> None:
 
 def _size(folder: Path) -> str:
     shards = [file.stat().st_size for file in folder.glob("*.zip")]
-    return f"{sum(shards) / 1e6:,.1f} MB in {len(shards)} file{'s' if len(shards) > 1 else ''}"
+    return f"{sum(shards) / 1e6:,.1f} MB in {counted(len(shards), 'file')}"
 
 
 def _print_done(root: Path, images: int, folder: Path) -> None:
-    print(f"{folder}: {_size(folder)}, {images:,} images, each equal to its file")
+    print(f"{folder}: {_size(folder)}, {counted(images, 'image')}, each equal to its file")
     others = sum(len(files) for _, _, files in os.walk(root)) - images
-    other = f"{others} files in it that are no images" if others > 1 else "1 file in it that is no image"
+    other = counted(others, "file in it that is no image", "files in it that are no images")
     kept = f", but for the {other}" if others else ""
     print(f"{root} may be deleted now{kept}; while it is there, it is read and the pack is not")

@@ -22,7 +22,7 @@ from reid import experiment
 from reid.commands.training_log import forward_flops, log_start
 from reid.config import Config
 from reid.engine.train import Job, fit
-from reid.errors import ConfigError
+from reid.errors import ConfigError, counted
 from reid.files import atomic
 from reid.report.tables import text_table
 from reid.rundir import RunDirectory
@@ -160,9 +160,9 @@ def _text(
     step = 1e3 * recorder.profiled_seconds / steps
     parts = parts_of(events, recorder.profiled_seconds, steps)
     title = f"{config.name}: {config.model.name}, {job.batch_size} images a step, {runtime.device}, {runtime.dtype}, "
+    title += f"{counted(runtime.world_size, 'process', 'processes')}, {counted(job.workers, 'worker')}; "
     tables = [
-        title
-        + f"{runtime.world_size} process(es), {job.workers} worker(s); mean of {steps} steps with the profiler on",
+        f"{title}mean of {counted(steps, 'step')} with the profiler on",
         _parts_table(parts, step, cuda=cuda),
         _operators_table(recorder.profiler, steps, cuda=cuda),
         _rates(job, runtime, recorder, flops),

@@ -24,7 +24,7 @@ from reid.datasets.loader import load_batches
 from reid.engine.evidence import late_confidence
 from reid.engine.objective import SumOfLosses
 from reid.engine.train import TrainingSet
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.evaluation.ranking import rank
 from reid.experiment import LabelledData
 from reid.features import EvalResult, FeatureSet
@@ -58,8 +58,8 @@ def write_run_report(
     loss = " + ".join(_in_words(component) for component in config.losses)
     minutes = sum(row["seconds"] for row in directory.read_metrics()) / 60
     facts = {
-        f"{name.capitalize()} set": f"{ids} persons, {tracklets} tracklets, {frames} frames, {cameras} cameras"
-        for name, ids, tracklets, frames, cameras in data.benchmark.summary()
+        f"{name.capitalize()} set": ", ".join(map(counted, numbers, ("person", "tracklet", "frame", "camera")))
+        for name, *numbers in data.benchmark.summary()
     }
     if not results:
         facts["Evaluated"] = "nothing: the dataset has no queries"

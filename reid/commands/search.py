@@ -22,7 +22,7 @@ from reid.commands.extract import features_of
 from reid.datasets import frames
 from reid.datasets.decoding import decode
 from reid.datasets.images import IMAGE_SUFFIXES, WIDE, images_in
-from reid.errors import ConfigError, DataError, in_range
+from reid.errors import ConfigError, DataError, counted, in_range
 from reid.experiment import OfRun, OfWeights, Source
 from reid.files import atomic
 from reid.gallery import milvus, store, tune
@@ -174,8 +174,9 @@ def _in_folder(folder: Path, queries: Sequence[str], options: Options) -> _Answe
     asked = _features_of(maker, named, features.features, options)
     own = np.array([query.row for query in named])
     hits = search(features, asked, top_k=options.top_k, rows=rows, own=own, index=index).above(least)
-    facts["searched"] = f"{len(features.pid if rows is None else rows)} of {len(features.pid)} tracklets, " + (
-        "exactly" if index is None else f"by {index.factory}"
+    facts["searched"] = (
+        f"{len(features.pid if rows is None else rows)} of {counted(len(features.pid), 'tracklet')}, "
+        + ("exactly" if index is None else f"by {index.factory}")
     )
     return _Answer(gallery, np.arange(len(features.pid)), named, hits, facts)
 
@@ -207,7 +208,7 @@ def _in_database(place: milvus.Address, queries: Sequence[str], options: Options
         asked = _features_of(_Maker(str(place), collection.about, collection.fingerprint), named, own_features, options)
         own = [held[query.text] if query.row >= 0 else None for query in named]
         found = milvus.nearest(collection, asked, top_k=options.top_k, expr=expr, own=own)
-        facts["searched"] = f"{among} of {total} tracklets, by Milvus {collection.index}"
+        facts["searched"] = f"{among} of {counted(total, 'tracklet')}, by Milvus {collection.index}"
     local = store.rows_by_key(found.gallery)
     named = [replace(query, row=local[query.text]) if query.row >= 0 else query for query in named]
     return _Answer(found.gallery, found.row, named, found.hits.above(least), facts)
@@ -418,7 +419,7 @@ def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
     features, (first, count) = gallery.features, (query.row, int((hits.rows[i] >= 0).sum()))
     pid = int(features.pid[first]) if first >= 0 else 0
     frame = Path(gallery.path[first]) if first >= 0 else query.frames[len(query.frames) // 2]
-    caption = _who(gallery, first) if first >= 0 else f"{len(query.frames)} frame{'s' * (len(query.frames) > 1)}"
+    caption = _who(gallery, first) if first >= 0 else counted(len(query.frames), "frame")
     shown = []
     for row, similarity in zip(hits.rows[i, :count], hits.similarity[i], strict=False):
         found = int(features.pid[row])
@@ -426,7 +427,7 @@ def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
         kind: Kind = "hit" if pid < 1 else "match" if found == pid else "distractor" if found == 0 else "wrong"
         caption_of_hit = f"{_who(gallery, int(row))}\n{similarity:.2f}"
         shown.append(Thumbnail(_picture(Path(gallery.path[row])), caption_of_hit, kind))
-    return HitList(query.text, f"{count} hit{'s' * (count != 1)}", Thumbnail(_picture(frame), caption, "query"), shown)
+    return HitList(query.text, counted(count, "hit"), Thumbnail(_picture(frame), caption, "query"), shown)
 
 
 def _who(gallery: Gallery, row: int) -> str:

@@ -20,7 +20,7 @@ from reid.commands.run_report import write_run_report
 from reid.commands.training_log import without_test
 from reid.config import Config
 from reid.datasets.damaged import DamagedImages, write_list
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.evaluation.evaluate import analyse, evaluate, evaluate_all
 from reid.experiment import LabelledData, OfRun, Source
 from reid.features import EvalResult, FeatureSet, beside, save_results
@@ -88,10 +88,10 @@ def tested_benchmark(model: Source, config: Config) -> Benchmark:
         tested = {benchmark.names.pid.get(pid, str(pid)) for pid in benchmark.test.pid.tolist() if pid > 0}
         if shared := sorted(trained & tested):
             logger.warning(
-                "%s: %d persons are called as persons the run was trained with, such as %s: if they are the same, figures are too good; "
+                "%s: %s called as persons the run was trained with, such as %s: if they are the same, figures are too good; "
                 "give the rows to be tested the split test",
                 benchmark.name,
-                len(shared),
+                counted(len(shared), "person is", "persons are"),
                 shared[0],
             )
     return benchmark

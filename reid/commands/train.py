@@ -95,7 +95,7 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
             if progress.step < job.iterations:
                 _train(config, directory, job, data, runtime, progress)
             else:
-                logger.info("all %d steps are done; nothing left to train", progress.step)
+                logger.info("%s done; nothing left to train", counted(progress.step, "step is", "steps are"))
             _write_evidence(directory, job, data.benchmark.names, runtime)
             if options.then_test:
                 finish_run(directory, config, _tested(job), job.preprocess, data, runtime, job.damaged)

@@ -13,6 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from reid.config import Config
 from reid.engine.train import Job
+from reid.errors import counted
 from reid.experiment import LabelledData
 from reid.metric_losses import METRIC_LOSSES
 from reid.report.tables import text_table
@@ -28,7 +29,8 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
     logger.info("command: %s", command)
     logger.info("config %s:\n%s", config.fingerprint(), config.dump().rstrip())
     logger.info("environment: %s", ", ".join(f"{name} {value}" for name, value in environment().items()))
-    logger.info("device: %s, %s, %d process(es)", runtime.device, runtime.dtype, runtime.world_size)
+    processes = counted(runtime.world_size, "process", "processes")
+    logger.info("device: %s, %s, %s", runtime.device, runtime.dtype, processes)
     logger.info(
         "dataset %s:\n%s",
         data.benchmark.name,
@@ -36,10 +38,10 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
     )
     train = job.data.split
     logger.info(
-        "training on %d classes, %d tracklets, %d frames; wrong labels: %s",
-        len(job.data.pids),
-        len(train),
-        train.num_frames,
+        "training on %s, %s, %s; wrong labels: %s",
+        counted(len(job.data.pids), "class", "classes"),
+        counted(len(train), "tracklet"),
+        counted(train.num_frames, "frame"),
         data.noise,
     )
     if data.corrections is not None:
@@ -51,9 +53,10 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
     if not len(data.benchmark.query):
         logger.warning("%s", without_test(data.benchmark))
     if config.train.eval_freq > 0 and data.holdout is None:
+        # Of a drawn table some are held out, whatever the config says, where there are enough.
+        why = "set data.holdout=0.1, say" if data.benchmark.drawn is None else "the table has too few persons for that"
         logger.warning(
-            "train.eval_freq=%d has no effect: no identities are held out to evaluate; set data.holdout=0.1, say",
-            config.train.eval_freq,
+            "train.eval_freq=%d has no effect: no identities are held out to evaluate; %s", config.train.eval_freq, why
         )
     pairs = [one.name for one in config.losses if one.name in METRIC_LOSSES and one.name != "centre"]
     if pairs and (config.sampler.name != "identities" or config.sampler.options.get("K", 4) < 2):

@@ -21,7 +21,7 @@ from reid.commands import train
 from reid.commands.test import benchmark_features
 from reid.config import Config
 from reid.datasets.holdout import how_to_judge
-from reid.errors import ConfigError
+from reid.errors import ConfigError, counted
 from reid.evaluation.evaluate import evaluate
 from reid.files import atomic
 from reid.protocol import get_protocols
@@ -222,7 +222,9 @@ def _tell(base: Base, trials: Sequence[Trial], held: tuple[int, int], options: O
         for trial in trials
     ]
     print(text_table(header, rows))
-    print(f"\nchosen: {' '.join(chosen.tokens)}, on {held[0]} held-out identities with {held[1]} queries")
+    print(
+        f"\nchosen: {' '.join(chosen.tokens)}, on {held[0]} held-out identities with {counted(held[1], 'query', 'queries')}"
+    )
     if agreement := record["agreement"]:
         told = ", ".join(
             f"{name} {agreement[name]:.2f}" for name in ("spearman", "kendall") if agreement[name] is not None

@@ -8,6 +8,7 @@ Shapes: N rows of the file, T tracklets before, U after, F frame names.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reid.datasets.table import Table, read_table
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.tracklets import IdNames, Split
 
 REQUIRED, OPTIONAL = ("action", "key"), ("pid", "frames", "note")
@@ -78,13 +79,13 @@ class Counts:
         parts = [
             f"{self.relabelled} relabelled" * bool(self.relabelled),
             f"{self.dropped} dropped" * bool(self.dropped),
-            f"{_many(self.frames_dropped, 'frame')} of {self.frames_dropped_of} dropped" * bool(self.frames_dropped),
+            f"{counted(self.frames_dropped, 'frame')} of {self.frames_dropped_of} dropped" * bool(self.frames_dropped),
             f"{self.split} split" * bool(self.split),
-            f"{_many(self.merged, 'person')} merged into another" * bool(self.merged),
+            f"{counted(self.merged, 'person')} merged into another" * bool(self.merged),
             f"{self.kept} kept" * bool(self.kept),
         ]
         told = ", ".join(filter(None, parts)) or "nothing changed"
-        return f"{told}; {_many(self.new_persons, 'person')} new" if self.new_persons else told
+        return f"{told}; {counted(self.new_persons, 'person')} new" if self.new_persons else told
 
 
 class Corrected(NamedTuple):
@@ -209,10 +210,24 @@ class _People:
 
     def notes(self) -> list[str]:
         seen = sorted(self.added.keys() & self.elsewhere)
-        if not seen:
+        return [*self._unheard_of(), *(self._seen_elsewhere(seen) if seen else [])]
+
+    def _unheard_of(self) -> list[str]:
+        """Persons that a row names and nobody was called before: on purpose, or mistyped."""
+        texts = [text for number, text in self.added.items() if number not in self.elsewhere and "@" not in text]
+        known = [text for number, text in self.names.pid.items() if number in self.there]
+        near = [difflib.get_close_matches(text, known, n=1) for text in texts]
+        told = [
+            f"{text!r} (not {close[0]!r}?)" if close else repr(text) for text, close in zip(texts, near, strict=True)
+        ]
+        if not told:
             return []
+        shown = ", ".join(told[:5]) + ", …" * (len(told) > 5)
+        return [f"corrections name {counted(len(told), 'person')} whom no tracklet to train on had before: {shown}"]
+
+    def _seen_elsewhere(self, seen: list[int]) -> list[str]:
         return [
-            f"{_many(len(seen), 'person')} that rows name, such as {self.names.person(seen[0])}, are not among those to train on: where "
+            f"{counted(len(seen), 'person')} that rows name, such as {self.names.person(seen[0])}, not among those to train on: where "
             "they are tested on, figures are then better than on people the model has never seen"
         ]
 
@@ -245,12 +260,14 @@ class _Plan:
         if self.problems:
             told = [problem for _, problem in sorted(self.problems)[:_SHOWN]]
             more = len(self.problems) - len(told)
-            raise DataError(*told, *([f"{table.file}: {more} more rows are wrong"] * (more > 0)))
+            raise DataError(
+                *told, *([f"{table.file}: {counted(more, 'more row is wrong', 'more rows are wrong')}"] * (more > 0))
+            )
 
     def notes(self) -> list[str]:
         notes = self.people.notes()
         if unchanged := sum(1 for row, pid in self.relabelled.items() if pid == self.split.pid[row]):
-            notes.append(f"{_many(unchanged, 'row')} relabel a tracklet to the person that it is already")
+            notes.append(f"{counted(unchanged, 'row')} relabel a tracklet to the person that it is already")
         return notes
 
     def counts(self) -> Counts:
@@ -394,7 +411,7 @@ class _Plan:
                 person = self.merges[person]
             if person in way:
                 circle = way[way.index(person) :]
-                last, through = max(self._merge_rows[one] for one in circle), _many(len(circle), "person")
+                last, through = max(self._merge_rows[one] for one in circle), counted(len(circle), "person")
                 self._tell(last, "pid", f"merges in a circle, through {through}; leave out one of the rows")
                 return
             ends |= dict.fromkeys(way, ends.get(person, person))
@@ -486,7 +503,3 @@ def _rows_by_key(keys: list[str]) -> tuple[dict[str, int], dict[str, int]]:
         return row_of, {}
     different, counts = np.unique(np.array(keys), return_counts=True)
     return row_of, {str(key): int(n) for key, n in zip(different[counts > 1], counts[counts > 1], strict=True)}
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"

@@ -18,7 +18,7 @@ from reid.datasets.images import IMAGE_SUFFIXES, entries, images_in, is_image
 from reid.datasets.layouts import Mixture, mixture
 from reid.datasets.manifest import UNKNOWN_CAMID, UNKNOWN_PID
 from reid.datasets.table import SUFFIXES
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.tracklets import Split
 
 _MARKET = ("bounding_box_train", "bounding_box_test", "query", "gt_bbox")  # folders of Market-1501
@@ -110,7 +110,7 @@ def _not_one_tracklet(root: Path, folder: str, found: Mixture) -> str:
     # The folders of persons lie one below the dataset; bounding_box_train and the like lie in it.
     dataset = root if found.layout == "market1501" else root.parent
     counts = ((found.persons, "person"), (found.cameras, "camera"), (found.tracklets, "tracklet"))
-    shown = ", ".join(f"{count} {what}{'s' * (count > 1)}" for count, what in counts)
+    shown = ", ".join(counted(count, what) for count, what in counts)
     return (
         f"{root / folder}: expected the images of one tracklet; by their names ({found.layout}) they are of {shown}; "
         f"{_import(dataset, found.layout)}"

@@ -18,7 +18,7 @@ import numpy as np
 
 from reid.datasets import frames
 from reid.datasets.images import IMAGE_SUFFIXES, images_in, is_image, is_video
-from reid.datasets.splitting import PARTS, Draw, can_match, draw_parts, draw_test
+from reid.datasets.splitting import ENOUGH_FOR_VAL, PARTS, Draw, can_match, draw_parts, draw_test
 from reid.datasets.table import (
     UNKNOWN,
     Ids,
@@ -28,7 +28,7 @@ from reid.datasets.table import (
     read_ids,
     read_table,
 )
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.tracklets import Benchmark, IdNames, Split
 
 UNKNOWN_PID, UNKNOWN_CAMID = 0, -1
@@ -136,7 +136,7 @@ def load_manifest(
     parts = None
     if rows.part is None:
         parts, part = _drawn(rows, draw, drawn, any_camera=any_camera)
-        notes.append(_drawn_note(parts, drawn, draw.seed))
+        notes.append(_drawn_note(parts, drawn, draw))
     else:
         part = rows.part
     trained = np.flatnonzero((part == "train") & (split.pid > 0))
@@ -150,7 +150,7 @@ def load_manifest(
         query, gallery = draw_test(test, draw, any_camera=any_camera)
         if len(test_rows):
             notes.append(
-                f"no column role: {len(query)} queries, one for each person and camera; all others are searched"
+                f"no column role: {counted(len(query), 'query', 'queries')}, one for each person and camera; all others are searched"
             )
     else:
         role = rows.role[test_rows]
@@ -300,13 +300,14 @@ def _without_repeats(split: Split) -> tuple[Split, list[str]]:
     if not kept.all():
         example = os.fsdecode(split.names[np.argmin(kept)])
         notes.append(
-            f"{int((~kept).sum())} rows repeat a frame of their own tracklet, such as {example}, and are read once"
+            f"{counted(int((~kept).sum()), 'row repeats', 'rows repeat')} a frame of the same tracklet, such as {example}, which is "
+            "read once"
         )
     if shared:
         name, tracklet = shared[0]
         notes.append(
-            f"{len(shared)} frames stand in two tracklets, such as {os.fsdecode(name)} in {split.key(seen[name])} and "
-            f"{split.key(tracklet)}: is one of them wrong?"
+            f"{counted(len(shared), 'frame stands', 'frames stand')} in two tracklets, such as {os.fsdecode(name)} in "
+            f"{split.key(seen[name])} and {split.key(tracklet)}: is one of them wrong?"
         )
     length_T = np.bincount(tracklet_F[kept], minlength=len(split))
     stop = np.cumsum(length_T)
@@ -322,7 +323,9 @@ def _column_notes(table: Table, pid: Ids, camid: Ids, filled: Mapping[str, int])
         if column not in table:
             notes.append(f"no column {column}: {consequence}{also_called(table, column)}")
         if filled[column]:
-            notes.append(f"column {column}: {filled[column]} empty cells are filled from other rows of their tracklet")
+            notes.append(
+                f"column {column}: {counted(filled[column], 'empty cell is', 'empty cells are')} filled from other rows of the tracklet"
+            )
         if column in table and (empty := int((ids.number == UNKNOWN).sum())):
             notes.append(f"column {column}: {empty} of {len(table)} rows are unknown, as their tracklet has none")
     return notes
@@ -350,15 +353,18 @@ def _drawn(
     return parts, part
 
 
-def _drawn_note(parts: Mapping[str, str], earlier: Mapping[str, str] | None, seed: int) -> str:
+def _drawn_note(parts: Mapping[str, str], earlier: Mapping[str, str] | None, draw: Draw) -> str:
     if earlier is not None and not earlier:
-        return f"no column split: all {len(parts)} persons are tested"
+        return f"no column split: all {counted(len(parts), 'person is', 'persons are')} tested"
     counts = {part: sum(1 for one in parts.values() if one == part) for part in PARTS}
-    counted = ", ".join(f"{count} {part}" for part, count in counts.items())
-    how = (
-        "as this run drew them (split.csv)" if earlier is not None else f"drawn by identity with data.split_seed={seed}"
-    )
-    return f"no column split: persons {how}: {counted}"
+    divided = ", ".join(f"{count} {part}" for part, count in counts.items())
+    if earlier is not None:
+        return f"no column split: persons as this run drew them (split.csv): {divided}"
+    val = f"{100 * draw.val:g} % val (data.holdout, 10 % where it is 0)"
+    if not counts["val"]:
+        val = f"no val, as they are fewer than {ENOUGH_FOR_VAL} or too few can be found again"
+    how = f"{100 * draw.test:g} % test (data.test_share), {val}"
+    return f"no column split: persons drawn by identity with data.split_seed={draw.seed}: {divided}; asked for: {how}"
 
 
 def _left_out(rows: Rows, part: np.ndarray) -> list[str]:
@@ -369,9 +375,11 @@ def _left_out(rows: Rows, part: np.ndarray) -> list[str]:
         (~rows.known & np.isin(part, ("train", "val", "")), "no pid"),
     ):
         if count := int(chosen.sum()):
-            notes.append(f"{count} tracklets are not trained on: {why}")
+            notes.append(f"{counted(count, 'tracklet is', 'tracklets are')} not trained on: {why}")
     if count := int((~rows.known & (part == "test")).sum()):
-        notes.append(f"{count} test tracklets have no pid and count as distractors, who match nobody")
+        notes.append(
+            f"{counted(count, 'test tracklet has', 'test tracklets have')} no pid: distractors, who match nobody"
+        )
     return notes
 
 
@@ -400,9 +408,10 @@ def _who_can_be_found(test: Split, *, any_camera: bool) -> list[str]:
         return []
     of = test.select(np.isin(test.pid, lost))
     single = int(sum(np.bincount(np.unique(of.pid, return_inverse=True)[1]) == 1))
-    reasons = [f"{single} have one tracklet"] * bool(single)
-    reasons += [f"{len(lost) - single} are seen by one camera only"] * (len(lost) > single)
-    advice = "; test.any_camera=true counts matches under the query's own camera too" * (len(lost) > single)
+    reasons = [f"{single} {'has' if single == 1 else 'have'} one tracklet"] * bool(single)
+    others = len(lost) - single
+    reasons += [f"{others} {'is' if others == 1 else 'are'} seen by one camera only"] * bool(others)
+    advice = "; test.any_camera=true counts matches under the query's own camera too" * bool(others)
     return [f"{len(lost)} of {len(persons)} test persons cannot be found again: {', '.join(reasons)}{advice}"]
 
 
@@ -413,7 +422,7 @@ def _shared_persons(train: Split, val: Split | None, test: Split, names: IdNames
             shared = np.intersect1d(train.pid, other.pid[other.pid > 0]).tolist()
             if shared:
                 notes.append(
-                    f"{len(shared)} persons are in the splits train and {name}, such as {names.person(shared[0])}: figures are then "
-                    "better than on people the model has never seen"
+                    f"{counted(len(shared), 'person is', 'persons are')} in the splits train and {name}, such as "
+                    f"{names.person(shared[0])}: figures are then better than on people the model has never seen"
                 )
     return notes

@@ -20,7 +20,7 @@ import numpy as np
 from reid.datasets import matlab
 from reid.datasets.images import images_in, is_rubbish
 from reid.datasets.pack import SUFFIX, stand_in
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.tracklets import Benchmark, Split
 
 log = logging.getLogger(__name__)
@@ -317,5 +317,5 @@ def _pid_and_camera(name: bytes) -> tuple[int, int]:
 def _refuse(file: Path, wrong: np.ndarray, say: Callable[[int], str]) -> None:
     rows = np.flatnonzero(wrong)
     if len(rows):
-        more = f" ({len(rows) - 1} more rows like it)" if len(rows) > 1 else ""
+        more = f" ({counted(len(rows) - 1, 'more row')} like it)" if len(rows) > 1 else ""
         raise DataError(f"{file}: row {rows[0] + 1}: {say(int(rows[0]))}{more}")

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.files import atomic
 
 REQUIRED = ("path", "tracklet")
@@ -169,9 +169,9 @@ def _read_csv(path: Path, data: bytes, required: Sequence[str]) -> Table:
         raise DataError(f"{path}: not a readable CSV file: {error}") from None
     if wrong:
         number, count = wrong[0]
-        more = f" ({len(wrong) - 1} more rows like it)" if len(wrong) > 1 else ""
+        more = f" ({counted(len(wrong) - 1, 'more row')} like it)" if len(wrong) > 1 else ""
         raise DataError(
-            f"{path}: row {number}: expected {len(header)} cells ({', '.join(header)}), got {count}{more}; "
+            f"{path}: row {number}: expected {counted(len(header), 'cell')} ({', '.join(header)}), got {count}{more}; "
             f'put cells that hold a {delimiter!r} into quotes, and close every "'
         )
     columns = [held.column(i).combine_chunks()[1:] for i in range(len(header))]

@@ -25,7 +25,7 @@ from reid.engine.ema import Averaged
 from reid.engine.evidence import Evidence, fit_of
 from reid.engine.objective import SumOfLosses
 from reid.engine.optim import Schedule, set_lr
-from reid.errors import DataError, ReidError
+from reid.errors import DataError, ReidError, counted
 from reid.models.embedding import Classifier
 from reid.runtime import Runtime, compiler_errors_in_one_line, seed_of, sum_over_processes
 from reid.tracklets import Split
@@ -240,7 +240,7 @@ def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameB
 def _parts(job: Job, runtime: Runtime, step: int, batch: FrameBatch) -> list[_Part]:
     """This process's share of the batch on the device. Draws belong to places in the batch, whichever images are left out."""
     if len(batch.frames) < job.accumulate:
-        left = f"{len(batch.frames)} image(s) of this process's share are left for the {job.accumulate} parts"
+        left = f"{counted(len(batch.frames), 'image')} of this process's share left for the {job.accumulate} parts"
         raise DataError(f"train.accumulate: step {step}: {left}; restore the damaged images")
     draws_BR = runtime.exact(crop_draws(job, step)[runtime.rank :: runtime.world_size][batch.places])
     images = job.preprocess(batch.images, runtime.device, runtime.send(draws_BR))

@@ -16,7 +16,7 @@ from reid.engine.evidence import Evidence
 from reid.engine.objective import SumOfLosses
 from reid.engine.optim import OPTIMIZERS, SCHEDULES, Schedule, warmed
 from reid.engine.train import Job, TrainingSet
-from reid.errors import ConfigError
+from reid.errors import ConfigError, counted
 from reid.experiment.model import build_classifier, build_embedding, check_input_size, with_shared_norm
 from reid.losses import LOSSES
 from reid.metric_losses import METRIC_LOSSES, MetricLoss
@@ -112,7 +112,7 @@ def _require_enough_images(config: Config, runtime: Runtime) -> None:
     parts = runtime.world_size * config.train.accumulate
     each, why = (1, "") if config.model.freeze_norm else (2, ", as batch normalisation needs")
     if config.train.batch_size < each * parts:
-        split = f"{runtime.world_size} process(es) x train.accumulate {config.train.accumulate}"
+        split = f"{counted(runtime.world_size, 'process', 'processes')} x train.accumulate {config.train.accumulate}"
         raise ConfigError(
-            f"train.batch_size: expected at least {each} image(s) for each of {split}{why}, got {config.train.batch_size}"
+            f"train.batch_size: expected at least {counted(each, 'image')} for each of {split}{why}, got {config.train.batch_size}"
         )

@@ -24,7 +24,7 @@ import simplejpeg
 from PIL import Image
 from tqdm import tqdm
 
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.files import atomic
 from reid.findings import Exemplar, Finding
 from reid.report.pages import render, write_page
@@ -72,7 +72,10 @@ def write_audit_page(
     _check(split, findings)
     keys = [split.key(row) for row in range(len(split))]
     if shared := len(keys) - len(set(keys)):
-        logger.warning("audit page: %d tracklets are called as others are; corrections cannot tell them apart", shared)
+        logger.warning(
+            "audit page: %s called as others are; corrections cannot tell them apart",
+            counted(shared, "tracklet is", "tracklets are"),
+        )
     sheets = _Sheets(split)
     rows = [_finding(one, split, sheets, frames) for one in findings]
     data = _data(split, rows, names, keys)

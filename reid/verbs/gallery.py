@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     cli.log_to_stderr()
 
+    from reid.errors import counted
     from reid.gallery import change, milvus, store
 
     if flags.command == "push":
@@ -52,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif flags.command == "remove":
         if milvus.is_address(flags.folder) and not store.exists(Path(flags.folder)):
             where = milvus.address(flags.folder)
-            print(f"{where}: {milvus.remove(where, flags.keys)} tracklets left")
+            print(f"{where}: {counted(milvus.remove(where, flags.keys), 'tracklet')} left")
         else:
-            print(f"{flags.folder}: {change.remove(Path(flags.folder), flags.keys)} tracklets left")
+            print(f"{flags.folder}: {counted(change.remove(Path(flags.folder), flags.keys), 'tracklet')} left")
     else:
         from reid.commands.extract import log_recall
 

@@ -110,6 +110,13 @@ def test_persons_with_names(tmp_path: Path, split: Split) -> None:
     assert len(set(result.names.pid.values())) == len(result.names.pid) == 7
 
 
+def test_a_person_nobody_has_heard_of_is_told(tmp_path: Path, split: Split) -> None:
+    typed = [("relabel", "t0", "bobb", ""), ("relabel", "t1", "zoe", ""), ("split", "t3", "", "1")]
+    (note,) = corrected(tmp_path, split, *typed, names=NAMED).notes
+    assert note == "corrections name 2 persons whom no tracklet to train on had before: 'bobb' (not 'bob'?), 'zoe'"
+    assert corrected(tmp_path, split, ("relabel", "t0", "bob", ""), names=NAMED).notes == ()
+
+
 def test_chains_of_merges(tmp_path: Path, split: Split) -> None:
     result = corrected(tmp_path, split, ("merge", "1", "2", ""), ("merge", "3", "1", ""), ("relabel", "t5", "3", ""))
     assert set(result.split.pid.tolist()) == {2}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reid.datasets.images import is_image, is_rubbish
 from reid.datasets.sources.base import Options, Rows, in_order
-from reid.errors import ConfigError, DataError
+from reid.errors import ConfigError, DataError, counted
 
 SHAPE = "images in one folder, --pattern '{pid}_c{camid}_{tracklet}_{frame}.jpg'"
 # Patterns that are tried where none is given: MARS, Market-1501, MSMT17, LS-VID, VeRi-776,
@@ -35,7 +35,7 @@ def recognise(source: Path) -> str | None:
     if not source.is_dir():
         return None
     names = [name for name in os.listdir(source) if is_image(name)]
-    return f"{len(names)} images directly in the folder" if names else None
+    return f"{counted(len(names), 'image')} directly in the folder" if names else None
 
 
 def read(source: Path, options: Options) -> Rows:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reid.datasets.layouts import mixture
 from reid.datasets.sources.base import Options, Rows, folders_of, images_of
-from reid.errors import ConfigError, DataError
+from reid.errors import ConfigError, DataError, counted
 
 LAYOUTS = ("person/tracklet", "person", "tracklet")
 SHAPE = "person/tracklet/frames, person/frames or tracklet/frames"
@@ -19,7 +19,7 @@ def recognise(source: Path) -> str | None:
     if not source.is_dir() or images_of(source):
         return None
     depth = _depth(source)
-    return None if depth is None else f"images in folders, {depth} level{'s' if depth > 1 else ''} deep"
+    return None if depth is None else f"images in folders, {counted(depth, 'level')} deep"
 
 
 def read(source: Path, options: Options) -> Rows:
@@ -77,7 +77,7 @@ def _add(rows: Rows, source: Path, place: str, person: str | None) -> None:
     if mixed := mixture(names):
         raise DataError(
             f"{source / place}: expected the frames of one tracklet; by their names ({mixed.layout}) they are of "
-            f"{mixed.persons} persons, {mixed.cameras} cameras; --as auto knows the layouts of public datasets, "
+            f"{counted(mixed.persons, 'person')}, {counted(mixed.cameras, 'camera')}; --as auto knows the layouts of public datasets, "
             "--as flat reads names by a pattern"
         )
     match = _MARS_FOLDER.fullmatch(place.rpartition("/")[2])

@@ -292,7 +292,7 @@ function card(i) {
     make("h3", { title: key }, make("span", { class: "muted" }, `${i + 1} `), key),
     make("span", { class: "kind", "data-kind": finding.kind || "none" }, KINDS[finding.kind]),
     make("span", { class: "said", title: said }, said),
-    make("span", { class: "muted facts", title: evidence }, `${called(personOf(i))} · ${camera} · ${lengthOf(i)} frames · suspicion ${finding.suspicion}${evidence ? ` · ${evidence}` : ""}`)),
+    make("span", { class: "muted facts", title: evidence }, `${called(personOf(i))} · ${camera} · ${lengthOf(i)} ${lengthOf(i) === 1 ? "frame" : "frames"} · suspicion ${finding.suspicion}${evidence ? ` · ${evidence}` : ""}`)),
   make("div", { class: "sheet" },
     group("suspect", `labelled ${called(personOf(i))}`, strip(i), ""),
     group("own", `others of ${called(personOf(i))}`, exemplars(finding.own, called(personOf(i))), "no other tracklet"),
