@@ -42,7 +42,8 @@ constraints: $(READY) ## write constraints.txt: the versions in .venv, for conti
 
 licences: $(READY) ## write docs/licences.md: the licences of everything in .venv
 	@(sed '/^| /,$$d' docs/licences.md; \
-	  $(PY) -m piplicenses --from=mixed --format=markdown --order=name --ignore-packages robust-reid) >docs/licences.new
+	  $(PY) -m piplicenses --from=mixed --format=markdown --order=name --ignore-packages robust-reid \
+	    | grep -v '^| *|' | sed -E 's/ +/ /g; s/-{4,}/---/g') >docs/licences.new
 	@mv docs/licences.new docs/licences.md
 
 bench: $(READY) ## CCE, MAE, GCE and IMAE on the demo data at 0, 30 and 60 % wrong labels (resumable, an hour on 2 cores)
