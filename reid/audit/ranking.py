@@ -53,8 +53,8 @@ def audit(
     """Ranks tracklets by how likely their label is wrong.
 
     `suspicion` is the probability that the tracklet's label is wrong, by its margin (own centroid, itself left out, less the nearest other
-    one) in a mixture of right and wrong labels; at least half the share of its frames that show somebody else; at least one half where
-    it fits nobody; and how sure it is that its pid holds two persons, where it is of the smaller part.
+    one) in a mixture of right and wrong labels; at least one half where it fits nobody; and how sure it is that its pid holds two persons,
+    where it is of the smaller part. Frames that show somebody else do not raise it: they are a column and a kind of finding of their own.
 
     Args:
         features: (F, D) unit rows, one per frame; or (N, D), one per tracklet, without `lengths`.
@@ -164,7 +164,7 @@ def _judged(
     # Of a person seen once nothing else is to be expected.
     for row in np.flatnonzero((likeness.as_one(alike) < ALONE) & np.isfinite(fit.own)).tolist():
         kind[row], suspicion[row], suggested[row] = "background", max(suspicion[row], 0.5), -1
-    return kind, np.maximum(suspicion, share / 2), suggested
+    return kind, suspicion, suggested
 
 
 def _exemplars(
