@@ -51,6 +51,11 @@ class Embedder:
         crop = torch.zeros(1, 3, *trained.preprocess.crop, device=runtime.device)
         self._network: nn.Module = fused(trained.embedding, crop)
 
+    def __repr__(self) -> str:
+        config = self._trained.config
+        height, width = config.augment.crop
+        return f"Embedder of {self._source}: {config.model.name}, {height} x {width} pixels to {self.num_features} features"
+
     @classmethod
     def load(cls, source: str | Path, *, checkpoint: str = "last", device: str = "auto") -> Embedder:
         """As `reid.load`."""

@@ -54,6 +54,12 @@ def test_labels_on_disk_their_truth_and_the_same_noise_drawn_anew(root: Path, tm
     assert truth.train.intact_F.all()
 
 
+def test_what_a_network_was_trained_on_is_called_as_people_call_it(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("data: {name: manifest, path: somewhere/people.csv}\n")
+    assert experiment.trained_on(config.load(tmp_path / "c.yaml")) == "people.csv"
+    assert experiment.trained_on(config.load(tmp_path / "c.yaml", ["data.name=mars", "data.path=null"])) == "mars"
+
+
 def test_mars_has_no_truth_to_tell(root: Path, tmp_path: Path) -> None:
     (tmp_path / "mars").symlink_to(root / "demo")
     data = load(tmp_path, tmp_path, "data.name=mars")
@@ -128,7 +134,7 @@ def test_every_setting_of_the_step_arrives(root: Path, tmp_path: Path) -> None:
 
 
 def test_parts_need_images(root: Path, tmp_path: Path) -> None:
-    expected = r"train.batch_size: expected at least 2 image\(s\) for each of 1 process\(es\) x train.accumulate 4, as batch norm"
+    expected = r"train.batch_size: expected at least 2 images for each of 1 process x train.accumulate 4, as batch norm"
     with pytest.raises(ConfigError, match=expected):
         job(root, tmp_path, "train.batch_size=7", "train.accumulate=4")
     assert job(root, tmp_path, "train.batch_size=7", "train.accumulate=4", "model.freeze_norm=true").accumulate == 4

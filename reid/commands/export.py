@@ -26,7 +26,7 @@ from reid.datasets.decoding import decode
 from reid.datasets.images import images_in
 from reid.errors import ConfigError, DataError, ReidError
 from reid.evaluation.evaluate import evaluate
-from reid.experiment import OfRun, Source, Trained, known_noise
+from reid.experiment import OfRun, Source, Trained, known_noise, trained_on
 from reid.features import FeatureSet
 from reid.files import atomic
 from reid.models import deployed
@@ -215,7 +215,7 @@ def _about(source: Source, trained: Trained, model: Deployed, options: Options) 
         "std": [round(value / 255, 6) for value in preprocess.std.tolist()],
         "pooling": f"of a tracklet: the {trained.config.test.pooling} of length * features over its frames, scaled to unit length",
         "dtype": options.dtype,
-        "trained_on": trained.config.data.name if isinstance(source, OfRun) else "unknown",
+        "trained_on": trained_on(trained.config) if isinstance(source, OfRun) else "unknown",
         "wrong_labels": known_noise(source, trained.config),
     }
 

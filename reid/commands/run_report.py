@@ -95,17 +95,17 @@ def _in_words(loss: Component) -> str:
 
 
 def _commands(directory: RunDirectory, config: Config, test: Split, queries: Sequence[str]) -> list[tuple[str, str]]:
-    """(command, what it does): how sure the figures are, a gallery of the test tracklets, or of one's own, and a search in it."""
+    """(command, what it does): how sure the figures are, which labels are wrong, a gallery, a search in it."""
     run, gallery, dataset = str(directory.path), f"{directory.path}-gallery", test.root.parent
     source = config.data.path or (str(dataset) if detect_kind(dataset) == "mars" else None)
     commands = (
         (
-            ["audit", run],
-            "which labels are wrong: a ranking of the training tracklets, and a page to correct labels on",
-        ),
-        (
             ["test", run, "--full"],
             "95 % intervals, figures by camera, and the similarity to call two tracklets one person",
+        ),
+        (
+            ["audit", run],
+            "which labels are wrong: a ranking of the training tracklets, and a page to correct labels on",
         ),
         (
             ["extract", run, source or "MY_TRACKLETS", "--out", gallery],

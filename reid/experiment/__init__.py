@@ -9,7 +9,7 @@ from reid.experiment.checking import check
 from reid.experiment.data import DATASETS, LabelledData, load_benchmark, load_data, located
 from reid.experiment.longer import require_same_past
 from reid.experiment.model import build_classifier, build_embedding
-from reid.experiment.trained import OfRun, OfWeights, Source, Trained, known_noise
+from reid.experiment.trained import OfRun, OfWeights, Source, Trained, known_noise, trained_on
 from reid.experiment.training import build_job, build_loss
 
 __all__ = [
@@ -29,4 +29,5 @@ __all__ = [
     "load_data",
     "located",
     "require_same_past",
+    "trained_on",
 ]

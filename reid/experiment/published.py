@@ -20,7 +20,7 @@ from reid.config import Config
 from reid.engine import checkpoint
 from reid.errors import CheckpointError, ConfigError, DataError
 from reid.experiment.model import build_embedding, build_preprocess
-from reid.experiment.trained import OfRun, Source, Trained, known_noise
+from reid.experiment.trained import OfRun, Source, Trained, known_noise, trained_on
 from reid.files import atomic
 from reid.models.hub import one_line_of_retries
 from reid.rundir import RunDirectory
@@ -184,9 +184,8 @@ def _about(trained: Trained, source: Source) -> dict[str, Any]:
     if source.choice == "last" and directory.results.is_file():  # they are of the last checkpoint
         results = json.loads(directory.results.read_text(encoding="utf-8"))
     names = ("protocol", "mAP", "cmc", "num_queries", "num_gallery")
-    data = config.data.path if config.data.name == "manifest" and config.data.path else config.data.name
     return {
-        "trained_on": Path(data).name,
+        "trained_on": trained_on(config),
         "persons": len(state["pids"]),
         "steps": state.get("step"),
         "loss": config.model_dump()["loss"],

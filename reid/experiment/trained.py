@@ -171,6 +171,12 @@ class OfWeights:
         return Trained(config, embedding, preprocess, {"weights": str(self.file.absolute()), "model": network})
 
 
+def trained_on(config: Config) -> str:
+    """What a network was trained on, for others to read: the table's file name, or the dataset's."""
+    table = config.data.path if config.data.name == "manifest" else None
+    return Path(table).name if table else config.data.name
+
+
 def known_noise(source: Source, config: Config) -> str:
     """What is known of wrong labels among those that a network was trained on, in words."""
     if not isinstance(source, OfRun):

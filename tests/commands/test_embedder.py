@@ -55,6 +55,7 @@ def test_tracklets_are_those_of_extract(model, trained, workplace, data_root) ->
     kinds = [path, str(path), Image.fromarray(rgb), rgb, rgb / 255, (rgb / 255).astype(np.float32)]
     rows = model.embed(kinds)
     assert rows.shape == (6, model.num_features)
+    assert repr(model).endswith(f": resnet10t, 32 x 16 pixels to {model.num_features} features")
     np.testing.assert_allclose(rows, np.broadcast_to(rows[:1], rows.shape), atol=2e-6)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(model.embed(rgb[:, :, ::-1], colour="bgr"), rows[:1], atol=2e-6)
