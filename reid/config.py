@@ -253,7 +253,7 @@ def find(name: Path | str) -> Path:
     if path.name == str(path) and path.name in packaged:
         return packaged[path.name]
     raise ConfigError(
-        f"{path}: no such config; expected a YAML file or the name of a packaged config: {', '.join(packaged)}"
+        f"{path}: no such config; a YAML file, or the name of a packaged one: {nearest(str(path), list(packaged))}"
     )
 
 

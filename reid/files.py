@@ -172,3 +172,9 @@ def require_few_brackets(text: str) -> str:
 def data_root(configured: str | None) -> Path:
     """The folder that holds one folder per dataset: the config's, else REID_DATA's, else ./data."""
     return Path(configured or os.environ.get("REID_DATA") or "data").expanduser()
+
+
+def holds_json_list(file: Path) -> bool:
+    """Whether a JSON file is a list, by its first character."""
+    with open(file, "rb") as stream:
+        return stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["

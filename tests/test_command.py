@@ -152,7 +152,9 @@ def test_a_packaged_config_is_found_by_name_and_a_file_wins(tmp_path, monkeypatc
     Path("demo").mkdir()  # a folder is no config, and hides none
     assert config.load(config.find("demo")).data.name == "demo"
     for missing in ("mars_imea", "configs/mars_imae", "mars_imae.yaml"):
-        with pytest.raises(ConfigError, match=r"no such config; expected .* mars_imae"):
+        with pytest.raises(
+            ConfigError, match=r"no such config; .*did you mean 'mars_imae'\? expected one of: .* mars_imae"
+        ):
             config.find(missing)
 
 

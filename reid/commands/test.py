@@ -19,6 +19,7 @@ from reid.commands.extract import features_of
 from reid.commands.run_report import write_run_report
 from reid.commands.training_log import without_test
 from reid.config import Config
+from reid.datasets import presence
 from reid.datasets.damaged import DamagedImages, write_list
 from reid.errors import DataError, counted
 from reid.evaluation.evaluate import analyse, evaluate, evaluate_all
@@ -63,6 +64,8 @@ def run(
     with start(config.machine.device, config.machine.dtype) as runtime:
         trained = model.load(config, runtime)
         benchmark = tested_benchmark(model, config)
+        test, policy = benchmark.test, config.data.damaged
+        presence.require_images(test, presence.missing(test), policy, "take the tracklet out of the dataset")
         features = benchmark_features(config, trained.embedding, trained.preprocess, benchmark, runtime)
         baselines = baseline_results(config, benchmark, runtime, protocols[0])
         if runtime.is_main:

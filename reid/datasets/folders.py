@@ -19,6 +19,7 @@ from reid.datasets.layouts import Mixture, mixture
 from reid.datasets.manifest import UNKNOWN_CAMID, UNKNOWN_PID
 from reid.datasets.table import SUFFIXES
 from reid.errors import DataError, counted
+from reid.files import holds_json_list
 from reid.tracklets import Split
 
 _MARKET = ("bounding_box_train", "bounding_box_test", "query", "gt_bbox")  # folders of Market-1501
@@ -37,11 +38,7 @@ def detect_kind(path: Path) -> Literal["mars", "folders", "manifest"]:
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return "manifest"
     got = f"a file {path.name}" if path.exists() else "nothing there"
-    hint = (
-        f"; robust-reid import {path} --as auto --out tracks.csv makes a table of it, if it can"
-        if path.is_file()
-        else ""
-    )
+    hint = f"; {_import(path, 'jsonl' if holds_json_list(path) else 'auto')}, if it can" if path.is_file() else ""
     raise DataError(
         f"{path}: expected a MARS layout, a folder of tracklet folders or a table ({', '.join(SUFFIXES)}), got {got}{hint}"
     )

@@ -88,3 +88,11 @@ def test_a_tracklet_that_cannot_be_tested_is_told_at_the_start(table: Path, fail
     line = fails("train", "run.yaml", *SETTINGS)
     assert "/ben/2.jpg: no such image, nor any other of the 2 of tracklet ben-1; restore them, or take it out" in line
     assert not (table / "runs").exists()
+
+
+def test_a_test_names_the_tracklet_it_cannot_judge(table: Path, fails, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "run.yaml", *SETTINGS) == 0
+    damage(table / "ben", away=True)
+    capsys.readouterr()
+    line = fails("test", "runs/run")
+    assert "/ben/0.jpg: no such image, nor any other of the 2 of tracklet ben-0 (and 1 more tracklet like it)" in line

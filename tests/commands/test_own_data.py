@@ -277,7 +277,7 @@ def test_a_table_that_is_json_is_one_short_line(run: Path, here: Path, fails) ->
     Path("tracks.json").write_text('[{"path": "a"}' + ', {"path": "b"}' * 30_000 + "]")
     for flags in ([], ["--kind", "manifest"]):
         message = fails("extract", run, "tracks.json", "--out", "g", *flags)
-        assert "robust-reid import tracks.json --as " in message
+        assert "robust-reid import tracks.json --as jsonl" in message
         assert len(message) < 520
     assert not Path("g").exists()
 

@@ -107,9 +107,7 @@ def _colourful() -> Preprocess:
 def test_too_few_images_for_the_parts_is_an_error(split: Split) -> None:
     for frame in range(20):
         split.path(frame).unlink()
-    with pytest.raises(
-        DataError, match=r"train.accumulate: step \d+: \d image\(s\) of this process's share are left for"
-    ):
+    with pytest.raises(DataError, match=r"train.accumulate: step \d+: \d images? of this process's share left for"):
         fit(make_job(split, accumulate=5, damaged=DamagedImages("skip"), iterations=50), CPU)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from reid.datasets.sources.base import Options, Rows, require_folder
 from reid.datasets.sources.boxes import check_boxes
-from reid.datasets.sources.jsonl import holds_list
 from reid.errors import DataError
+from reid.files import holds_json_list
 
 SHAPE = "a .json with images and annotations that have bbox and track_id"
 _TRACK = ("track_id", "instance_id", "tracklet_id", "object_id")
@@ -25,7 +25,7 @@ _FRAME = ("frame_id", "frame_index", "frame")
 
 def recognise(source: Path) -> str | None:
     """Why it is this kind, or None."""
-    found = source.is_file() and source.suffix.lower() == ".json" and not holds_list(source)
+    found = source.is_file() and source.suffix.lower() == ".json" and not holds_json_list(source)
     return "a .json file" if found else None
 
 

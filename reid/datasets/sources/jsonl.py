@@ -14,6 +14,7 @@ from typing import Any
 from reid.datasets.sources.base import Cell, Options, Rows, require_folder
 from reid.datasets.sources.boxes import BOX, check_boxes
 from reid.errors import DataError
+from reid.files import holds_json_list
 
 SHAPE = 'one object per line, or a list of objects: "path" and "tracklet", and "pid", "camid", "bbox", … where known'
 # A column's other names, as trackers and annotation tools write them.
@@ -32,13 +33,7 @@ def recognise(source: Path) -> str | None:
         return None
     if source.suffix.lower() in (".jsonl", ".ndjson"):
         return "a .jsonl file"
-    return "a list in a .json file" if source.suffix.lower() == ".json" and holds_list(source) else None
-
-
-def holds_list(source: Path) -> bool:
-    """Whether a JSON file is a list, by its first character."""
-    with open(source, "rb") as file:
-        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+    return "a list in a .json file" if source.suffix.lower() == ".json" and holds_json_list(source) else None
 
 
 def read(source: Path, options: Options) -> Rows:
