@@ -28,6 +28,7 @@ from unittest import mock
 
 import numpy as np
 from record import keep
+from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
@@ -126,7 +127,7 @@ def embedded(run: Path) -> Audited:
     kept = run / "audit_features.npy"
     stored = mock.patch("reid.commands.audit.extract_shards", lambda *_, **__: iter([np.load(kept)]))
     with start("auto", "float32") as runtime, stored if kept.exists() else contextlib.nullcontext():
-        audited = of_run(run, ["machine.workers=0"], Options(), runtime)
+        audited = of_run(run, RunDirectory(run).config(["machine.workers=0"]), Options(), runtime)
     if not kept.exists():
         np.save(kept, audited.features)
     return audited
@@ -146,6 +147,13 @@ def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[s
         figures["audit"] = ranked(wrong, -np.array([place[row] for row in rows.tolist()], float))
         figures["margin"] = ranked(wrong, -np.array([one.evidence["margin"] for one in found]))
         figures["neighbours"] = ranked(wrong, -np.array([one.evidence["neighbours"] for one in found]))
+        for name in ("neighbours", "confidence"):  # a quarter of the weight, by rank
+            other = np.array([one.evidence[name] for one in found])
+            both = (
+                rankdata([one.evidence["margin"] for one in found])
+                + rankdata(np.nan_to_num(other, nan=np.nanmedian(other))) / 4
+            )
+            figures[f"margin_and_{name}"] = ranked(wrong, -both)
         figures["small_loss"] = ranked(wrong, -audited.evidence["confidence"])
         figures["area_under_margin"] = ranked(wrong, -audited.evidence["area_under_margin"])
         for name, probabilities in (("cleanlab", leave_one_out), ("cleanlab_cross_validated", cross_validated)):
@@ -189,6 +197,8 @@ def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[s
 RANKINGS = {
     "audit": "audit",
     "margin alone": "margin",
+    "margin and neighbours": "margin_and_neighbours",
+    "margin and confidence": "margin_and_confidence",
     "neighbours": "neighbours",
     "small loss": "small_loss",
     "area under the margin": "area_under_margin",

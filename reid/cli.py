@@ -179,6 +179,13 @@ def check_weights_flags(arguments: argparse.ArgumentParser, flags: argparse.Name
         arguments.error("--checkpoint chooses among those of a run; --weights FILE is one")
 
 
+def check_run_or_weights(arguments: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """`check_weights_flags` where RUN is the first word, and is not given beside --weights: then that word is the first override."""
+    check_weights_flags(arguments, flags)
+    if flags.weights is not None and flags.run is not None:
+        flags.run, flags.overrides = None, [str(flags.run), *flags.overrides]
+
+
 def overrides_of(flags: argparse.Namespace) -> list[str]:
     """The overrides, flags last."""
     named = {"data.root": flags.data_root, "machine.device": flags.device, "seed": flags.seed}

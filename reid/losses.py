@@ -169,7 +169,8 @@ class AGCE(nn.Module):
 
     Args:
         a: 0 < a <= 100.
-        q: 0 < q <= 10; with q >= 1 the loss is asymmetric, hence robust, whatever a is. The defaults are the source's for CIFAR-10.
+        q: 0 < q <= 10; with q >= 1 the loss is asymmetric, hence robust, whatever a is. The defaults are those of public
+            code for CIFAR-10; we have not found them in the source.
 
     Source: Zhou et al., "Asymmetric Loss Functions for Learning with Noisy Labels", ICML 2021.
     """
@@ -201,11 +202,11 @@ class ELR(nn.Module):
     Args:
         num_samples: N, the size of the training set that `index_B` counts in.
         num_classes: K.
-        lam: >= 0, factor of the second term; 0 is CCE. The source takes 3 on CIFAR-10 and 7 on CIFAR-100.
-        beta: 0 <= beta < 1. The source takes 0.7 on CIFAR-10 and 0.9 on CIFAR-100.
+        lam: >= 0, factor of the second term; 0 is CCE. The authors' code takes 3 on CIFAR-10 and 7 on CIFAR-100.
+        beta: 0 <= beta < 1. The authors' code takes 0.7 on CIFAR-10 and 0.9 on CIFAR-100.
         top: entries of a sample's t that are kept, at least 1; None keeps all.
 
-    Source: Liu et al., "Early-Learning Regularization Prevents Memorization of Noisy Labels", NeurIPS 2020, Eq. 6 and 9; its code clamps
+    Source: Liu et al., "Early-Learning Regularization Prevents Memorization of Noisy Labels", NeurIPS 2020; its code clamps
     every probability to [1e-4, 1 - 1e-4] instead.
     """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.audit.labels import Floats, Ints, blocks
+from reid.audit.labels import Ints
 
 SPANS = 4  # looked for in a tracklet, at most
 BORDER = 0.5  # of the way from different persons to one
@@ -24,12 +24,10 @@ class Foreign:
 
     Args:
         frame: (F,) bool.
-        alike: (F,) cosine similarity of each frame to the other frames of its tracklet that are its own; NaN where there are none.
         border: the similarity below which a stretch of frames is foreign; NaN where persons and frames cannot be told apart.
     """
 
     frame: NDArray[np.bool_]
-    alike: Floats
     border: float
 
 
@@ -47,7 +45,7 @@ def foreign_frames(features: NDArray[np.floating], lengths: Ints, label: Ints) -
     stop = np.cumsum(lengths)
     start = stop - lengths
     border = _border(features, start, lengths, label)
-    foreign, alike = np.zeros(len(features), bool), np.full(len(features), np.nan)
+    foreign = np.zeros(len(features), bool)
     for first, last in zip(start.tolist(), stop.tolist(), strict=True):
         rows = features[first:last]
         own = np.ones(len(rows), bool)
@@ -58,13 +56,7 @@ def foreign_frames(features: NDArray[np.floating], lengths: Ints, label: Ints) -
                     break
                 own[np.flatnonzero(own)[found]] = False
         foreign[first:last] = ~own
-        total = rows[own].sum(0, dtype=np.float64)
-        for part in blocks(len(rows)):
-            x = np.asarray(rows[part], np.float64)
-            rest = total - x * own[part, None]
-            length = np.linalg.norm(rest, axis=1)
-            alike[first:last][part] = np.where(length > 1e-9, (x * rest).sum(1) / np.maximum(length, 1e-9), np.nan)
-    return Foreign(foreign, alike, border)
+    return Foreign(foreign, border)
 
 
 def spans(foreign: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:

@@ -78,27 +78,17 @@ def audit(
         where: list[tuple[tuple[int, int], ...]] = [()] * len(pid)
     else:
         start = np.cumsum(lengths) - lengths
-        of_tracklet = np.empty((len(pid), features.shape[1]), np.float32)
-        for row, (first, length) in enumerate(zip(start.tolist(), lengths.tolist(), strict=True)):
-            of_tracklet[row] = unit(features[first : first + length].sum(0, dtype=np.float64))
+        of_tracklet = _pooled(features, start, lengths)
         foreign = foreign_frames(features, lengths, label)
         share = np.add.reduceat(foreign.frame.astype(np.float64), start) / lengths
         where = [spans(part) for part in np.split(foreign.frame, start[1:])]
-    if not np.isfinite(of_tracklet).all():
-        bad = int(np.argmin(np.isfinite(of_tracklet).all(1)))
-        raise DataError(
-            f"audit: the feature of tracklet {bad} is not finite; expected numbers, as of a network that has not diverged"
-        )
+    _require_finite(of_tracklet)
     persons = persons_of(of_tracklet, label, camid)
     fit = fit_of(persons, seed=seed)
     rate, mixture = estimate_rate(fit.margin, fit.null, label, seed=seed)
     wrong = mixture.likely_wrong(fit.margin)
     likeness = likeness_of(persons, fit, wrong < 0.5, seed=seed)
-    if likeness.same - likeness.different < APART:
-        alike_text = f"{likeness.same:.4f} to their own person, {likeness.different:.4f} to others"
-        raise DataError(
-            f"audit: the features tell nobody apart (median cosine similarity {alike_text}); expected those of a trained network"
-        )
+    _require_apart(likeness)
     twin, alike = nearest(persons)
     kind, suspicion, suggested = _judged(persons, fit, mixture, likeness, wrong, share, alike)
     columns = {
@@ -131,6 +121,30 @@ def audit(
             )
         )
     return Audit(findings, rate, likeness)
+
+
+def _pooled(features: NDArray[np.floating], start: Ints, lengths: Ints) -> NDArray[np.float32]:
+    """(N, D) unit rows: the mean of each tracklet's frames; no copy of all frames is made."""
+    pooled = np.empty((len(start), features.shape[1]), np.float32)
+    for row, (first, length) in enumerate(zip(start.tolist(), lengths.tolist(), strict=True)):
+        pooled[row] = unit(features[first : first + length].sum(0, dtype=np.float64))
+    return pooled
+
+
+def _require_finite(of_tracklet: NDArray[np.float32]) -> None:
+    finite = np.isfinite(of_tracklet).all(1)
+    if not finite.all():
+        raise DataError(
+            f"audit: the feature of tracklet {int(finite.argmin())} is not finite; expected numbers, as of a network that has not diverged"
+        )
+
+
+def _require_apart(likeness: Likeness) -> None:
+    if likeness.same - likeness.different < APART:
+        medians = f"{likeness.same:.4f} to their own person, {likeness.different:.4f} to others"
+        raise DataError(
+            f"audit: the features tell nobody apart (median cosine similarity {medians}); expected those of a trained network"
+        )
 
 
 def _judged(

@@ -104,7 +104,7 @@ def run(source: Path, overrides: list[str], options: Options) -> None:
         out = options.out or source
         config = RunDirectory(source).config(overrides)
         with start(config.machine.device, config.machine.dtype) as runtime:
-            audited = of_run(source, overrides, options, runtime)
+            audited = of_run(source, config, options, runtime)
             if not runtime.is_main:
                 return
     else:
@@ -124,11 +124,10 @@ def judged(audited: Audited) -> Audit:
     return replace(result, findings=_at_positions(result.findings, audited))
 
 
-def of_run(source: Path, overrides: list[str], options: Options, runtime: Runtime) -> Audited:
+def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> Audited:
     """The training tracklets of a run, with features of their frames; the same in every process."""
     directory = RunDirectory(source)
-    config, file = directory.config(overrides), directory.checkpoint(options.checkpoint)
-    data = _as_trained(config, directory)
+    file, data = directory.checkpoint(options.checkpoint), experiment.data_as_trained(config, directory)
     split = data.train.split
     trained = experiment.OfRun(source, options.checkpoint).load(config, runtime)
     frames, lengths, positions = _looked_at(split, options.frames, set(read_list(directory.damaged)))
@@ -168,14 +167,6 @@ def of_run(source: Path, overrides: list[str], options: Options, runtime: Runtim
         _from_training(file, data, rows),
         shlex.join([*retrain, "--output-dir", f"{source}-corrected"]),
     )
-
-
-def _as_trained(config: Config, directory: RunDirectory) -> experiment.LabelledData:
-    """The data with the labels that the run has seen: noise and corrections are those that it has kept, whatever became of their files."""
-    if config.data.corrections is not None and directory.corrections.is_file():
-        kept = config.data.model_copy(update={"corrections": str(directory.corrections)})
-        config = config.model_copy(update={"data": kept})
-    return experiment.load_data(config, directory.drawn(), directory.made())
 
 
 def _looked_at(split: Split, most: int, damaged: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

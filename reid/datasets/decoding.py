@@ -20,9 +20,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from reid.datasets import frames
 from reid.errors import DataError
 
-MOST_PIXELS = (
-    2**26
-)  # two frames of 8K video; a header that claims more is damaged or a bomb, and is refused before any pixel is decoded
+# Two frames of 8K video. A header that claims more is damaged or a bomb, and is refused before any pixel is decoded.
+MOST_PIXELS = 2**26
 _HEADER = 2**12  # bytes of a JPEG in which its EXIF segment begins: it comes first
 _ORIENTATION = 0x0112  # of EXIF; 1 is upright
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's names for grey of 16 bits

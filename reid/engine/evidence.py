@@ -23,10 +23,8 @@ from reid.tracklets import Split
 
 PARTS = 10  # of the training, by its steps
 SCHEMA = 1
-_UNIT = (
-    2.0**20
-)  # sums are kept in units of 2^-20: a probability to six digits, a logit margin of up to 4 million over a million steps
-_LIMIT = 2.0**22
+# Sums are kept in units of 2^-20: a probability to six digits, a logit margin of up to 4 million over a million steps.
+_UNIT, _LIMIT = 2.0**20, 2.0**22
 SUMS = ("p", "p2", "margin", "weight")
 
 
@@ -50,7 +48,8 @@ class Evidence(nn.Module):
 
     Args:
         split: the training tracklets.
-        iterations: steps of the whole training.
+        iterations: steps of the whole training. Where a resume makes them more, the parts that follow are of the longer training, and those
+            before stay where they are.
     """
 
     def __init__(self, split: Split, iterations: int) -> None:

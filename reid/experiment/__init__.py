@@ -9,7 +9,7 @@ from reid.experiment.checking import check
 from reid.experiment.data import DATASETS, LabelledData, load_benchmark, load_data, located
 from reid.experiment.longer import require_same_past
 from reid.experiment.model import build_classifier, build_embedding
-from reid.experiment.trained import OfRun, OfWeights, Source, Trained, known_noise, trained_on
+from reid.experiment.trained import OfRun, OfWeights, Source, Trained, data_as_trained, known_noise, trained_on
 from reid.experiment.training import build_job, build_loss
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "build_job",
     "build_loss",
     "check",
+    "data_as_trained",
     "known_noise",
     "load_benchmark",
     "load_data",

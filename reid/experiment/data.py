@@ -21,7 +21,6 @@ from reid.datasets.demo import load_truth
 from reid.datasets.holdout import hold_out, how_to_judge
 from reid.datasets.manifest import load_manifest
 from reid.datasets.mars import find_dataset, load_mars
-from reid.datasets.noise import realised_rate
 from reid.datasets.sources.cuhk03 import load_cuhk03
 from reid.datasets.sources.ilids_vid import load_ilids_vid
 from reid.datasets.sources.ls_vid import load_ls_vid
@@ -34,7 +33,7 @@ from reid.datasets.splitting import Draw
 from reid.datasets.weights import in_words, read_weights, scaled
 from reid.engine.train import TrainingSet
 from reid.errors import ConfigError, DataError
-from reid.experiment.noise import notes_on, with_noise
+from reid.experiment.noise import notes_on, share_of, with_noise
 from reid.files import data_root
 from reid.tracklets import Benchmark, Split
 
@@ -250,12 +249,10 @@ def _in_words(split: Split, before: Persons, truth: Persons | None, *, changed: 
     intact_T, intact_F = (before if truth is None else truth).labelled(split)
     if truth is None and not changed:
         return "unknown (no true labels)"
-    wrong = f"{_share(~intact_T)} tracklet labels {'changed on purpose' if truth is None else 'wrong'}"
+    wrong = f"{share_of(int((~intact_T).sum()), len(split))} tracklet labels {'changed on purpose' if truth is None else 'wrong'}"
     frames = split.frames()
     if (intact_F[frames] != np.repeat(intact_T, split.lengths)).any():
-        wrong += f", {_share(~intact_F[frames])} frames show another person than their label"
+        wrong += (
+            f", {share_of(int((~intact_F[frames]).sum()), len(frames))} frames show another person than their label"
+        )
     return wrong if truth is not None else f"{wrong}; wrong labels on disk: unknown"
-
-
-def _share(chosen: np.ndarray) -> str:
-    return f"{int(chosen.sum())} of {len(chosen)} ({100 * realised_rate(chosen, np.zeros_like(chosen)):.2f} %)"

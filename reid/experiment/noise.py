@@ -82,9 +82,9 @@ def notes_on(noisy: Noisy) -> tuple[str, ...]:
         groups.setdefault((change.kind, change.seed), []).append(change)
     notes = []
     for (kind, seed), changes in groups.items():
-        tracklets = _share(len({change.key for change in changes}), all_tracklets, "tracklets")
+        tracklets = share_of(len({change.key for change in changes}), all_tracklets, "tracklets")
         within = sum(change.frame is not None for change in changes)
-        frames = f", {_share(within, all_frames, 'frames')}" if within else ""
+        frames = f", {share_of(within, all_frames, 'frames')}" if within else ""
         notes.append(f"noise made on purpose: {kind}, seed {seed}: {tracklets}{frames}")
     if added := sum(change.kind == Background.kind for change in noisy.changes):
         notes.append(
@@ -93,8 +93,9 @@ def notes_on(noisy: Noisy) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _share(count: int, of: int, what: str) -> str:
-    return f"{count} of {of} {what} ({100 * count / of:.2f} %)"
+def share_of(count: int, of: int, what: str = "") -> str:
+    """``452 of 1508 tracklets (29.97 %)``; none of nothing is 0 %."""
+    return f"{count} of {' '.join(filter(None, [str(of), what]))} ({100 * count / max(of, 1):.2f} %)"
 
 
 def _features(config: Config, split: Split, gallery: str | None) -> np.ndarray:

@@ -17,7 +17,7 @@ from reid.config import Config
 from reid.engine import checkpoint
 from reid.engine.extract import fingerprint
 from reid.errors import CheckpointError, ConfigError, DataError
-from reid.experiment.data import load_data
+from reid.experiment.data import LabelledData, load_data
 from reid.experiment.model import build_embedding, check_input_size
 from reid.models import weights as weight_files
 from reid.models.embedding import Embedding
@@ -177,12 +177,24 @@ def trained_on(config: Config) -> str:
     return Path(table).name if table else config.data.name
 
 
+def data_as_trained(config: Config, directory: RunDirectory) -> LabelledData:
+    """The data with the labels that a run has seen: who was drawn, noise and corrections are those that it has kept.
+
+    Raises:
+        DataError: the data are not at hand.
+    """
+    if config.data.corrections is not None and directory.corrections.is_file():
+        kept = config.data.model_copy(update={"corrections": str(directory.corrections)})
+        config = config.model_copy(update={"data": kept})
+    return load_data(config, directory.drawn(), directory.made())
+
+
 def known_noise(source: Source, config: Config) -> str:
     """What is known of wrong labels among those that a network was trained on, in words."""
     if not isinstance(source, OfRun):
         return "unknown (no run)"
     try:
-        return load_data(config, RunDirectory(source.path).drawn()).noise
+        return data_as_trained(config, RunDirectory(source.path)).noise
     except DataError as error:
         logger.warning("wrong labels among those trained on: not looked up, %s", error)
         return "not looked up (the training data were not at hand)"

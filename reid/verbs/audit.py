@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     """The flags of `robust-reid audit`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("source", type=Path, metavar="RUN|GALLERY", help="run directory, feature folder, or .npz file")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="of the run's config, for this machine")
+    cli.add_config_flags(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the results (default: RUN, or GALLERY-audit)"
     )
@@ -40,5 +40,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     from reid.commands import audit
 
     options = audit.Options(flags.out, flags.checkpoint, flags.frames, flags.page)
-    audit.run(flags.source, flags.overrides, options)
+    audit.run(flags.source, cli.overrides_of(flags), options)
     return 0

@@ -50,9 +50,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser()
     flags = arguments.parse_intermixed_args(argv)
-    cli.check_weights_flags(arguments, flags)
-    if flags.weights is not None and flags.run is not None:  # it is the first of the words that follow RUN
-        flags.run, flags.overrides = None, [str(flags.run), *flags.overrides]
+    cli.check_run_or_weights(arguments, flags)
     if (flags.run is None) == (flags.weights is None):
         arguments.error("give either a run directory, or --weights")
     cli.log_to_stderr()

@@ -59,9 +59,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser()
     flags = arguments.parse_intermixed_args(argv)
-    cli.check_weights_flags(arguments, flags)
-    if flags.weights is not None and flags.run is not None:  # it is the first of the words that follow RUN
-        flags.run, flags.overrides = None, [str(flags.run), *flags.overrides]
+    cli.check_run_or_weights(arguments, flags)
     if (flags.query_file is None) != (flags.gallery_file is None):
         arguments.error("--query-file and --gallery-file go together")
     if sum(given is not None for given in (flags.run, flags.features, flags.weights, flags.query_file)) != 1:

@@ -31,8 +31,6 @@ def test_intruders_and_switches_are_found_where_they_are() -> None:
         features[at] = stranger[row]
     found = foreign_frames(features, lengths, np.arange(6))
     assert np.array_equal(found.frame, expected)
-    assert np.nanmax(found.alike[expected]) < np.nanmin(found.alike[~expected])
-    assert np.isnan(found.alike[start[4]])  # of one frame, nothing can be said
 
 
 def test_the_best_stretch_is_that_of_a_search_through_all() -> None:

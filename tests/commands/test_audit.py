@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from reid import config, experiment
+from reid.commands.audit import _looked_at
 from reid.engine.evidence import late_confidence
+from reid.tracklets import Split
 from tests.audit.conftest import make_world
 from tests.commands.conftest import call
 
@@ -46,12 +48,25 @@ def test_a_run(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (tmp_path / "a/audit/index.html").is_file()
 
 
-def test_frames_are_those_asked_for(trained: Path, tmp_path: Path) -> None:
-    """Of two frames a tracklet, the first and the last, whose mean is the tracklet's feature."""
-    for name, flags in {"two": ["--frames", "2"], "all": []}.items():
+def test_frames_are_evenly_spread_and_readable() -> None:
+    names = np.array([f"{i}.jpg".encode() for i in range(12)])
+    split = Split(Path("/d"), names, np.array([0, 7, 10]), np.array([7, 10, 12]), np.array([1, 2, 2]), np.zeros(3, int))
+    frames, lengths, positions = _looked_at(split, 3, {"/d/8.jpg", "/d/10.jpg", "/d/11.jpg"})
+    assert frames.tolist() == [0, 3, 6, 7, 9]
+    assert lengths.tolist() == [3, 2, 0]
+    assert positions.tolist() == [0, 3, 6, 0, 2]
+    frames, lengths, _ = _looked_at(split, 0, set())
+    assert frames.tolist() == list(range(12)) and lengths.tolist() == [7, 3, 2]
+
+
+def test_fewer_frames_without_the_page(trained: Path, tmp_path: Path) -> None:
+    for name, flags in {"one": ["--frames", "1"], "all": []}.items():
         assert call("audit", trained, "--out", tmp_path / name, "--no-page", *flags) == 0
         assert not (tmp_path / name / "audit").exists()
-    assert (tmp_path / "two/audit.csv").read_text() != (tmp_path / "all/audit.csv").read_text()
+    one, all_frames = (rows_of(tmp_path / name / "audit.csv") for name in ("one", "all"))
+    assert {row["key"] for row in one} == {row["key"] for row in all_frames}
+    assert {row["foreign_frames"] for row in one} == {"0.0000"}  # a single frame is foreign to nobody
+    assert {row["key"]: row["margin"] for row in one} != {row["key"]: row["margin"] for row in all_frames}
 
 
 def features_file(path: Path, **changes: object) -> Path:
