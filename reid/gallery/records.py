@@ -48,12 +48,15 @@ def crc32_of(file: Path) -> int:
     """The CRC-32 of a file.
 
     Raises:
-        OSError: it cannot be read.
+        DataError: it cannot be read, or a change has moved it away just now.
     """
     checksum = 0
-    with open(file, "rb", buffering=0) as stream:
-        while part := stream.read(_PART):
-            checksum = zlib.crc32(part, checksum)
+    try:
+        with open(file, "rb", buffering=0) as stream:
+            while part := stream.read(_PART):
+                checksum = zlib.crc32(part, checksum)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}; extract these features again") from None
     return checksum
 
 

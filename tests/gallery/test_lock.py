@@ -97,6 +97,25 @@ def test_a_reader_sees_one_state_and_never_two(tmp_path: Path) -> None:
     assert len(seen) > 1
 
 
+def test_a_file_that_a_change_moves_under_a_reader_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change comes between the reading of a file and its checksum, when it has gone from the place it was read at."""
+    place, checksum_of = tmp_path / "g", store.crc32_of
+    write(place, 2)
+
+    def moved_first(file: Path) -> int:
+        monkeypatch.setattr(store, "crc32_of", checksum_of)
+        write(place, 3)
+        return checksum_of(file.with_name(f"{file.name}.new"))
+
+    monkeypatch.setattr(store, "crc32_of", moved_first)
+    assert store.open_gallery(place).about["run"] == "3"
+    (place / "features.npy").unlink()
+    with pytest.raises(DataError, match="cannot read these features"):
+        store.open_gallery(place)
+
+
 def test_an_index_of_the_state_after_is_not_taken(folder: Path) -> None:
     change.reindex(folder, "Flat")
     opened = store.open_gallery(folder)
