@@ -100,6 +100,10 @@ def run(source: Path, overrides: list[str], options: Options) -> None:
         overrides: of the run's config, for this machine: where the data is, the device, workers.
     """
     in_range("frames", options.frames, 0)
+    if not source.exists():
+        raise DataError(
+            f"{source}: not there; expected a run directory, a feature folder of robust-reid extract, or an .npz file"
+        )
     if (source / "config.yaml").is_file():
         out = options.out or source
         config = RunDirectory(source).config(overrides)

@@ -194,7 +194,7 @@ def _suspects(directory: RunDirectory, data: LabelledData) -> list[Thumbnail]:
         return []
     lowest = [row for row in np.argsort(p, kind="stable")[:SUSPECTS].tolist() if np.isfinite(p[row])]
     return [
-        _thumbnail(split, data.benchmark.names, row, "suspect", f"p {p[row]:.3f}\n{split.key(row)}") for row in lowest
+        _thumbnail(split, data.benchmark.names, row, "suspect", f"p {p[row]:.1g}\n{split.key(row)}") for row in lowest
     ]
 
 

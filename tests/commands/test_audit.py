@@ -100,7 +100,7 @@ def test_what_it_refuses(tmp_path: Path, trained: Path, fails) -> None:
     with np.load(file) as arrays:
         np.savez(tmp_path / "c.npz", features=arrays["features"], pid=arrays["pid"])
     assert "no array camid; found features, pid, query; camid is -1 where" in fails("audit", tmp_path / "c.npz")
-    assert "no such feature file" in fails("audit", tmp_path / "missing.npz")
+    assert "missing: not there; expected a run directory, a feature folder" in fails("audit", tmp_path / "missing")
     assert "frames" in fails("audit", trained, "--frames", "-1")
     assert not list(tmp_path.glob("*-audit"))
 
