@@ -24,6 +24,8 @@ from reid.errors import DataError
 MOST_PIXELS = 2**26
 _HEADER = 2**12  # bytes of a JPEG in which its EXIF segment begins: it comes first
 _ORIENTATION = 0x0112  # of EXIF; 1 is upright
+# Pillow knows forty formats more. No tracker writes them, and each is a parser of untrusted bytes (EPS starts Ghostscript).
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's names for grey of 16 bits
 _VALUES_NOT_8_BIT = {"I": "whole numbers of 32 bits", "F": "fractions"}
 
@@ -47,11 +49,13 @@ def decode_bytes(data: bytes, path: str | Path) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow has to say of odd metadata
             return _by_pillow(data)
-    except (ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged pictures raise nearly anything: a TIFF without a width is a TypeError
         what = f"{len(data)} bytes" if data else "an empty file"
-        why = (
-            "of no known format" if isinstance(error, UnidentifiedImageError) else error
-        )  # which names an object in memory
+        why = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # which names an object in memory
+            why = f"none of {', '.join(_FORMATS)}"
         raise DataError(f"{path}: damaged image ({what}): {why}; restore the file from the dataset's archive") from None
 
 
@@ -74,7 +78,7 @@ def may_be_turned(data: bytes) -> bool:
 def _upright(pixels_HWC: np.ndarray, data: bytes) -> np.ndarray:
     if not may_be_turned(data):
         return pixels_HWC
-    with Image.open(io.BytesIO(data)) as image:
+    with _open(data) as image:
         orientation = image.getexif().get(_ORIENTATION, 1)
     if orientation == 1:
         return pixels_HWC
@@ -84,11 +88,15 @@ def _upright(pixels_HWC: np.ndarray, data: bytes) -> np.ndarray:
 
 
 def _by_pillow(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
+    with _open(data) as image:
         _require_size(*image.size)
         image.verify()  # the checksums of a PNG, which loading passes over; afterwards the file is to be opened anew
-    with Image.open(io.BytesIO(data)) as image:
+    with _open(data) as image:
         return rgb_of(image)
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:

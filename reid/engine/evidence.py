@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reid.errors import CheckpointError
-from reid.files import atomic
+from reid.errors import CheckpointError, DataError
+from reid.files import atomic, check_zip
 from reid.runtime import sum_over_processes
 from reid.tracklets import Split
 
@@ -144,11 +144,21 @@ def late_confidence(path: Path, split: Split) -> np.ndarray | None:
     """(T,) mean p of each tracklet's label over the second half of training, from the file that `write` has written; NaN where undrawn.
 
     None where the file is of other tracklets than those of the split.
+
+    Raises:
+        DataError: the file is damaged.
     """
-    with np.load(path, allow_pickle=False) as seen:
-        if seen["key"].tolist() != [split.key(row) for row in range(len(split))]:
-            return None
-        count, p = (seen[name][:, PARTS // 2 :] for name in ("tracklet_count", "tracklet_p"))
+    try:
+        with path.open("rb") as file:
+            check_zip(file)
+            with np.load(file, allow_pickle=False) as seen:
+                key = seen["key"].tolist()
+                count, p = (seen[name][:, PARTS // 2 :] for name in ("tracklet_count", "tracklet_p"))
+    except Exception as error:  # damaged files raise nearly anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"{path}: damaged evidence of training: {reason}; delete it: a report does without") from None
+    if key != [split.key(row) for row in range(len(split))]:
+        return None
     total = count.sum(1)
     return np.where(total > 0, np.nansum(p * count, axis=1) / np.maximum(total, 1), np.nan)
 

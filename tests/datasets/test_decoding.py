@@ -117,3 +117,30 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     assert side * side > MOST_PIXELS
     with pytest.raises(DataError, match="its header claims 13300 x 13300 pixels, more than 67,108,864"):
         decode(tmp_path / "a.png")
+
+
+def test_whatever_the_library_raises_on_a_damaged_picture_is_one_line(tmp_path: Path) -> None:
+    RGB.save(tmp_path / "a.tif")
+    tiff = (tmp_path / "a.tif").read_bytes()
+    for tag in (
+        256,
+        257,
+        258,
+        259,
+        262,
+        273,
+        277,
+        279,
+    ):  # width, height, bits, compression, colours, strips and their lengths
+        (tmp_path / "a.tif").write_bytes(tiff.replace(tag.to_bytes(2, "little"), b"\xff\x7f"))
+        try:
+            decode(tmp_path / "a.tif")
+        except DataError as error:
+            assert "a.tif: damaged image" in str(error)
+
+
+def test_formats_that_no_tracker_writes_are_not_even_looked_into(tmp_path: Path) -> None:
+    RGB.save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"damaged image .*none of BMP, GIF, JPEG, JPEG2000, PNG"):
+        decode(tmp_path / "a.png")

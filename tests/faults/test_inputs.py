@@ -25,7 +25,7 @@ from reid.datasets import mars, matlab, packing
 from reid.datasets.decoding import decode
 from reid.datasets.manifest import load_rows
 from reid.datasets.pack import Pack
-from reid.engine import checkpoint
+from reid.engine import checkpoint, evidence
 from reid.features import FeatureSet
 from reid.gallery import change, store
 from reid.protocol import get_protocols
@@ -165,6 +165,16 @@ def parsed(file: Path) -> Any:
     return config.load(file)
 
 
+TRAINED_ON = split_of([f"t{i}" for i in range(20)], np.arange(20) % 5, np.arange(20) % 3)
+
+
+def seen_in_training(folder: Path) -> Path:
+    seen, frames = evidence.Evidence(TRAINED_ON, iterations=1), torch.arange(60)
+    seen.add(0, frames, frames / 60, frames / 6, frames / 30)
+    evidence.write(folder / "a.npz", seen.state_dict(), TRAINED_ON)
+    return folder / "a.npz"
+
+
 PROTOCOL = "{name: ours, gallery: without_queries, ap: hit}\n"
 KINDS: dict[str, Kind] = {
     "config": Kind(written("run.yaml", CONFIG), parsed),
@@ -177,6 +187,7 @@ KINDS: dict[str, Kind] = {
     "gallery: meta.csv": Kind(gallery("meta.csv"), open_all, lambda found: found),
     "gallery: gallery.json": Kind(gallery("gallery.json"), open_all),
     "gallery: index.faiss": Kind(gallery("index.faiss"), open_all, lambda found: found),
+    "evidence of training": Kind(seen_in_training, lambda file: evidence.late_confidence(file, TRAINED_ON), list),
     "checkpoint": Kind(saved, checkpoint.load, lambda c: (c["model"]["w"].tolist(), c["pids"], c["step"])),
     "CIFAR-10N labels": Kind(human_labels, pickled.load_arrays, lambda c: {k: v.tolist() for k, v in c.items()}),
     "CIFAR pickle": Kind(cifar, pickled.unpickle),
