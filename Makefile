@@ -28,10 +28,11 @@ faults: $(READY) ## try FAULTS (1000 unless given) hostile inputs of each kind, 
 	OMP_NUM_THREADS=1 FAULTS=$(or $(FAULTS),1000) FAULTS_TABLE=build/faults.md $(PY) -m pytest -n 0 tests/faults
 	@cat build/faults.md
 
-lint: $(READY) ## check style and types
+lint: $(READY) ## check style, types and which file imports which
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
 
 docs: $(READY) ## build the docs site into build/site; a warning or a broken link is an error
 	$(PY) docs/build.py
