@@ -74,7 +74,7 @@ def run(main: Callable[[], int | None]) -> int:
             sys.stdout.flush()  # a full disk shows here, not when the interpreter ends
             return code
     except ReidError as error:
-        from reid.runtime import is_main_process
+        from reid.processes import is_main_process
 
         for problem in error.problems if is_main_process() else ():
             print(f"error: {problem}", file=sys.stderr)
@@ -227,7 +227,7 @@ def _wrapped(line: str, columns: int) -> str:
 
 def log_to_stderr() -> None:
     """Log lines on stderr, from the main process only; the others say no more than why all must end."""
-    from reid.runtime import is_main_process
+    from reid.processes import is_main_process
 
     root = logging.getLogger()
     root.setLevel(logging.INFO if is_main_process() else logging.CRITICAL)
