@@ -122,6 +122,7 @@ def test_a_node_is_lost_and_comes_back(workplace: Path) -> None:
         with ended(second):
             wait_for("2 processes", workplace, first, second)
             wait_for(f"iter 20/{STEPS}", workplace, first, second)
+            before = len(resumed_at(workplace))  # more than none where the first began alone
             lose(second)
         log = workplace / "runs/run/log.txt"
         lines = len(log.read_text().splitlines())
@@ -129,7 +130,7 @@ def test_a_node_is_lost_and_comes_back(workplace: Path) -> None:
         third = start(workplace, *meet, iterations=STEPS, log="third.log", settings=OWN_STORE)
         with ended(third):
             deadline = time.monotonic() + 200
-            while len(resumed := steps_of(log.read_text().splitlines()[lines:], "resuming from")) < 2:
+            while len(resumed := resumed_at(workplace)[before:]) < 2:
                 assert time.monotonic() < deadline, said(workplace)
                 time.sleep(0.05)
             wait_for(f"iter {resumed[1] // 4 * 4 + 8}/{STEPS}", workplace, first, third)
@@ -140,6 +141,8 @@ def test_a_node_is_lost_and_comes_back(workplace: Path) -> None:
     assert steps == sorted(set(steps))  # no step is told twice
 
 
-def steps_of(lines: list[str], what: str) -> list[int]:
-    """The number at the end of the lines that say something."""
-    return [int(line.rpartition(" ")[2]) for line in lines if what in line]
+def resumed_at(folder: Path) -> list[int]:
+    """The steps at which any main process went on."""
+    logs = [folder / f"{name}.log" for name in ("first", "third")]
+    lines = "".join(log.read_text() for log in logs if log.exists()).splitlines()
+    return [int(line.rpartition(" ")[2]) for line in lines if "resuming from" in line]
