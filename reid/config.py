@@ -78,9 +78,10 @@ class Data(Section):
         None,
         description="extra label noise on training tracklets: {name, rate, seed}, or a list of them, one after another",
     )
-    corrections: str | None = Field(
+    corrections: str | list[str] | None = Field(
         None,
-        description="file of corrected labels (CSV), applied to the training tracklets after noise, not to what is on disk",
+        description="file of corrected labels (CSV), applied to the training tracklets after noise, not to what is on disk; or a list "
+        "of files, each of which corrects what those before it have left",
     )
     weights: str | None = Field(
         None,
@@ -92,6 +93,11 @@ class Data(Section):
         "of all its persons, 10 % where this is 0",
     )
     damaged: Literal["error", "skip"] = Field("error", description="skip: damaged images are left out and listed")
+
+    @property
+    def correction_files(self) -> list[str]:
+        """The files of corrections in their order."""
+        return [self.corrections] if isinstance(self.corrections, str) else self.corrections or []
 
     @property
     def noises(self) -> dict[str, Component]:

@@ -38,8 +38,11 @@ class RunDirectory:
         self.split, self.ids = path / "split.csv", path / "ids.json"
         self.evidence = checkpoints / "evidence.npz"
         self.noise = path / "noise.csv"
-        self.corrections = path / "corrections.csv"
         self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
+
+    def corrections(self, number: int) -> Path:
+        """The copy of the first file of corrections, the second, and so on."""
+        return self.path / ("corrections.csv" if number == 1 else f"corrections-{number}.csv")
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """The resolved config of the run, with overrides.
@@ -105,18 +108,18 @@ class RunDirectory:
         with atomic(self.config_file) as temporary:
             temporary.write_text(config.dump(), encoding="utf-8")
 
-    def keep_data(self, benchmark: Benchmark, corrections: bytes | None = None) -> None:
+    def keep_data(self, benchmark: Benchmark, corrections: Sequence[bytes] = ()) -> None:
         """Writes what the run has decided about its data: split.csv, who was drawn to be tested, ids.json, who a number stands for, and
-        a copy of the corrections that its labels have seen.
+        copies of the corrections that its labels have seen.
 
         Raises:
             DataError: they cannot be written.
         """
         if benchmark.drawn is not None:
             write_parts(self.split, benchmark.drawn)
-        if corrections is not None:
-            with atomic(self.corrections) as temporary:
-                temporary.write_bytes(corrections)
+        for number, content in enumerate(corrections, 1):
+            with atomic(self.corrections(number)) as temporary:
+                temporary.write_bytes(content)
         if benchmark.names:
             with atomic(self.ids) as temporary:
                 text = json.dumps({"schema": 1, **benchmark.names.to_json()}, indent=1, ensure_ascii=False)
@@ -169,7 +172,8 @@ class RunDirectory:
             self.ids,
             self.evidence,
             self.noise,
-            self.corrections,
+            self.corrections(1),
+            *self.path.glob("corrections-[0-9]*.csv"),
             *self.tensorboard.glob("events.*"),
         )
         for file in (*results, self.previous, self.last, *others):

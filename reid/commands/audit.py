@@ -39,6 +39,7 @@ from reid.tracklets import IdNames, Split
 logger = logging.getLogger(__name__)
 
 SHOWN = 10  # findings printed
+UNFIT = 0.5  # share of tracklets nearer to another person, above which findings may mean nothing
 SHARD = 2**13  # frames extracted before they are put away as float16
 MEANING = {
     "wrong": "another person's label",
@@ -159,7 +160,9 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
         progress="embedding" if runtime.is_main else "",
     )
     features = np.concatenate([part.astype(np.float16) for part in extracted])  # half the memory; cosines to 1e-3
-    retrain = ["robust-reid", "train", f"{source}/config.yaml", "data.corrections=corrections.csv"]
+    before = [str(directory.corrections(number)) for number, _ in enumerate(data.corrections, 1)]
+    corrections = json.dumps([*before, "corrections.csv"]) if before else "corrections.csv"
+    retrain = ["robust-reid", "train", f"{source}/config.yaml", f"data.corrections={corrections}"]
     return Audited(
         data.benchmark.name,
         split,
@@ -285,6 +288,8 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
         counted(summary["persons"], "person"),
         percent,
     )
+    if caution := _caution(rate.contradicted):
+        logger.warning("%s: %s", audited.name, caution)
     for kind, count in counts.items():
         logger.info("%5d %-10s %s", count, kind, MEANING[kind])
     logger.info("the most suspicious:\n%s", _table(findings[:SHOWN], audited))
@@ -294,6 +299,7 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
             "Labels wrong at random": f"about {percent}",
             "Fit another person better": f"{100 * rate.contradicted:.1f} %",
             "Found": counts,
+            **({"Caution": caution} if caution else {}),
             **({"commands": [(audited.retrain, "trains on the corrected labels")]} if audited.retrain else {}),
         }
         written = write_audit_page(
@@ -307,6 +313,16 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
         logger.info("page: %s", written)
     if audited.retrain:
         logger.info("then train on what you corrected: %s", audited.retrain)
+
+
+def _caution(contradicted: float) -> str:
+    """What to say of features by which labels hardly fit; empty where they do."""
+    if contradicted <= UNFIT:
+        return ""
+    return (
+        f"{100 * contradicted:.0f} % of the tracklets look more like another person than like their own: either most labels are wrong, or "
+        "this network cannot tell these persons apart; before you act on a finding, see what mAP it reaches, and train it longer"
+    )
 
 
 def _table(findings: list[Finding], audited: Audited) -> str:

@@ -20,6 +20,7 @@ from reid.commands.test import finish_run
 from reid.commands.training_log import TrainingLog, log_start
 from reid.config import Config, parse
 from reid.datasets import presence
+from reid.datasets.corrections import digest_of
 from reid.datasets.damaged import write_list
 from reid.datasets.holdout import how_to_judge
 from reid.engine import checkpoint, evidence
@@ -84,7 +85,7 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
         with contextlib.ExitStack() as stack:
             if runtime.is_main:
                 directory.prepare(config, overwrite=options.overwrite)
-                directory.keep_data(data.benchmark, data.corrections.content if data.corrections else None)
+                directory.keep_data(data.benchmark, [file.content for file in data.corrections])
                 directory.keep_noise(data.noisy)
                 if progress.source is not None:
                     directory.adopt(progress.source)
@@ -173,12 +174,12 @@ def _restored(
 def _require_same_corrections(state: dict[str, Any], data: experiment.LabelledData, source: Path) -> None:
     """The file may lie elsewhere now; what it says may not have changed."""
     before = (state.get("corrections") or {}).get("sha256")
-    now = None if data.corrections is None else data.corrections.digest
+    now = digest_of(data.corrections)
     if before != now:
         there, here = (f"SHA-256 {digest[:8]}…" if digest else "none" for digest in (before, now))
         raise ConfigError(
             f"{source}: cannot resume, data.corrections: trained with {there}, now {here}; give the same file by "
-            "data.corrections=FILE (the run keeps a copy, corrections.csv), or train anew with --output-dir"
+            f"data.corrections=FILE (copies: {source.parent.parent}/corrections*.csv), or train anew with --output-dir"
         )
 
 
@@ -299,7 +300,7 @@ def _train(
             job,
             data.holdout,
             data.benchmark.names,
-            {"sha256": data.corrections.digest, "counts": data.corrected} if data.corrections else None,
+            {"sha256": digest_of(data.corrections), "counts": data.corrected} if data.corrections else None,
             runtime,
             progress,
             window,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -54,11 +54,6 @@ class Corrections:
     @property
     def file(self) -> Path:
         return self.table.file
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the content, 64 hexadecimal digits."""
-        return hashlib.sha256(self.content).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -122,6 +117,14 @@ def read_corrections(file: Path) -> Corrections:
         raise DataError(f"{file}: corrections are a CSV file, as the page of an audit exports it, got Parquet")
     table = read_table(file, REQUIRED, OPTIONAL)
     return Corrections(table, file.read_bytes())
+
+
+def digest_of(files: Sequence[Corrections]) -> str | None:
+    """SHA-256 of one file's content, of several files that of their digests; 64 hexadecimal digits, None without any file."""
+    if not files:
+        return None
+    first, *others = (hashlib.sha256(file.content).hexdigest() for file in files)
+    return hashlib.sha256("".join([first, *others]).encode()).hexdigest() if others else first
 
 
 def guard(text: str) -> str:

@@ -6,7 +6,7 @@ Shapes: T tracklets, F frame names, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -65,7 +65,7 @@ class LabelledData:
         before: who is in `train.split` by the labels before noise was made on purpose.
         truth: who really is; None where nobody knows.
         noisy: the whole training set, its held-out identities included, and the changes made on purpose; None without any.
-        corrections: the file whose corrections `train` and `holdout` have seen, or None.
+        corrections: the files whose corrections `train` and `holdout` have seen, in that order.
         corrected: what they did, in words; empty without them.
         weights: what is known about the weights of training tracklets, in words; empty where all count alike.
     """
@@ -77,7 +77,7 @@ class LabelledData:
     before: Persons
     truth: Persons | None
     noisy: Noisy | None = None
-    corrections: Corrections | None = None
+    corrections: tuple[Corrections, ...] = ()
     corrected: str = ""
     weights: str = ""
 
@@ -101,8 +101,14 @@ def located(config: Config) -> Config:
     noises = [_located(one) for one in config.data.noises.values()]
     noise = noises if isinstance(config.data.noise, list) else next(iter(noises), None)
     files = {"path": config.data.path, "corrections": config.data.corrections, "weights": config.data.weights}
-    places = {key: None if file is None else str(Path(file).expanduser().absolute()) for key, file in files.items()}
+    places = {key: _absolute(file) for key, file in files.items()}
     return config.model_copy(update={"data": config.data.model_copy(update={"root": root, "noise": noise, **places})})
+
+
+def _absolute(file: str | list[str] | None) -> str | list[str] | None:
+    if isinstance(file, list):
+        return [str(Path(one).expanduser().absolute()) for one in file]
+    return None if file is None else str(Path(file).expanduser().absolute())
 
 
 def _located(noise: Component) -> Component:
@@ -156,12 +162,11 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
     benchmark = load_benchmark(config, drawn, to_train=True)
     clean, true_pid, order = _labelled(config, benchmark.train)
     noisy = with_noise(config, benchmark, clean, order, made)
-    corrections = (
-        None if config.data.corrections is None else read_corrections(Path(config.data.corrections).expanduser())
-    )
-    mended = _corrected(corrections, noisy, benchmark)  # as in life, where noise is there before anybody corrects it
-    split, before = mended.split, _after(noisy.before, mended)
-    truth = None if true_pid is None else _after(noisy.persons(true_pid, clean), mended)
+    corrections = tuple(read_corrections(Path(file).expanduser()) for file in config.data.correction_files)
+    # As in life, where noise is there before anybody corrects it.
+    rounds = _corrected(corrections, noisy, benchmark)
+    split, names, before = rounds[-1].split, rounds[-1].names, _after(noisy.before, rounds)
+    truth = None if true_pid is None else _after(noisy.persons(true_pid, clean), rounds)
     rows, held = np.arange(len(split)), benchmark.val
     if held is not None and config.data.holdout and benchmark.drawn is None:
         raise ConfigError("data.holdout: the table's split val chooses the checkpoint; leave out one of them")
@@ -179,13 +184,17 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
     label_F = torch.from_numpy(per_frame(train, labels, fill=-1))
     trained = None if truth is None else truth.of_rows(rows)
     intact_F = None if trained is None else torch.from_numpy(trained.labelled(train)[1])
-    weight_T = _weights(config, benchmark, noisy, mended)
+    weight_T = _weights(config, benchmark, noisy, rounds)
     weight_F = None
     if weight_T is not None:
         weight_T = scaled(weight_T[rows], config.data.weights or benchmark.name)
         weight_F = torch.from_numpy(per_frame(train, weight_T.astype(np.float32), fill=0))
     return LabelledData(
-        replace(benchmark, names=mended.names, notes=(*benchmark.notes, *notes_on(noisy), *mended.notes)),
+        replace(
+            benchmark,
+            names=names,
+            notes=(*benchmark.notes, *notes_on(noisy), *(note for mended in rounds for note in mended.notes)),
+        ),
         TrainingSet(train, label_F, intact_F, pids, weight_F),
         held,
         _in_words(split, before, truth, changed=bool(noisy.changes)),
@@ -193,39 +202,46 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
         trained,
         noisy if noisy.changes else None,
         corrections,
-        str(mended.counts) if corrections else "",
+        "; then ".join(str(mended.counts) for mended in rounds[1:]),
         "" if weight_T is None else in_words(weight_T),
     )
 
 
-def _weights(config: Config, benchmark: Benchmark, noisy: Noisy, mended: Corrected) -> np.ndarray | None:
+def _weights(config: Config, benchmark: Benchmark, noisy: Noisy, rounds: list[Corrected]) -> np.ndarray | None:
     """(T,) of all tracklets to train on, held-out ones included, as given; None where all count alike.
 
     A file may name those too that corrections have dropped: both may come from one audit.
     """
+    source_T = rounds[0].source
+    for mended in rounds[1:]:
+        source_T = source_T[mended.source]
     if config.data.weights is None:
-        source_T = noisy.row_T[mended.source]  # the row of the dataset; -1 for those that noise has added
-        return None if benchmark.weight is None else np.where(source_T < 0, 1.0, benchmark.weight[source_T])
+        row_T = noisy.row_T[source_T]  # the row of the dataset; -1 for those that noise has added
+        return None if benchmark.weight is None else np.where(row_T < 0, 1.0, benchmark.weight[row_T])
     if benchmark.weight is not None:
         raise ConfigError("data.weights: the table has a column weight; leave out one of them")
-    dropped = np.setdiff1d(np.arange(len(noisy.split)), mended.source)
-    return read_weights(Path(config.data.weights).expanduser(), mended.split, {noisy.split.key(row) for row in dropped})
+    dropped = np.setdiff1d(np.arange(len(noisy.split)), source_T)
+    file, split = Path(config.data.weights).expanduser(), rounds[-1].split
+    return read_weights(file, split, {noisy.split.key(row) for row in dropped})
 
 
-def _corrected(corrections: Corrections | None, noisy: Noisy, benchmark: Benchmark) -> Corrected:
-    """The training tracklets with corrections applied, where there are any."""
+def _corrected(files: Sequence[Corrections], noisy: Noisy, benchmark: Benchmark) -> list[Corrected]:
+    """The training tracklets before any correction, and after each file of them."""
     split, val, test = noisy.split, benchmark.val, benchmark.test
-    if corrections is None:
-        return Corrected(split, noisy.names, np.arange(len(split)), np.arange(len(split.names)), Counts(), ())
+    rounds = [Corrected(split, noisy.names, np.arange(len(split)), np.arange(len(split.names)), Counts(), ())]
     elsewhere = test.pid if val is None else np.concatenate([val.pid, test.pid])
-    return apply_corrections(corrections, split, noisy.names, elsewhere)
+    for file in files:
+        rounds.append(apply_corrections(file, rounds[-1].split, rounds[-1].names, elsewhere))
+    return rounds
 
 
-def _after(persons: Persons, mended: Corrected) -> Persons:
+def _after(persons: Persons, rounds: list[Corrected]) -> Persons:
     """Who is there once tracklets were dropped, thinned and split: a piece is of whom its frames show."""
-    pid_T, pid_F = persons.pid_T[mended.source], persons.pid_F[mended.frame]
-    pieces = np.bincount(mended.source, minlength=len(persons.pid_T))[mended.source] > 1
-    return Persons(np.where(pieces, pid_F[mended.split.start], pid_T), pid_F)
+    for mended in rounds:
+        pid_T, pid_F = persons.pid_T[mended.source], persons.pid_F[mended.frame]
+        pieces = np.bincount(mended.source, minlength=len(persons.pid_T))[mended.source] > 1
+        persons = Persons(np.where(pieces, pid_F[mended.split.start], pid_T), pid_F)
+    return persons
 
 
 def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, np.ndarray]:

@@ -183,8 +183,9 @@ def data_as_trained(config: Config, directory: RunDirectory) -> LabelledData:
     Raises:
         DataError: the data are not at hand.
     """
-    if config.data.corrections is not None and directory.corrections.is_file():
-        kept = config.data.model_copy(update={"corrections": str(directory.corrections)})
+    copies = [directory.corrections(number) for number, _ in enumerate(config.data.correction_files, 1)]
+    if copies and all(copy.is_file() for copy in copies):
+        kept = config.data.model_copy(update={"corrections": [str(copy) for copy in copies]})
         config = config.model_copy(update={"data": kept})
     return load_data(config, directory.drawn(), directory.made())
 

@@ -92,6 +92,16 @@ def test_features_from_anywhere(tmp_path: Path) -> None:
     assert (tmp_path / "f-audit/audit/index.html").is_file()  # without pictures, but usable
 
 
+def test_features_that_tell_nobody_apart_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("audit", features_file(tmp_path / "f.npz")) == 0
+    assert "cannot tell these persons apart" not in capsys.readouterr().err
+    untrained = np.random.default_rng(0).standard_normal((400, 16))
+    untrained /= np.linalg.norm(untrained, axis=1, keepdims=True)
+    assert call("audit", features_file(tmp_path / "u.npz", features=untrained)) == 0
+    assert "or this network cannot tell these persons apart" in capsys.readouterr().err
+    assert "cannot tell these persons apart" in (tmp_path / "u-audit/audit/index.html").read_text()
+
+
 def test_what_it_refuses(tmp_path: Path, trained: Path, fails) -> None:
     file = features_file(tmp_path / "f.npz")
     assert "has no config to change" in fails("audit", file, "machine.workers=1")
