@@ -1,4 +1,4 @@
-"""What an audit writes for other programs: `audit.csv`, the foreign frames, and the columns that cleanlab's users know.
+"""What an audit writes for other programs: `audit.csv`, the foreign frames, and what users of cleanlab and FiftyOne can load.
 
 Shapes: N tracklets.
 """
@@ -6,6 +6,7 @@ Shapes: N tracklets.
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -67,6 +68,33 @@ def write_label_issues(path: Path, findings: Sequence[Finding], split: Split, na
         for found in by_row
     )
     _write(path, ["key", "is_label_issue", "label_score", "given_label", "predicted_label"], lines)
+
+
+def write_fiftyone(folder: Path, findings: Sequence[Finding], split: Split, names: IdNames) -> None:
+    """Writes data.json and labels.json, a dataset of FiftyOne's type FiftyOneImageClassificationDataset.
+
+    A sample is a tracklet, shown by its middle frame, its label the person as given; what the audit has found are the label's attributes.
+    """
+    middle = {split.key(found.row): int(split.start[found.row] + split.lengths[found.row] // 2) for found in findings}
+    labels = {
+        split.key(found.row): {
+            "label": person(names, split.pid[found.row]),
+            "confidence": 1 - found.suspicion,
+            "attributes": {
+                "suspicion": found.suspicion,
+                "kind": found.kind,
+                "suggested": "" if found.suggested_pid is None else person(names, found.suggested_pid),
+                "camera": camera(names, split.camid[found.row]),
+                # FiftyOne's labels have a confidence of their own.
+                **{f"evidence_{name}": value for name, value in found.evidence.items() if math.isfinite(value)},
+            },
+        }
+        for found in findings
+    }
+    paths = {key: str(split.path(frame).absolute()) for key, frame in middle.items()}
+    for name, content in (("data.json", paths), ("labels.json", {"classes": None, "labels": labels})):
+        with atomic(folder / name) as temporary:
+            temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def person(names: IdNames, pid: int) -> str:

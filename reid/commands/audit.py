@@ -18,7 +18,7 @@ import numpy as np
 
 from reid import experiment
 from reid.audit.ranking import Audit, audit
-from reid.audit.records import write_audit, write_foreign_frames, write_label_issues
+from reid.audit.records import write_audit, write_fiftyone, write_foreign_frames, write_label_issues
 from reid.config import Config
 from reid.datasets.damaged import read_list
 from reid.datasets.decoding import decode
@@ -80,6 +80,7 @@ class Audited:
         positions: (F,) where in its tracklet each of them stands.
         evidence: (N,) columns from training.
         retrain: the command that trains on the corrected labels, empty where there is none.
+        pictures: whether the split's frames are image files.
     """
 
     name: str
@@ -91,10 +92,11 @@ class Audited:
     names: IdNames
     evidence: Mapping[str, np.ndarray]
     retrain: str = ""
+    pictures: bool = True
 
 
 def run(source: Path, overrides: list[str], options: Options) -> None:
-    """Writes audit.csv, audit.json, label_issues.csv, foreign_frames.csv and audit/index.html, and prints the worst.
+    """Writes audit.csv, audit.json, label_issues.csv, foreign_frames.csv, fiftyone/ and audit/index.html, and prints the worst.
 
     Args:
         source: a run directory, a feature folder, or a feature file (.npz).
@@ -239,6 +241,7 @@ def _of_features(source: Path) -> Audited:
         None,
         names,
         {},
+        pictures=source.is_dir(),
     )
 
 
@@ -278,6 +281,8 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
     write_audit(out / "audit.csv", findings, audited.split, audited.names)
     write_foreign_frames(out / "foreign_frames.csv", findings, audited.split)
     write_label_issues(out / "label_issues.csv", findings, audited.split, audited.names)
+    if audited.pictures:
+        write_fiftyone(out / "fiftyone", findings, audited.split, audited.names)
     with atomic(out / "audit.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     percent = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
