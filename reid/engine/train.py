@@ -42,22 +42,27 @@ class TrainingSet:
     Args:
         split: the tracklets.
         label_F: (F,) int64 class of each frame, -1 where a frame belongs to no tracklet of the split.
-        intact_F: (F,) bool, whether that label is the true one; None when the truth is unknown.
+        true_F: (F,) int64, the class of who is really there, -2 for somebody or nothing that is no class; None when the truth is unknown.
         pids: (K,) int64 sorted person ids of the classes.
         weight_F: (F,) float32 >= 0, what each frame's loss is multiplied by; None: all count alike.
     """
 
     split: Split
     label_F: Tensor
-    intact_F: Tensor | None
+    true_F: Tensor | None
     pids: np.ndarray
     weight_F: Tensor | None = None
 
+    @property
+    def intact_F(self) -> Tensor | None:
+        """(F,) bool, whether the label is the true one."""
+        return None if self.true_F is None else self.true_F == self.label_F
+
     def to(self, device: torch.device) -> TrainingSet:
         """The same with its labels on a device, where a step looks them up without waiting."""
-        intact_F = None if self.intact_F is None else self.intact_F.to(device)
+        true_F = None if self.true_F is None else self.true_F.to(device)
         weight_F = None if self.weight_F is None else self.weight_F.to(device)
-        return replace(self, label_F=self.label_F.to(device), intact_F=intact_F, weight_F=weight_F)
+        return replace(self, label_F=self.label_F.to(device), true_F=true_F, weight_F=weight_F)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ class LogWindow:
     loss: Tensor
     weight: Tensor  # (2,) weights, the L1 norms of dL/dz, on corrupted and on intact labels; all count as intact where the truth is unknown
     weight2: Tensor  # their squares
-    hits: Tensor  # (2,) correct predictions likewise
+    hits: Tensor  # (2,) predictions of the label, likewise
+    true: Tensor  # predictions of who is really there
     seen: Tensor  # (2,) samples of either kind
     terms: Tensor  # (n,) each term of a sum of losses; none for one loss
     data_seconds: float = 0.0
@@ -113,10 +119,10 @@ class LogWindow:
 
     @classmethod
     def empty(cls, device: torch.device, terms: int = 0) -> LogWindow:
-        loss, weight, weight2, hits, seen, by_term = (
-            torch.zeros(size, device=device) for size in ((), 2, (), 2, 2, terms)
+        loss, weight, weight2, hits, true, seen, by_term = (
+            torch.zeros(size, device=device) for size in ((), 2, (), 2, (), 2, terms)
         )
-        return cls(loss, weight, weight2, hits, seen, by_term)
+        return cls(loss, weight, weight2, hits, true, seen, by_term)
 
     @classmethod
     def of(cls, job: Job, device: torch.device) -> LogWindow:
@@ -211,7 +217,7 @@ class _Outcome(NamedTuple):
     frames: Tensor
     loss_B: Tensor
     weight_B: Tensor
-    hit_B: Tensor
+    predicted_B: Tensor
     p_B: Tensor
     margin_B: Tensor
     terms_Bn: Tensor
@@ -271,7 +277,10 @@ def crop_draws(job: Job, step: int) -> Tensor:
 
 
 def _forward_backward(job: Job, model: nn.Module, runtime: Runtime, part: _Part, scale: float) -> _Outcome:
-    """Adds a part's gradients to the weights'. The loss's own gradient is taken apart: metrics want it, and float16 scales it after."""
+    """Adds a part's gradients to those of the weights.
+
+    dL/dlogits is computed separately: its L1 norm is logged, and the loss scale of float16 is applied to it.
+    """
     with record_function("forward"):
         targets = (part.target,) if job.model.takes_targets else ()
         with runtime.autocast(), _enough_to_normalise(job):
@@ -287,8 +296,9 @@ def _forward_backward(job: Job, model: nn.Module, runtime: Runtime, part: _Part,
         scaled = gradients if job.scaler is None else [job.scaler.scale(gradient) for gradient in gradients]
         torch.autograd.backward(outputs, scaled)
     logits_BK, weight_B = inputs[0].detach(), gradients[0].abs().sum(1) / scale
-    hit_B = logits_BK.argmax(1) == part.target
-    return _Outcome(part.frames, loss_B.detach(), weight_B, hit_B, *fit_of(logits_BK, part.target), terms_Bn)
+    return _Outcome(
+        part.frames, loss_B.detach(), weight_B, logits_BK.argmax(1), *fit_of(logits_BK, part.target), terms_Bn
+    )
 
 
 def _loss(job: Job, part: _Part, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -323,8 +333,10 @@ def _count(job: Job, step: int, window: LogWindow, outcome: _Outcome) -> None:
     window.weight2 += outcome.weight_B.square().sum()
     if isinstance(job.loss, SumOfLosses):
         window.terms += outcome.terms_Bn.sum(0)
-    hit_B, intact_F = outcome.hit_B.float(), job.data.intact_F
-    kind_B = torch.ones_like(outcome.frames) if intact_F is None else intact_F[outcome.frames].long()
+    label_B, true_F = job.data.label_F[outcome.frames], job.data.true_F
+    true_B = label_B if true_F is None else true_F[outcome.frames]
+    hit_B, kind_B = (outcome.predicted_B == label_B).float(), (true_B == label_B).long()
+    window.true += (outcome.predicted_B == true_B).sum()
     window.weight.index_add_(0, kind_B, outcome.weight_B.to(window.weight.dtype))
     window.hits.index_add_(0, kind_B, hit_B)
     window.seen.index_add_(0, kind_B, torch.ones_like(hit_B))
@@ -333,8 +345,9 @@ def _count(job: Job, step: int, window: LogWindow, outcome: _Outcome) -> None:
 
 
 def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, float]:
-    parts = (window.loss[None], window.weight, window.weight2[None], window.hits, window.seen, window.terms)
-    loss, weight_c, weight_i, weight2, hits_c, hits_i, seen_c, seen_i, *terms = sum_over_processes(
+    sums = (window.loss, window.weight, window.weight2, window.hits, window.true, window.seen, window.terms)
+    parts = [value.view(-1) for value in sums]
+    loss, weight_c, weight_i, weight2, hits_c, hits_i, true, seen_c, seen_i, *terms = sum_over_processes(
         torch.cat(parts)
     ).tolist()
     seen, weight = seen_c + seen_i, weight_c + weight_i
@@ -355,7 +368,8 @@ def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, 
     }
     if isinstance(job.loss, SumOfLosses):
         row |= {f"loss_{name}": term / seen for name, term in zip(job.loss.names, terms, strict=True)}
-    if job.data.intact_F is not None:
+    if job.data.true_F is not None:
+        row |= {"accuracy_true": true / seen}
         row |= {"accuracy_intact": hits_i / seen_i} if seen_i else {}
         row |= {"accuracy_corrupted": hits_c / seen_c} if seen_c else {}
         row |= {"weight_corrupted": weight_c / weight} if weight else {}

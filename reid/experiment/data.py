@@ -183,7 +183,7 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
         )
     label_F = torch.from_numpy(per_frame(train, labels, fill=-1))
     trained = None if truth is None else truth.of_rows(rows)
-    intact_F = None if trained is None else torch.from_numpy(trained.labelled(train)[1])
+    true_F = None if trained is None else torch.from_numpy(_classes(trained.pid_F, pids))
     weight_T = _weights(config, benchmark, noisy, rounds)
     weight_F = None
     if weight_T is not None:
@@ -195,7 +195,7 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
             names=names,
             notes=(*benchmark.notes, *notes_on(noisy), *(note for mended in rounds for note in mended.notes)),
         ),
-        TrainingSet(train, label_F, intact_F, pids, weight_F),
+        TrainingSet(train, label_F, true_F, pids, weight_F),
         held,
         _in_words(split, before, truth, changed=bool(noisy.changes)),
         before.of_rows(rows),
@@ -205,6 +205,12 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
         "; then ".join(str(mended.counts) for mended in rounds[1:]),
         "" if weight_T is None else in_words(weight_T),
     )
+
+
+def _classes(pid_F: np.ndarray, pids: np.ndarray) -> np.ndarray:
+    """(F,) the class of each person, -2 for whom there is none."""
+    place_F = np.searchsorted(pids, pid_F).clip(max=len(pids) - 1)
+    return np.where(pids[place_F] == pid_F, place_F, -2)
 
 
 def _weights(config: Config, benchmark: Benchmark, noisy: Noisy, rounds: list[Corrected]) -> np.ndarray | None:

@@ -34,6 +34,7 @@ _ACCURACIES = (
     ("accuracy", "all images"),
     ("accuracy_intact", "right labels"),
     ("accuracy_corrupted", "wrong labels"),
+    ("accuracy_true", "against the truth"),
 )
 
 
@@ -73,11 +74,11 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
 
 @styled
 def accuracy_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
-    """Training accuracy against the given labels, and on the samples with right and with wrong labels when known.
+    """Training accuracy against the labels as given, on right and on wrong ones apart, and against the truth, when known.
 
     Args:
-        metrics: rows of ``metrics.jsonl``; ``step`` and the fractions ``accuracy``, ``accuracy_intact`` and
-            ``accuracy_corrupted`` are read, any may lack.
+        metrics: rows of ``metrics.jsonl``; ``step`` and the fractions ``accuracy``, ``accuracy_intact``, ``accuracy_corrupted`` and
+            ``accuracy_true`` are read, any may lack.
 
     Returns:
         None where no row holds any of them.
@@ -86,14 +87,14 @@ def accuracy_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
     if not found:
         return None
     figure, (ax,) = canvas([3.3])
-    legend = tuple(Key(label, ("c1", "right", "wrong")[i], DASHES[i]) for i, label, _, _ in found)
+    legend = tuple(Key(label, ("c1", "right", "wrong", "ink")[i], DASHES[i]) for i, label, _, _ in found)
     for key, (_, _, step_T, value_T) in zip(legend, found, strict=True):
         _trend(ax, step_T, 100 * value_T, key.role, key.dash)
     ax.set_ylim(0, 100)
-    ax.set_ylabel("predicted as labelled, %")
+    ax.set_ylabel("training accuracy, %")
     _step_axis(ax)
     ends = ", ".join(f"{label} {percent(value_T[-1])}" for _, label, _, value_T in found)
-    return Plot(to_svg(figure), f"Training accuracy against the given labels; at the last step: {ends}.", legend)
+    return Plot(to_svg(figure), f"Training accuracy; at the last step: {ends}.", legend)
 
 
 @styled

@@ -86,7 +86,7 @@ def _curves(report: ReportInput) -> Iterator[tuple[str, Plot | None, str]]:
         "Training accuracy",
         plots.accuracy_curves(report.metrics),
         "Share of the training images for which the network predicts the label as given. Where that label is wrong, a rising curve means "
-        "that it is memorised.",
+        "that it is memorised. Against the truth: who is really there is predicted, whatever the label says.",
     )
     entries = [(f"this run, {r.protocol.name}", r) for r in report.results[:1]]
     entries += [(f"{name}, {r.protocol.name}", r) for name, r in report.baselines]
