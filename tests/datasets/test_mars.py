@@ -155,7 +155,9 @@ def test_a_test_set_may_be_empty(mars, caplog, empty, keep_images):
     benchmark = load_mars(mars)
     assert list(benchmark.train) == list(expected)
     assert len(benchmark.test) == len(benchmark.query) == len(benchmark.gallery) == 0
-    assert ("has no row, so no test set, but" in caplog.text and "bbox_test has 11 images" in caplog.text) == keep_images
+    assert (
+        "has no row, so no test set, but" in caplog.text and "bbox_test has 11 images" in caplog.text
+    ) == keep_images
     save(mars, "query_IDX", query_IDX=np.array([[3]]))
     with pytest.raises(DataError, match="row 1: expected no query, as the test table has no row, got 3"):
         load_mars(mars)
