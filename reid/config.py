@@ -12,10 +12,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from reid.errors import ConfigError, nearest
 from reid.files import require_few_brackets
@@ -61,10 +61,27 @@ OneOrMore = Annotated[
 ]
 
 
+class Dataset(Section):
+    """One dataset, in the words that the section `data` has for it."""
+
+    name: str
+    path: str | None = None
+    root: str | None = None
+    split: Annotated[int, Field(ge=0, lt=10)] | None = None
+
+
+# A list may hold bare names.
+_DatasetOrName = Annotated[Dataset, BeforeValidator(lambda given: {"name": given} if isinstance(given, str) else given)]
+
+
 class Data(Section):
-    name: str = Field(
+    name: Annotated[
+        Annotated[str, Tag(_ONE)] | Annotated[list[_DatasetOrName], Tag(_SEVERAL), Field(min_length=2)],
+        Discriminator(lambda given: _SEVERAL if isinstance(given, list) else _ONE),
+    ] = Field(
         "mars",
-        description="dataset: mars, demo, market1501, msmt17, cuhk03, … or manifest: the table that `path` names",
+        description="dataset: mars, demo, market1501, msmt17, cuhk03, … or manifest: the table that `path` names; or a list of names and "
+        "of {name, path, root, split}: trained on together, each tested by itself",
     )
     path: str | None = Field(None, description="table of tracklets (CSV or Parquet) of the dataset manifest")
     test_share: Share = Field(0.3, description="share of persons drawn to test on where the table has no column split")
@@ -98,6 +115,14 @@ class Data(Section):
     def correction_files(self) -> list[str]:
         """The files of corrections in their order."""
         return [self.corrections] if isinstance(self.corrections, str) else self.corrections or []
+
+    @property
+    def sets(self) -> dict[str, Dataset]:
+        """Every dataset, by its place in the config: ``data``, or ``data.name.0`` and so on, whose root is `root` where it has none."""
+        if isinstance(self.name, str):
+            return {"data": Dataset(name=self.name, path=self.path, root=self.root, split=self.split)}
+        rooted = [one.model_copy(update={"root": one.root or self.root}) for one in self.name]
+        return {f"data.name.{i}": one for i, one in enumerate(rooted)}
 
     @property
     def noises(self) -> dict[str, Component]:
@@ -204,6 +229,8 @@ class Config(Section):
         # A run that a damaged image has stopped may go on without it; of corrections the content counts, which checkpoints know.
         for key in ("root", "path", "corrections", "damaged"):
             settings["data"].pop(key)
+        for one in settings["data"]["name"] if isinstance(self.data.name, list) else ():
+            one.pop("root"), one.pop("path")
         for key in ("log_freq", "checkpoint_freq"):
             settings["train"].pop(key)
         return settings
@@ -380,7 +407,7 @@ def _merge_list(key: str, old: list[Any], value: Mapping[str, Any]) -> Any:
         raise ConfigError(
             f"{key}: a list of {len(old)} in this config; expected one of {places}, got {', '.join(value)}"
         )
-    changed = {str(i): item for i, item in enumerate(old)}
+    changed = {str(i): item if isinstance(item, dict) else {"name": item} for i, item in enumerate(old)}
     for number, settings in value.items():
         item = changed[str(int(number))]
         named = isinstance(settings, dict) and settings.get("name", item.get("name")) == item.get("name")
@@ -437,8 +464,16 @@ def _explain(item: Any, schema: type[Section]) -> str:
 
 def _keys_beside(location: Sequence[str | int], section: Any) -> list[str]:
     for part in location[:-1]:
-        section = section.model_fields[part].annotation
+        if isinstance(part, str) and part not in (_ONE, _SEVERAL):
+            section = _section_in(section.model_fields[part].annotation)
     return list(section.model_fields)
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section that a field holds, alone or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part)) is not None), None)
 
 
 def _places(schema: type[Section], key: str) -> list[str]:

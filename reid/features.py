@@ -198,6 +198,7 @@ class EvalResult:
         num_gallery: rows searched, junk included.
         inp: (num_queries,) float64: matches of each counted query over the rank of its last one; None = not computed.
         first_rank: (num_queries,) int64 rank of each counted query's first hit, 0 = no match; None = not computed.
+        dataset: its name, where several are tested apart; None where there is one.
     """
 
     protocol: EvalProtocol
@@ -209,11 +210,17 @@ class EvalResult:
     num_gallery: int
     inp: np.ndarray | None = None
     first_rank: np.ndarray | None = None
+    dataset: str | None = None
 
     @property
     def num_queries(self) -> int:
         """Queries in the means."""
         return len(self.query)
+
+    @property
+    def title(self) -> str:
+        """The protocol's name, and the dataset's where several are tested."""
+        return self.protocol.name if self.dataset is None else f"{self.dataset}, {self.protocol.name}"
 
     @property
     def mINP(self) -> float | None:
@@ -224,6 +231,7 @@ class EvalResult:
         """The public object of `eval.json`: fractions, None where no query counts, never NaN."""
         return {
             "schema": SCHEMA,
+            **({} if self.dataset is None else {"dataset": self.dataset}),
             "protocol": self.protocol.name,
             "mAP": self.mAP,
             "cmc": {str(rank): self.at_rank(rank) for rank in RANKS},

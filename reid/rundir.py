@@ -44,6 +44,16 @@ class RunDirectory:
         """The copy of the first file of corrections, the second, and so on."""
         return self.path / ("corrections.csv" if number == 1 else f"corrections-{number}.csv")
 
+    def features_on(self, dataset: str | None) -> Path:
+        """The features of one of several datasets that are tested apart; `features.npz` where there is one, None."""
+        return self.features if dataset is None else self.path / f"features.{dataset}.npz"
+
+    def tested(self) -> dict[str | None, Path]:
+        """The feature files that are there, by dataset; None stands for the only one."""
+        several = {file.name[len("features.") : -len(".npz")]: file for file in self.path.glob("features.*.npz")}
+        only: dict[str | None, Path] = {None: self.features} if self.features.is_file() else {}
+        return only | dict(sorted(several.items()))
+
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """The resolved config of the run, with overrides.
 
@@ -162,7 +172,7 @@ class RunDirectory:
 
         Results go first and `last` before the metrics: killed in between, the old run is still whole or the new one starts from nothing.
         """
-        results = (self.features, self.results, self.report)
+        results = (*self.tested().values(), self.results, self.report)
         others = (
             self.best,
             self.metrics,

@@ -207,6 +207,7 @@ class Benchmark:
         notes: what a reader should know before figures are taken from it, a sentence each.
         drawn: person as written -> ``train``, ``val`` or ``test``, where the loader drew them; None where the dataset says.
         weight: (T,) float64 >= 0 of the tracklets of ``train``, how much each counts; None where the dataset does not say.
+        parts: the datasets that it was joined of, each to be tested by itself; none where it is one.
 
     Raises:
         DataError: a row number is out of range or stands twice.
@@ -222,6 +223,7 @@ class Benchmark:
     notes: tuple[str, ...] = ()
     drawn: Mapping[str, str] | None = None
     weight: np.ndarray | None = None
+    parts: tuple[Benchmark, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("query", "gallery"):
@@ -232,14 +234,20 @@ class Benchmark:
             if len(np.unique(rows)) < len(rows):
                 raise DataError(f"{self.name}: a {field} row stands twice")
 
+    @property
+    def tested(self) -> tuple[Benchmark, ...]:
+        """What figures are of: itself, or the datasets that it was joined of."""
+        return self.parts or (self,)
+
     def summary(self) -> list[tuple[str, int, int, int, int]]:
-        """Rows (subset, ids, tracklets, frames, cameras) of train, val where there is one, query and gallery; ids are persons (pid > 0)."""
-        subsets = {
-            "train": self.train,
-            **({} if self.val is None else {"val": self.val}),
-            "query": self.test.select(self.query),
-            "gallery": self.test.select(self.gallery),
-        }
+        """Rows (subset, ids, tracklets, frames, cameras) of train, val where there is one, query and gallery; ids are persons (pid > 0).
+
+        Where several datasets were joined, each has its own rows for query and gallery.
+        """
+        subsets = {"train": self.train, **({} if self.val is None else {"val": self.val})}
+        for one in self.tested:
+            of = f"{one.name} " if self.parts else ""
+            subsets |= {f"{of}query": one.test.select(one.query), f"{of}gallery": one.test.select(one.gallery)}
         return [(name, *_counts(split)) for name, split in subsets.items()]
 
 

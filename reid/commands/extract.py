@@ -267,6 +267,11 @@ def _tracklets(source: Path, kind: str, config: Config) -> tuple[Split, np.ndarr
     """What to embed, its query and gallery rows, and names. Only what has a test protocol has queries; of a table, all is embedded."""
     if kind == "mars":
         benchmark = load_mars(source)
+        if not len(benchmark.test):
+            raise DataError(
+                f"{source}: no test set, which is what is embedded of a MARS layout; robust-reid import {source} --out tracks.csv "
+                "makes a table of its training tracklets, which can be"
+            )
         return benchmark.test, benchmark.query, benchmark.gallery, benchmark.names
     if kind == "folders":
         split = load_folders(source)

@@ -9,6 +9,7 @@ import contextlib
 import io
 import shlex
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,19 +43,27 @@ SUSPECTS = 10  # training tracklets shown whose label the network believes least
 SAMPLED = 2000  # training tracklets whose probabilities are drawn
 
 
+class Tested(NamedTuple):
+    """One dataset that was tested: `results[0]` is its headline, `baselines` what it must beat."""
+
+    benchmark: Benchmark
+    features: FeatureSet
+    results: Sequence[EvalResult]
+    baselines: Sequence[tuple[str, EvalResult]]
+
+
 def write_run_report(
     directory: RunDirectory,
     config: Config,
     model: Classifier,
     preprocess: Preprocess,
     data: LabelledData,
-    features: FeatureSet | None,
-    results: Sequence[EvalResult],
-    baselines: Sequence[tuple[str, EvalResult]],
+    tested: Sequence[Tested],
     runtime: Runtime,
 ) -> None:
-    """Writes report.html into the run directory; `results[0]` is the headline and chooses the queries shown; without a test, none are."""
-    best, worst = ([], []) if features is None else _best_and_worst(features, data.benchmark, results[0])
+    """Writes report.html into the run directory; the first dataset's headline is the page's and chooses the queries shown."""
+    best, worst = _best_and_worst(tested[0].features, tested[0].benchmark, tested[0].results[0]) if tested else ([], [])
+    results = [result for one in tested for result in one.results]
     loss = " + ".join(_in_words(component) for component in config.losses)
     minutes = sum(row["seconds"] for row in directory.read_metrics()) / 60
     facts = {
@@ -76,7 +85,7 @@ def write_run_report(
             subtitle=f"{loss}, {config.train.iterations} steps of {config.train.batch_size} images",
             facts=facts,
             results=results,
-            baselines=baselines,
+            baselines=[baseline for one in tested for baseline in one.baselines],
             metrics=directory.read_metrics(),
             weight_curves=_weight_curves(config),
             probability_histogram=_probabilities(model, preprocess, data.train, config, runtime),

@@ -6,8 +6,9 @@ Shapes: N tracklets.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import numpy as np
 from reid import experiment
 from reid.augment import Preprocess
 from reid.commands.extract import features_of
-from reid.commands.run_report import write_run_report
+from reid.commands.run_report import Tested, write_run_report
 from reid.commands.training_log import without_test
 from reid.config import Config
 from reid.datasets import presence
 from reid.datasets.damaged import DamagedImages, write_list
+from reid.datasets.joining import SAME_RECORDING
 from reid.errors import DataError, counted
 from reid.evaluation.evaluate import analyse, evaluate, evaluate_all
 from reid.experiment import LabelledData, OfRun, Source
@@ -66,11 +68,13 @@ def run(
         benchmark = tested_benchmark(model, config)
         test, policy = benchmark.test, config.data.damaged
         presence.require_images(test, presence.missing(test), policy, "take the tracklet out of the dataset")
-        features = benchmark_features(config, trained.embedding, trained.preprocess, benchmark, runtime)
-        baselines = baseline_results(config, benchmark, runtime, protocols[0])
+        tested = []
+        for part in with_queries(benchmark):
+            features = benchmark_features(config, trained.embedding, trained.preprocess, part, runtime)
+            baselines = baseline_results(config, part, runtime, protocols[0])
+            tested.append((features, baselines, part.names, part.name if benchmark.parts else None))
         if runtime.is_main:
-            printed: dict[str, Any] = {"markdown": markdown, "full": full, "after": after, "names": benchmark.names}
-            _show(features, protocols, baselines, json_file=json_file, **printed)
+            _show(tested, protocols, json_file=json_file, markdown=markdown, full=full, after=after)
 
 
 def tested_benchmark(model: Source, config: Config) -> Benchmark:
@@ -79,25 +83,53 @@ def tested_benchmark(model: Source, config: Config) -> Benchmark:
     Raises:
         DataError: the dataset is not there, or has no queries.
     """
-    drawn, path = RunDirectory(model.path).drawn() if isinstance(model, OfRun) else None, model.config().data.path
-    own = config.data.path is None or path is None or Path(config.data.path).name == Path(path).name
-    benchmark = experiment.load_benchmark(config, (drawn or {}) if own else {})
+    then = model.config()
+    drawn = RunDirectory(model.path).drawn() if isinstance(model, OfRun) else None
+    by_table = experiment.drawn_by_table(then, drawn or {})
+    benchmark = experiment.load_benchmark(config, experiment.drawn_again(config, by_table))
     for note in benchmark.notes:
         logger.info("%s: %s", benchmark.name, note)
     if not len(benchmark.query):
         raise DataError(without_test(benchmark))
-    if not own and drawn is not None:
-        trained = {person for person, part in drawn.items() if part != "test"}
-        tested = {benchmark.names.pid.get(pid, str(pid)) for pid in benchmark.test.pid.tolist() if pid > 0}
-        if shared := sorted(trained & tested):
-            logger.warning(
-                "%s: %s called as persons the run was trained with, such as %s: if they are the same, figures are too good; "
-                "give the rows to be tested the split test",
-                benchmark.name,
-                counted(len(shared), "person is", "persons are"),
-                shared[0],
-            )
+    trained = {person for parts in by_table.values() for person, part in parts.items() if part != "test"}
+    for one, part in zip(config.data.sets.values(), benchmark.tested, strict=True):
+        if one.path is not None and Path(one.path).name not in by_table:
+            _warn_of_trained(part, trained)
+    if isinstance(model, OfRun):
+        _warn_of_same_recording(then, config)
     return benchmark
+
+
+def with_queries(benchmark: Benchmark) -> list[Benchmark]:
+    """The datasets that have something to test; of several, those that have not are named."""
+    for part in benchmark.parts:
+        if not len(part.query):
+            logger.warning("%s", without_test(part))
+    return [part for part in benchmark.tested if len(part.query)]
+
+
+def _warn_of_trained(benchmark: Benchmark, trained: Collection[str]) -> None:
+    """Persons of a table that the run does not know who are called as others that it was trained with."""
+    tested = {benchmark.names.pid.get(pid, str(pid)) for pid in benchmark.test.pid.tolist() if pid > 0}
+    if shared := sorted(tested.intersection(trained)):
+        logger.warning(
+            "%s: %s called as persons the run was trained with, such as %s: if they are the same, figures are too good; "
+            "give the rows to be tested the split test",
+            benchmark.name,
+            counted(len(shared), "person is", "persons are"),
+            shared[0],
+        )
+
+
+def _warn_of_same_recording(then: Config, now: Config) -> None:
+    trained, tested = ({one.name for one in config.data.sets.values()} for config in (then, now))
+    for name, other in permutations(SAME_RECORDING):
+        if name in tested and other in trained and other not in tested:  # else the joined dataset tells
+            logger.warning(
+                "%s: the run was trained on %s, which is the same recording: figures are better than on people the model has never seen",
+                name,
+                other,
+            )
 
 
 def run_on_features(
@@ -135,7 +167,8 @@ def run_on_features(
             "or extract a dataset with queries"
         )
     _warn_of_nobody(source, features, protocols[0])
-    _show(features, protocols, (), json_file=json_file, markdown=markdown, full=full, after=after, names=names)
+    tested = [(features, (), names, None)]
+    _show(tested, protocols, json_file=json_file, markdown=markdown, full=full, after=after)
 
 
 def _warn_of_nobody(source: Path, features: FeatureSet, protocol: EvalProtocol) -> None:
@@ -157,24 +190,36 @@ def _counts(features: FeatureSet) -> list[tuple[bool, int]]:
     return [(True, int((pid == 0).sum())), (False, int((pid < 0).sum()))]
 
 
+# Features, what they must beat, what persons and cameras are called, and the dataset where there are several.
+_Tested = tuple[FeatureSet, Sequence[tuple[str, EvalResult]], IdNames, str | None]
+
+
 def _show(
-    features: FeatureSet,
+    tested: Sequence[_Tested],
     protocols: Sequence[EvalProtocol],
-    baselines: Sequence[tuple[str, EvalResult]],
     *,
     json_file: Path | None,
     markdown: bool,
     full: bool,
     after: str | None,
-    names: IdNames,
 ) -> None:
-    results = evaluate_all(features, protocols, after=after)
-    analyses = analyse(features, results) if full else None
-    _print(results, baselines, markdown=markdown)
-    for result, analysis in zip(results, analyses, strict=True) if analyses else ():
-        print(f"\n{analysis_text(result, analysis, names.camid)}")
+    everything: list[EvalResult] = []
+    analyses: list[dict[str, Any]] = []
+    for features, baselines, names, dataset in tested:
+        results = _evaluated(features, protocols, dataset, after=after)
+        _print(results, baselines, markdown=markdown)
+        everything += results
+        for result, analysis in zip(results, analyse(features, results), strict=True) if full else ():
+            print(f"\n{analysis_text(result, analysis, names.camid)}")
+            analyses.append(analysis)
     if json_file is not None:
-        save_results(json_file, results, analyses)
+        save_results(json_file, everything, analyses if full else None)
+
+
+def _evaluated(
+    features: FeatureSet, protocols: Sequence[EvalProtocol], dataset: str | None, *, after: str | None = None
+) -> list[EvalResult]:
+    return [replace(result, dataset=dataset) for result in evaluate_all(features, protocols, after=after)]
 
 
 def finish_run(
@@ -196,23 +241,29 @@ def finish_run(
     share_buffers(model)
     model.eval()
     protocols = get_protocols(config.test.protocols, any_camera=config.test.any_camera)
-    features, results, baselines = None, [], []
-    if len(data.benchmark.query):
-        features = benchmark_features(config, model.embedding, preprocess, data.benchmark, runtime, damaged)
+    found: list[tuple[Benchmark, FeatureSet, list[tuple[str, EvalResult]]]] = []
+    for part in with_queries(data.benchmark):
+        features = benchmark_features(config, model.embedding, preprocess, part, runtime, damaged)
         if runtime.is_main:
-            features.save(directory.features)  # before they are judged: what took long is kept
-        baselines = baseline_results(config, data.benchmark, runtime, protocols[0])
+            # Before they are judged: what took long is kept.
+            features.save(directory.features_on(part.name if data.benchmark.parts else None))
+        found.append((part, features, baseline_results(config, part, runtime, protocols[0])))
     left_out = damaged.of_all_processes(runtime.device)
     if not runtime.is_main:
         return
     write_list(directory.damaged, left_out)
-    if features is None:
+    if not found:
         print(without_test(data.benchmark))
-    else:
-        results = evaluate_all(features, protocols)
+    tested = []
+    for part, features, baselines in found:
+        dataset = part.name if data.benchmark.parts else None
+        results = _evaluated(features, protocols, dataset)
         _print(results, baselines)
-    save_results(directory.results, results)
-    write_run_report(directory, config, model, preprocess, data, features, results, baselines, runtime)
+        tested.append(
+            Tested(part, features, results, [(name, replace(one, dataset=dataset)) for name, one in baselines])
+        )
+    save_results(directory.results, [result for one in tested for result in one.results])
+    write_run_report(directory, config, model, preprocess, data, tested, runtime)
     print(f"report: {directory.report}")
 
 
@@ -254,6 +305,8 @@ def baseline_results(
 def _print(
     results: Sequence[EvalResult], baselines: Sequence[tuple[str, EvalResult]] = (), *, markdown: bool = False
 ) -> None:
+    if results[0].dataset is not None:
+        print(f"== {results[0].dataset} ==")
     if len(results) > 1:
         print(protocols_table(results), end="\n\n")
     for name, result in baselines:
@@ -261,5 +314,5 @@ def _print(
             f"baseline {name}: {percent(result.mAP)} mAP, {percent(result.at_rank(1))} Rank-1 ({result.protocol.name})"
         )
     for result in results if markdown else ():
-        print(markdown_row("this run", result))
+        print(markdown_row("this run" if result.dataset is None else f"this run, {result.dataset}", result))
     print(results_table(results[:1]))

@@ -50,8 +50,9 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
         logger.info("weights of training tracklets: %s", data.weights)
     for note in data.benchmark.notes:
         logger.info("%s: %s", data.benchmark.name, note)
-    if not len(data.benchmark.query):
-        logger.warning("%s", without_test(data.benchmark))
+    for part in data.benchmark.tested:
+        if not len(part.query):
+            logger.warning("%s", without_test(part))
     if config.train.eval_freq > 0 and data.holdout is None:
         # Of a drawn table some are held out, whatever the config says, where there are enough.
         why = "set data.holdout=0.1, say" if data.benchmark.drawn is None else "the table has too few persons for that"

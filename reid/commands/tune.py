@@ -199,6 +199,10 @@ def _tested(trial: Trial, runtime: Runtime) -> float | None:
     protocol = get_protocols(config.test.protocols, any_camera=config.test.any_camera)[0]
     trained = experiment.OfRun(trial.folder, "best").load(config, runtime)
     benchmark = experiment.load_benchmark(config, directory.drawn())
+    if benchmark.parts:
+        raise ConfigError(
+            "--judge: several datasets are tested apart, so that there is no one figure to compare with; leave it out"
+        )
     if not len(benchmark.query):
         raise ConfigError(f"--judge: {benchmark.name} has no queries to test with; leave it out")
     features = benchmark_features(config, trained.embedding, trained.preprocess, benchmark, runtime)

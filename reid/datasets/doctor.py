@@ -19,6 +19,7 @@ from PIL import Image
 
 from reid.datasets import frames
 from reid.datasets.images import is_image, is_rubbish, is_video
+from reid.datasets.joining import SAME_RECORDING
 from reid.datasets.layouts import mixture
 from reid.datasets.sources.base import Rows, is_person
 from reid.errors import DataError, counted
@@ -29,7 +30,6 @@ EXAMPLES = 5
 _SAME_PICTURE = 6.0  # mean difference of grey values, 0 to 255, of two pictures with one perceptual hash
 _THUMBNAIL = (8, 16)
 _LARGEST_GROUP = 50  # pictures of one hash that are compared with each other: more are one flat colour
-_COMMON_IDS = {"market1501", "mars"}  # MARS is of the same recording as Market-1501, under the same ids
 
 
 @dataclass(frozen=True)
@@ -393,7 +393,7 @@ def _leaks(rows: Rows) -> Iterator[Finding]:
 def _common(pids: set[Any]) -> set[str]:
     """Ids of the datasets that share their persons, without the dataset's name."""
     split = [str(pid).partition(":") for pid in pids]
-    return {number for dataset, _, number in split if dataset in _COMMON_IDS}
+    return {number for dataset, _, number in split if dataset in SAME_RECORDING}
 
 
 def _sizes(rows: Rows, crops: Sequence[int], pictures: dict[str, _Picture]) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """MARS and every dataset in its layout: ``bbox_train/``, ``bbox_test/`` and ``info/``. No image is opened here.
 
 A table row ``[start, end, pid, cam]`` spans names start..end of the name list, 1-based and inclusive. Rows may leave
-names out (a subset of MARS may keep the full lists) but never share one.
+names out (a subset of MARS may keep the full lists) but never share one. A test table without a row is a dataset to train on alone.
 
 Shapes: F frame names of a split, T tracklets, Q queries.
 """
@@ -80,7 +80,7 @@ def load_mars(folder: Path, name: str = "mars") -> Benchmark:
 
     Args:
         folder: holds ``bbox_train``, ``bbox_test`` and ``info``; packs may stand in for the image folders, and a missing name
-            list is rebuilt from either.
+            list is rebuilt from either. Where the test table has no row, ``bbox_test`` need not be there.
         name: the dataset's name; a ``mars`` whose counts are not the official ones becomes ``mars-subset``.
 
     Raises:
@@ -105,7 +105,9 @@ def _in_words(counts: _Counts) -> str:
 def _load_split(folder: Path, part: str) -> Split:
     table_file = folder / "info" / f"tracks_{part}_info.mat"
     list_file = folder / "info" / f"{part}_name.txt"
-    table = _read_table(table_file, f"track_{part}_info")
+    table = _read_table(table_file, f"track_{part}_info", may_be_empty=part == "test")
+    if not len(table):
+        return _no_tracklets(folder / f"bbox_{part}", table_file)
     root = _image_folder(folder, f"bbox_{part}")
     if list_file.is_file():
         listed = _parse_names(list_file.read_bytes(), list_file)
@@ -117,6 +119,13 @@ def _load_split(folder: Path, part: str) -> Split:
     _refuse_a_name_twice(list_file, listed.names)
     start, stop, pid, camid = np.ascontiguousarray(table.T)
     return Split(root, listed.names, start - 1, stop, pid, camid)
+
+
+def _no_tracklets(root: Path, table_file: Path) -> Split:
+    if (stand_in(root) or root.is_dir()) and (images := len(image_names(root))):
+        log.warning("%s has no row, so no test set, but %s has %s", table_file, root, counted(images, "image"))
+    none = np.zeros(0, np.int64)
+    return Split(root, np.zeros(0, "S1"), none, none, none, none)
 
 
 def _require_folder(folder: Path, name: str) -> Path:
@@ -232,8 +241,10 @@ def read_variable(file: Path, variable: str) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _read_table(file: Path, variable: str) -> np.ndarray:
+def _read_table(file: Path, variable: str, *, may_be_empty: bool) -> np.ndarray:
     table = read_variable(file, variable)
+    if may_be_empty and not table.size:  # MATLAB's [] has no columns
+        return np.zeros((0, 4), np.int64)
     if table.ndim != 2 or table.shape[1] != 4 or not len(table):
         raise DataError(f"{file}: expected {variable} of shape (tracklets, 4): start, end, pid, cam; got {table.shape}")
     return table
@@ -243,7 +254,8 @@ def _read_query(file: Path, test: Split) -> np.ndarray:
     """(Q,) 0-based rows of the test table."""
     index = read_variable(file, "query_IDX").ravel()
     wrong = (index < 1) | (index > len(test))
-    _refuse(file, wrong, lambda i: f"expected a row of the test table, 1 to {len(test)}, got {index[i]}")
+    expected = f"a row of the test table, 1 to {len(test)}" if len(test) else "no query, as the test table has no row"
+    _refuse(file, wrong, lambda i: f"expected {expected}, got {index[i]}")
     query = index - 1
     repeated = np.isin(np.arange(len(query)), np.unique(query, return_index=True)[1], invert=True)
     _refuse(file, repeated, lambda i: f"test row {index[i]} is a query already")

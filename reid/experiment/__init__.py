@@ -6,7 +6,7 @@ a folder, or a repository of the Hugging Face hub, that holds one.
 """
 
 from reid.experiment.checking import check
-from reid.experiment.data import DATASETS, LabelledData, load_benchmark, load_data, located
+from reid.experiment.data import DATASETS, LabelledData, drawn_again, drawn_by_table, load_benchmark, load_data, located
 from reid.experiment.longer import require_same_past
 from reid.experiment.model import build_classifier, build_embedding
 from reid.experiment.trained import OfRun, OfWeights, Source, Trained, data_as_trained, known_noise, trained_on
@@ -25,6 +25,8 @@ __all__ = [
     "build_loss",
     "check",
     "data_as_trained",
+    "drawn_again",
+    "drawn_by_table",
     "known_noise",
     "load_benchmark",
     "load_data",

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from reid.binding import Registry, problems_of, problems_of_component
-from reid.config import Component, Config
+from reid.config import Component, Config, Dataset
 from reid.datasets.noise_manifest import NOISES
 from reid.datasets.sampling import SAMPLERS
 from reid.datasets.sources.market1501 import DUKE_WITHDRAWN, is_duke
@@ -43,9 +43,8 @@ def check(config: Config) -> None:
         ConfigError: one line per mistake.
     """
     problems = []
-    if config.data.name not in DATASETS:
-        unknown = f"unknown dataset {config.data.name!r}; {nearest(config.data.name, list(DATASETS))}"
-        problems.append(f"data.name: {DUKE_WITHDRAWN if is_duke(config.data.name) else unknown}")
+    for place, one in config.data.sets.items():
+        problems += _of_dataset(place, one)
     for component in _components(config):
         problems += problems_of_component(*component)
     problems += problems_of(lambda: check_name(config.model.name))
@@ -61,18 +60,35 @@ def check(config: Config) -> None:
         raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
 
 
+def _of_dataset(place: str, one: Dataset) -> list[str]:
+    """What is wrong with one dataset; `place` is the section that names it."""
+    problems = []
+    if one.name not in DATASETS:
+        unknown = f"unknown dataset {one.name!r}; {nearest(one.name, list(DATASETS))}"
+        problems.append(f"{place}.name: {DUKE_WITHDRAWN if is_duke(one.name) else unknown}")
+    if (one.name == "manifest") != (one.path is not None):
+        got = f"got data.name {one.name!r} and data.path {one.path!r}"
+        problems.append(f"{place}.path: the table of the dataset manifest, and of no other; {got}")
+    if one.split is not None and one.name not in SPLITS:
+        problems.append(f"{place}.split: only {' and '.join(SPLITS)} have several, got {one.name!r}")
+    return problems
+
+
 def _contradictions(config: Config) -> list[str]:
     """Settings that are right one by one, but not together."""
     problems = []
+    several = [] if isinstance(config.data.name, str) else [one.name for one in config.data.name]
     if config.data.labels == "truth" and config.data.name != "demo":
-        problems.append(f"data.labels: truth needs a dataset that knows it (demo), got {config.data.name!r}")
+        got = several or repr(config.data.name)
+        problems.append(f"data.labels: truth needs a dataset that knows it (demo), alone, got {got}")
+    for key in ("path", "split") if several else ():
+        if getattr(config.data, key) is not None:
+            problems.append(
+                f"data.{key}: of which of the datasets {', '.join(several)}? expected it beside the name of one: "
+                f"data: {{name: [{{name: {several[0]}, {key}: …}}, …], {key}: null}}"
+            )
     if config.data.labels == "truth" and config.data.corrections is not None and not config.data.noises:
         problems.append("data.corrections: corrects labels as given, and data.labels is truth; leave out one of them")
-    if (config.data.name == "manifest") != (config.data.path is not None):
-        got = f"got data.name {config.data.name!r} and data.path {config.data.path!r}"
-        problems.append(f"data.path: the table of the dataset manifest, and of no other; {got}")
-    if config.data.split is not None and config.data.name not in SPLITS:
-        problems.append(f"data.split: only {' and '.join(SPLITS)} have several, got {config.data.name!r}")
     drawn = [(noise.name, noise.options["seed"]) for noise in config.data.noises.values() if "seed" in noise.options]
     if twice := [f"{name} with seed {seed}" for i, (name, seed) in enumerate(drawn) if (name, seed) in drawn[:i]]:
         problems.append(f"data.noise: {twice[0]} stands twice; give the second another seed, or leave it out")

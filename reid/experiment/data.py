@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reid.config import Component, Config
+from reid.config import Component, Config, Dataset
 from reid.datasets.changes import Noisy, Persons, per_frame
 from reid.datasets.corrections import Corrected, Corrections, Counts, apply_corrections, read_corrections
 from reid.datasets.demo import load_truth
 from reid.datasets.holdout import hold_out, how_to_judge
+from reid.datasets.joining import joined
 from reid.datasets.manifest import load_manifest
 from reid.datasets.mars import find_dataset, load_mars
 from reid.datasets.sources.cuhk03 import load_cuhk03
@@ -95,14 +96,18 @@ def located(config: Config) -> Config:
 
     REID_DATA stays what decides where the config names no root: it may say another place on another machine.
     """
-    root = config.data.root
-    if root is not None or (not os.environ.get("REID_DATA") and config.data.name != "manifest"):
+    root, named = config.data.root, config.data.name
+    if root is not None or (
+        not os.environ.get("REID_DATA") and any(one.name != "manifest" for one in config.data.sets.values())
+    ):
         root = str(data_root(root).absolute())
+    if not isinstance(named, str):
+        named = [one.model_copy(update={"path": _absolute(one.path), "root": _absolute(one.root)}) for one in named]
     noises = [_located(one) for one in config.data.noises.values()]
     noise = noises if isinstance(config.data.noise, list) else next(iter(noises), None)
     files = {"path": config.data.path, "corrections": config.data.corrections, "weights": config.data.weights}
-    places = {key: _absolute(file) for key, file in files.items()}
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": root, "noise": noise, **places})})
+    changed = {"name": named, "root": root, "noise": noise} | {key: _absolute(file) for key, file in files.items()}
+    return config.model_copy(update={"data": config.data.model_copy(update=changed)})
 
 
 def _absolute(file: str | list[str] | None) -> str | list[str] | None:
@@ -114,7 +119,7 @@ def _absolute(file: str | list[str] | None) -> str | list[str] | None:
 def _located(noise: Component) -> Component:
     """The same noise with absolute places of what it reads."""
     places = {
-        name: str(Path(value).expanduser().absolute())
+        name: _absolute(value)
         for name, value in noise.options.items()
         if name in ("path", "gallery") and value is not None
     }
@@ -122,29 +127,65 @@ def _located(noise: Component) -> Component:
 
 
 def load_benchmark(config: Config, drawn: Mapping[str, str] | None = None, *, to_train: bool = False) -> Benchmark:
-    """The dataset that the config names.
+    """The dataset that the config names; several as one.
 
     Args:
         config: the run's.
-        drawn: person -> part, to keep to where a table does not say who is trained on; drawn here by default.
+        drawn: person -> part, to keep to where a table does not say who is trained on; drawn here by default. Of several datasets,
+            persons are called as `reid.datasets.joining` calls them.
         to_train: refuse a table that has nobody to train on.
 
     Raises:
-        DataError: it is not there, or inconsistent.
+        ConfigError: two datasets have one name.
+        DataError: one is not there, or inconsistent.
     """
-    if config.data.name == "manifest":
-        if config.data.path is None:
-            raise ConfigError("data.path: the dataset manifest needs a table; expected data.path=tracks.csv, say")
+    sets = config.data.sets
+    if len(sets) == 1:
+        return _load(config, sets["data"], "data", drawn, to_train=to_train)
+    found = []
+    for place, one in sets.items():
+        own = None if drawn is None else _of_one(drawn, one)
+        found.append(_load(config, one, place, own, to_train=False))  # a table may be there to be tested on alone
+    return joined(found)
+
+
+def _load(config: Config, one: Dataset, place: str, drawn: Mapping[str, str] | None, *, to_train: bool) -> Benchmark:
+    if one.name == "manifest":
+        if one.path is None:
+            raise ConfigError(f"{place}.path: the dataset manifest needs a table; expected data.path=tracks.csv, say")
         draw = Draw(config.data.test_share, config.data.holdout or Draw.val, config.data.split_seed)
-        table = Path(config.data.path).expanduser()
+        table = Path(one.path).expanduser()
         if not table.exists():
-            raise DataError(f"{table}: no such table; name the place where it is now by data.path=FILE")
+            raise DataError(f"{table}: no such table; name the place where it is now by {place}.path=FILE")
         return load_manifest(table, draw=draw, drawn=drawn, any_camera=config.test.any_camera, to_train=to_train)
-    name, root = config.data.name, data_root(config.data.root)
-    folder = find_dataset(root, name, *PLACES.get(name, ()))
-    if config.data.split is not None:
-        return SPLITS[name](folder, config.data.split)
-    return DATASETS[name](folder)
+    folder = find_dataset(data_root(one.root), one.name, *PLACES.get(one.name, ()))
+    if one.split is not None:
+        return SPLITS[one.name](folder, one.split)
+    return DATASETS[one.name](folder)
+
+
+def _of_one(drawn: Mapping[str, str], one: Dataset) -> dict[str, str]:
+    """What was drawn of one table among several, its persons called as the table calls them."""
+    front = f"{Path(one.path or '').stem}:"
+    return {person.removeprefix(front): part for person, part in drawn.items() if person.startswith(front)}
+
+
+def drawn_by_table(config: Config, drawn: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What a run of this config has drawn: file name of a table -> person, as the table calls them -> part."""
+    tables = [one for one in config.data.sets.values() if one.path is not None]
+    one_of = _of_one if len(config.data.sets) > 1 else lambda drawn, one: dict(drawn)
+    return {Path(one.path or "").name: one_of(drawn, one) for one in tables}
+
+
+def drawn_again(config: Config, by_table: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The same for the tables that this config names, wherever they lie, as `load_benchmark` takes it; others are tested whole."""
+    tables = [Path(one.path) for one in config.data.sets.values() if one.path is not None]
+    several = len(config.data.sets) > 1
+    return {
+        f"{table.stem}:{person}" if several else person: part
+        for table in tables
+        for person, part in by_table.get(table.name, {}).items()
+    }
 
 
 def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path | None = None) -> LabelledData:
@@ -170,6 +211,11 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
     rows, held = np.arange(len(split)), benchmark.val
     if held is not None and config.data.holdout and benchmark.drawn is None:
         raise ConfigError("data.holdout: the table's split val chooses the checkpoint; leave out one of them")
+    if config.data.holdout and benchmark.parts and benchmark.drawn is not None:
+        raise ConfigError(
+            "data.holdout: a table without a column split has its own persons to choose the checkpoint, the other datasets have none; "
+            "expected data.holdout=0, or a column split"
+        )
     if config.data.holdout and benchmark.drawn is None:
         rows, held_rows = hold_out(split, config.data.holdout, config.seed)
         held = split.select(held_rows)

@@ -183,7 +183,7 @@ def _about(trained: Trained, source: Source) -> dict[str, Any]:
     results: list[dict[str, Any]] = []
     if source.choice == "last" and directory.results.is_file():  # they are of the last checkpoint
         results = json.loads(directory.results.read_text(encoding="utf-8"))
-    names = ("protocol", "mAP", "cmc", "num_queries", "num_gallery")
+    names = ("dataset", "protocol", "mAP", "cmc", "num_queries", "num_gallery")
     return {
         "trained_on": trained_on(config),
         "persons": len(state["pids"]),
@@ -251,10 +251,11 @@ middle. Fingerprint of the features: `{trained.fingerprint}`.
 def _figures(results: Sequence[Mapping[str, Any]], data: str) -> str:
     if not results:
         return "Not measured, or not with these weights."
+    of = [f"{result['dataset']}, " if "dataset" in result else "" for result in results]
     rows = [
-        f"| {result['protocol']} | {_percent(result['mAP'])} | {_percent(result['cmc'].get('1'))} | {result['num_queries']} | "
+        f"| {dataset}{result['protocol']} | {_percent(result['mAP'])} | {_percent(result['cmc'].get('1'))} | {result['num_queries']} | "
         f"{result['num_gallery']} |"
-        for result in results
+        for dataset, result in zip(of, results, strict=True)
     ]
     header = "| protocol | mAP | Rank-1 | queries | gallery |\n|---|---|---|---|---|\n"
     return f"On the test persons of {data}, per cent:\n\n{header}" + "\n".join(rows)

@@ -172,9 +172,8 @@ class OfWeights:
 
 
 def trained_on(config: Config) -> str:
-    """What a network was trained on, for others to read: the table's file name, or the dataset's."""
-    table = config.data.path if config.data.name == "manifest" else None
-    return Path(table).name if table else config.data.name
+    """What a network was trained on, for others to read: the table's file name, or the dataset's; of several, all."""
+    return " + ".join(Path(one.path).name if one.path else one.name for one in config.data.sets.values())
 
 
 def data_as_trained(config: Config, directory: RunDirectory) -> LabelledData:

@@ -30,6 +30,7 @@ def report_html(report: ReportInput) -> str:
         title=report.title,
         verdict=verdict(report),
         entries=[*(("this run", result) for result in report.results), *report.baselines],
+        others=list(_other_datasets(report)),
         peers=list(_peers(report)),
         curves=[one for one in _curves(report) if one[1] is not None],
         weights=plots.weight_curves(report.weight_curves, report.probability_histogram),
@@ -45,13 +46,15 @@ def verdict(report: ReportInput) -> str:
     if run.mAP is None:
         return f"No query has a match under the protocol {run.protocol.name}, so there is no mAP."
     queries = f"{run.num_queries:,} {'query' if run.num_queries == 1 else 'queries'}"
+    queries += "" if run.dataset is None else f" of {run.dataset}"
+    others = "".join(f" On {other.dataset}: {percent(other.mAP)} mAP." for other in _other_datasets(report))
     leads = [
         f"{100 * abs(run.mAP - other.mAP):.1f} points {'above' if run.mAP >= other.mAP else 'below'} {name} ({percent(other.mAP)})"
         for name, other in sorted(_peers(report), key=lambda peer: -(peer[1].mAP or 0))
         if other.mAP is not None
     ]
     lead = f": {', '.join(leads)}" if leads else ""
-    return f"{percent(run.mAP)} mAP over {queries} under the protocol {run.protocol.name}{lead}. {_memorised(report)}"
+    return f"{percent(run.mAP)} mAP over {queries} under the protocol {run.protocol.name}{lead}.{others} {_memorised(report)}"
 
 
 def _memorised(report: ReportInput) -> str:
@@ -70,7 +73,14 @@ def _memorised(report: ReportInput) -> str:
 
 def _peers(report: ReportInput) -> Iterator[tuple[str, EvalResult]]:
     """The baselines that the headline may be compared with: those under its protocol."""
-    return ((name, one) for name, one in report.baselines if one.protocol == report.results[0].protocol)
+    first = report.results[0]
+    return ((n, one) for n, one in report.baselines if (one.protocol, one.dataset) == (first.protocol, first.dataset))
+
+
+def _other_datasets(report: ReportInput) -> Iterator[EvalResult]:
+    """The run's results on other datasets, under the headline's protocol."""
+    first = report.results[0] if report.results else None
+    return (one for one in report.results[1:] if first and one.protocol == first.protocol)
 
 
 def _curves(report: ReportInput) -> Iterator[tuple[str, Plot | None, str]]:

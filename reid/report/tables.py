@@ -32,8 +32,9 @@ def results_table(results: Sequence[EvalResult]) -> str:
 
 
 def _block(result: EvalResult) -> str:
+    dataset = "" if result.dataset is None else f"dataset {result.dataset}, "
     counts = (
-        f"protocol {result.protocol.name}: {result.num_queries} valid queries, "
+        f"{dataset}protocol {result.protocol.name}: {result.num_queries} valid queries, "
         f"{result.num_without_match} lost (no match), {result.num_gallery} gallery rows"
     )
     ranks = [f"{f'Rank-{k}':<8}: {percent(result.at_rank(k))}" for k in RANKS]
@@ -79,7 +80,7 @@ def analysis_text(
         ("verification", _verification_table),
     )
     given = [write(analysis[name]) for name, write in parts if analysis[name] is not None]
-    return "\n\n".join([f"== {result.protocol.name} ==", *(given or ["no row to search: no figures"])])
+    return "\n\n".join([f"== {result.title} ==", *(given or ["no row to search: no figures"])])
 
 
 def _interval_table(result: EvalResult, interval: Mapping[str, Any]) -> str:
