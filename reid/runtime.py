@@ -114,7 +114,7 @@ def _device(name: str, local_rank: int) -> torch.device:
             raise ConfigError(
                 f"device: 'mps' asked for, but torch {torch.__version__} sees no Apple GPU; use device=cpu"
             )
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if world_size() > 1:
             raise ConfigError("device: mps is for one process; start without torchrun")
     elif device.type != "cpu":
         raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
@@ -228,6 +228,11 @@ def compiler_errors_in_one_line() -> Iterator[None]:
 def is_main_process() -> bool:
     """True in the one process that prints and writes, also before `start`."""
     return int(os.environ.get("RANK", 0)) == 0
+
+
+def world_size() -> int:
+    """Processes of this run, also before `start`."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def gather_rows(rows: Tensor) -> Tensor:

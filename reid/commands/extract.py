@@ -24,8 +24,10 @@ from reid.datasets.folders import detect_kind, load_folders
 from reid.datasets.manifest import load_rows
 from reid.datasets.mars import load_mars
 from reid.datasets.splitting import Draw, draw_test
+from reid.engine import extract_on_ray
 from reid.engine.extract import extract, extract_shards, fingerprint
-from reid.errors import DataError, counted, in_range
+from reid.engine.extract_on_ray import Team, Work
+from reid.errors import ConfigError, DataError, counted, in_range
 from reid.experiment import Source
 from reid.features import FeatureSet
 from reid.gallery import change, store
@@ -37,7 +39,7 @@ from reid.gallery.tune import recall
 from reid.models.color_histogram import ColorHistogram
 from reid.models.embedding import Embedding
 from reid.models.pooling import POOLINGS
-from reid.runtime import Runtime, is_main_process, start, sum_over_processes
+from reid.runtime import Runtime, is_main_process, start, sum_over_processes, world_size
 from reid.tracklets import IdNames, Split
 
 logger = logging.getLogger(__name__)
@@ -94,7 +96,37 @@ class _Source:
     about: Mapping[str, Any]
 
 
-def run(model: Source, overrides: Sequence[str], source: Path, kind: str, target: Target) -> None:
+@dataclass(frozen=True)
+class Engine:
+    """What embeds: this program and, under torchrun, its like; or the machines of a Ray cluster.
+
+    Args:
+        on_ray: whether Ray does.
+        cpus: cores of each of its actors, see `extract_on_ray.team`.
+    """
+
+    on_ray: bool = False
+    cpus: int | None = None
+
+    @contextlib.contextmanager
+    def started(
+        self, config: Config, place: contextlib.AbstractContextManager[None]
+    ) -> Iterator[tuple[Runtime, Team | None]]:
+        """The engine, and the place to write held, for as long as the context lasts."""
+        if self.on_ray:
+            if world_size() > 1:
+                raise ConfigError("--engine ray: start it without torchrun; Ray starts the processes")
+            with place, extract_on_ray.team(config.machine.device, config.machine.dtype, self.cpus) as team:
+                yield team.asking, team
+        else:
+            # The place comes second: where it is refused, the other processes learn of it.
+            with start(config.machine.device, config.machine.dtype) as runtime, place:
+                yield runtime, None
+
+
+def run(
+    model: Source, overrides: Sequence[str], source: Path, kind: str, target: Target, engine: Engine | None = None
+) -> None:
     """Writes a feature folder, or adds to one.
 
     Args:
@@ -103,6 +135,7 @@ def run(model: Source, overrides: Sequence[str], source: Path, kind: str, target
         source: what to embed.
         kind: `mars`, `folders`, `manifest`, or `auto` to find out.
         target: the folder to write.
+        engine: what embeds, by default this program.
     """
     config = model.config([*overrides, *["data.damaged=skip"] * target.skip_tracklets])
     in_range("shard", target.shard_frames, 1)
@@ -114,8 +147,7 @@ def run(model: Source, overrides: Sequence[str], source: Path, kind: str, target
         advice = "leave the tracklet out by --skip-tracklets"
         presence.require_images(split, presence.missing(split), config.data.damaged, advice)
     place = target.held() if is_main_process() else contextlib.nullcontext()
-    # The place comes second: where it is refused, the other processes learn of it.
-    with start(config.machine.device, config.machine.dtype) as runtime, place:
+    with (engine or Engine()).started(config, place) as (runtime, team):
         trained = model.load(config, runtime)
         about = {
             **trained.about,
@@ -125,11 +157,17 @@ def run(model: Source, overrides: Sequence[str], source: Path, kind: str, target
         }
         keys = [split.key(i) for i in range(len(split))]
         embedded = _Source(split, query, gallery, keys, trained.fingerprint, trained.embedding.num_features, about)
-        _extract(config, trained.embedding, trained.preprocess, embedded, target, runtime)
+        _extract(config, trained.embedding, trained.preprocess, embedded, target, runtime, team)
 
 
 def _extract(
-    config: Config, model: Embedding, preprocess: Preprocess, source: _Source, target: Target, runtime: Runtime
+    config: Config,
+    model: Embedding,
+    preprocess: Preprocess,
+    source: _Source,
+    target: Target,
+    runtime: Runtime,
+    team: Team | None,
 ) -> None:
     """Extracts the parts that are missing, each saved as it is done, and puts them together."""
     if target.index is not None:
@@ -137,12 +175,21 @@ def _extract(
     numbers = {"fingerprint": source.fingerprint, "dtype": str(runtime.dtype).removeprefix("torch.")}
     shards = Shards(target.folder, source.split, target.shard_frames, source.dim, {**numbers, "mode": target.mode})
     todo = _begin(source, shards, target, runtime)
-    parts, damaged = [shards.rows[number] for number in todo], DamagedImages(config.data.damaged)
-    options = {**_options(config, model, runtime), "damaged": damaged, "may_be_empty": target.skip_tracklets}
-    done = extract_shards(model, preprocess, source.split, runtime, parts, **options)
+    work = Work(
+        model,
+        preprocess,
+        source.split,
+        {number: shards.rows[number] for number in todo},
+        _options(config, model),
+        config.data.damaged,
+        target.skip_tracklets,
+    )
+    progress = "embedding" if runtime.is_main else ""
+    done = (
+        _embedded(work, runtime, progress) if team is None else extract_on_ray.extract_on(team, work, progress=progress)
+    )
     listed = shards.folder / DAMAGED  # first, so that no part is there whose damaged images are not listed
-    for number, features in zip(todo, done, strict=True):
-        left_out = damaged.of_all_processes(runtime.device)
+    for number, features, left_out in done:
         if runtime.is_main:
             if left_out:
                 write_list(listed, {**read_list(listed), **left_out})
@@ -151,6 +198,15 @@ def _extract(
         if not _is_there(source, target):
             _write(source, shards, target, read_list(listed))
         shards.remove()
+
+
+def _embedded(work: Work, runtime: Runtime, progress: str) -> Iterator[tuple[int, np.ndarray, dict[str, str]]]:
+    """What `extract_on` gives, by this program and its like."""
+    damaged = DamagedImages(work.damaged)
+    options = {**work.options, "damaged": damaged, "may_be_empty": work.may_be_empty, "progress": progress}
+    done = extract_shards(work.model, work.preprocess, work.split, runtime, list(work.shards.values()), **options)
+    for number, features in zip(work.shards, done, strict=True):
+        yield number, features, damaged.of_all_processes(runtime.device)
 
 
 def _begin(source: _Source, shards: Shards, target: Target, runtime: Runtime) -> list[int]:
@@ -309,7 +365,8 @@ def features_of(
         label: names the progress bar.
     """
     rows, damaged = np.arange(len(split)), DamagedImages(config.data.damaged) if damaged is None else damaged
-    features = extract(model, preprocess, split, runtime, damaged=damaged, **_options(config, model, runtime, label))
+    options = {**_options(config, model), "progress": label if runtime.is_main else ""}
+    features = extract(model, preprocess, split, runtime, damaged=damaged, **options)
     left_out = damaged.of_all_processes(runtime.device)
     if runtime.is_main:
         _say(left_out)
@@ -324,13 +381,10 @@ def features_of(
     )
 
 
-def _options(
-    config: Config, model: Embedding | ColorHistogram, runtime: Runtime, label: str = "embedding"
-) -> dict[str, Any]:
+def _options(config: Config, model: Embedding | ColorHistogram) -> dict[str, Any]:
     return {
         "dim": model.num_features,
         "pooling": POOLINGS[config.test.pooling],
         "batch_size": config.test.batch_size,
         "workers": config.machine.workers,
-        "progress": label if runtime.is_main else "",
     }

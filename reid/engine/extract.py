@@ -89,7 +89,7 @@ def extract_shards(
     on_gpu = runtime.device.type == "cuda"
     batches = load_batches(split, frames, workers=workers, pin_memory=on_gpu, damaged=damaged, may_be_empty=True)
     count = 1 if on_gpu else torch.get_num_threads()
-    with _threads(count) as threads, _bar(sum(map(len, frames)), progress) as bar:
+    with _threads(count) as threads, progress_bar(sum(map(len, frames)), progress) as bar:
         embedded = _embedded(network, preprocess, runtime, batches, threads, count, dim)
         for shard, of_shard in zip(shards, turns, strict=True):
             pool, seen = pooling(len(shard), dim), torch.zeros(len(shard), dtype=torch.bool)
@@ -119,7 +119,8 @@ def _turns(split: Split, shard: np.ndarray, runtime: Runtime, batch_size: int) -
     return [(frames[i : i + batch_size], rows[i : i + batch_size]) for i in starts]
 
 
-def _bar(total: int, name: str) -> tqdm:
+def progress_bar(total: int, name: str) -> tqdm:
+    """Over frames, on stderr; none without a name."""
     watched = sys.stderr.isatty()
     pace = {"mininterval": 0.1 if watched else 60.0, "leave": not watched}  # in a log file, a line a minute
     return tqdm(total=total, desc=name, unit="frame", disable=not name, **pace)

@@ -23,7 +23,10 @@ EXAMPLES = """\
   robust-reid extract runs/mars_imae /data/mars --out galleries/fast \\
       --index IVF1024,Flat:nprobe=16
   torchrun --nproc-per-node 4 -m reid extract runs/mars_imae /data/mars \\
-      --out galleries/mars"""
+      --out galleries/mars
+  # by all machines of a Ray cluster (pip install 'robust-reid[ray]')
+  RAY_ADDRESS=head:6379 robust-reid extract runs/mars_imae /data/mars \\
+      --out galleries/mars --engine ray"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +45,16 @@ def parser() -> argparse.ArgumentParser:
         "--skip-tracklets",
         action="store_true",
         help="leave out images that cannot be read, and tracklets that have no other; both are listed",
+    )
+    engine = parser.add_argument_group("where it is computed")
+    engine.add_argument(
+        "--engine",
+        choices=["here", "ray"],
+        default="here",
+        help="ray: by a cluster, that of RAY_ADDRESS or of this machine",
+    )
+    engine.add_argument(
+        "--ray-cpus", type=int, metavar="N", help="cores of each of its actors (default: a machine's, at most 8)"
     )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, required=True, metavar="DIR", help="feature folder to write")
@@ -63,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.input, flags.overrides = Path(words[0]), words[1:]
     elif flags.weights is None and flags.run is None:
         arguments.error("give a run directory and what to embed, or --weights FILE and what to embed")
+    if flags.ray_cpus is not None and flags.engine != "ray":
+        arguments.error("--ray-cpus goes with --engine ray")
     cli.log_to_stderr()
 
     from reid.commands import extract
@@ -77,5 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         **({} if flags.shard is None else {"shard_frames": flags.shard}),
     )
     model = source(flags.run, flags.checkpoint, flags.weights, flags.model, flags.size)
-    extract.run(model, cli.overrides_of(flags), flags.input, flags.kind, target)
+    engine = extract.Engine(flags.engine == "ray", flags.ray_cpus)
+    extract.run(model, cli.overrides_of(flags), flags.input, flags.kind, target, engine)
     return 0
