@@ -158,6 +158,20 @@ def _checked_member(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> int:
     return member.header_offset + _LOCAL_HEADER.size + sum(lengths) + member.compress_size
 
 
+def text_of(file: Path) -> str:
+    """A text file in UTF-8, whatever the locale; a mark at its beginning is left out.
+
+    Raises:
+        DataError: it cannot be read, or is no such text.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: cannot read this file: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
 def require_few_brackets(text: str) -> str:
     """The YAML text, unless it has so many brackets that PyYAML takes minutes over it: its time grows with the cube of the depth.
 

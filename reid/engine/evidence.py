@@ -154,13 +154,14 @@ def late_confidence(path: Path, split: Split) -> np.ndarray | None:
             with np.load(file, allow_pickle=False) as seen:
                 key = seen["key"].tolist()
                 count, p = (seen[name][:, PARTS // 2 :] for name in ("tracklet_count", "tracklet_p"))
+            total = count.sum(1)
+            confidence = np.where(total > 0, np.nansum(p * count, axis=1) / np.maximum(total, 1), np.nan)
     except Exception as error:  # damaged files raise nearly anything
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"{path}: damaged evidence of training: {reason}; delete it: a report does without") from None
     if key != [split.key(row) for row in range(len(split))]:
         return None
-    total = count.sum(1)
-    return np.where(total > 0, np.nansum(p * count, axis=1) / np.maximum(total, 1), np.nan)
+    return confidence
 
 
 def _small(values: np.ndarray) -> np.ndarray:
