@@ -20,6 +20,7 @@ NPY_ERRORS = (
     *(OSError, ValueError, EOFError, TypeError, SyntaxError, LookupError, OverflowError, MemoryError, RecursionError),
     *(NotImplementedError, RuntimeError, TokenError, struct.error, zlib.error, zipfile.BadZipFile),
 )
+JSON_ERRORS = (OSError, ValueError, RecursionError)  # of reading JSON: text that is no UTF-8 is a ValueError
 MOST_BRACKETS = 300  # in a YAML file; configs have some twenty
 LOCK = ".lock"  # there while a program holds the folder; one that a kill left behind bars nobody
 

@@ -25,6 +25,7 @@ PARTS = 10  # of the training, by its steps
 SCHEMA = 1
 # Sums are kept in units of 2^-20: a probability to six digits, a logit margin of up to 4 million over a million steps.
 _UNIT, _LIMIT = 2.0**20, 2.0**22
+STATE = ("count_F", "sums_F", "count_TP", "sums_TP")  # entries of a checkpoint
 SUMS = ("p", "p2", "margin", "weight")
 
 

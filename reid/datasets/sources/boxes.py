@@ -19,7 +19,7 @@ from PIL import Image
 from reid.datasets.images import is_video
 from reid.datasets.sources.base import Rows
 from reid.errors import DataError
-from reid.files import atomic
+from reid.files import JSON_ERRORS, atomic
 
 logger = logging.getLogger(__name__)
 
@@ -158,8 +158,8 @@ def _begin(folder: Path, digest: str, form: CropFormat, overwrite: bool) -> None
     record = folder / _RECORD
     if record.is_file():
         try:
-            held: dict[str, Any] = json.loads(record.read_bytes())
-        except ValueError:
+            held: dict[str, Any] = dict(json.loads(record.read_bytes()))
+        except (*JSON_ERRORS, TypeError):
             held = {}
         if held.get("boxes") == digest:
             return

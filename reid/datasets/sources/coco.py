@@ -14,7 +14,7 @@ from typing import Any
 from reid.datasets.sources.base import Options, Rows, require_folder
 from reid.datasets.sources.boxes import box_of, check_boxes
 from reid.errors import DataError
-from reid.files import holds_json_list
+from reid.files import JSON_ERRORS, holds_json_list
 
 SHAPE = "a .json with images and annotations that have bbox and track_id"
 _TRACK = ("track_id", "instance_id", "tracklet_id", "object_id")
@@ -138,7 +138,7 @@ def _person_categories(content: dict[str, Any]) -> tuple[set[Any], bool]:
 def _load(source: Path) -> dict[str, Any]:
     try:
         content = json.loads(source.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise DataError(f"{source}: not a readable JSON file ({str(error)[:120]})") from None
     if not isinstance(content, dict) or not all(_is_list(content.get(part)) for part in ("images", "annotations")):
         raise DataError(

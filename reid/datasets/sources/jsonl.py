@@ -14,7 +14,7 @@ from typing import Any
 from reid.datasets.sources.base import Cell, Options, Rows, require_folder
 from reid.datasets.sources.boxes import box_of, check_boxes
 from reid.errors import DataError
-from reid.files import holds_json_list, text_of
+from reid.files import JSON_ERRORS, holds_json_list, text_of
 
 SHAPE = 'one object per line, or a list of objects: "path" and "tracklet", and "pid", "camid", "bbox", … where known'
 # A column's other names, as trackers and annotation tools write them.
@@ -62,7 +62,7 @@ def _objects(source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if text.lstrip().startswith("["):
         try:
             items = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except JSON_ERRORS as error:
             raise DataError(f"{source}: not a readable JSON list ({error})") from None
         found = ((f"{source}: item {number}", item, json.dumps(item)) for number, item in enumerate(items, start=1))
     else:
@@ -77,7 +77,7 @@ def _objects(source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    except (ValueError, RecursionError):
+    except JSON_ERRORS:
         return None
 
 
