@@ -20,6 +20,7 @@ NPY_ERRORS = (
     *(OSError, ValueError, EOFError, TypeError, SyntaxError, LookupError, OverflowError, MemoryError, RecursionError),
     *(NotImplementedError, RuntimeError, TokenError, struct.error, zlib.error, zipfile.BadZipFile),
 )
+JSON_ERRORS = (OSError, ValueError, RecursionError)  # of reading JSON: text that is no UTF-8 is a ValueError
 MOST_BRACKETS = 300  # in a YAML file; configs have some twenty
 LOCK = ".lock"  # there while a program holds the folder; one that a kill left behind bars nobody
 
@@ -156,6 +157,20 @@ def _checked_member(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> int:
     if told != found:
         raise zipfile.BadZipFile(f"{member.filename} is called or sized otherwise in the directory")
     return member.header_offset + _LOCAL_HEADER.size + sum(lengths) + member.compress_size
+
+
+def text_of(file: Path) -> str:
+    """A text file in UTF-8, whatever the locale; a mark at its beginning is left out.
+
+    Raises:
+        DataError: it cannot be read, or is no such text.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: cannot read this file: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
 
 def require_few_brackets(text: str) -> str:

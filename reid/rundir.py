@@ -16,7 +16,7 @@ from reid.datasets.changes import Noisy
 from reid.datasets.noise_manifest import write_noise
 from reid.datasets.splitting import read_parts, write_parts
 from reid.errors import ConfigError, DataError, ReidError
-from reid.files import LOCK, atomic, exclusive_lock, flush_to_disk
+from reid.files import JSON_ERRORS, LOCK, atomic, exclusive_lock, flush_to_disk
 from reid.tracklets import Benchmark
 
 logger = logging.getLogger(__name__)
@@ -227,9 +227,13 @@ class RunDirectory:
         """The rows of metrics.jsonl; a half-written last line, left by a kill, is left out."""
         if not self.metrics.exists():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        complete = [line for line in lines if line.endswith("\n")]
+        lines = self.metrics.read_bytes().splitlines(keepends=True)
+        complete = [line for line in lines if line.endswith(b"\n")]
         try:
-            return [json.loads(line) for line in complete]
-        except json.JSONDecodeError as error:
+            rows = [json.loads(line) for line in complete]
+        except JSON_ERRORS as error:
             raise ReidError(f"{self.metrics}: damaged line: {error}; remove that line") from None
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int | float):
+                raise ReidError(f"{self.metrics}: line {number}: expected an object with a step; remove that line")
+        return rows

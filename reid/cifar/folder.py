@@ -10,6 +10,7 @@ from typing import Any
 from reid.cifar.config import CellSpec
 from reid.engine import checkpoint
 from reid.errors import CheckpointError, ConfigError, DataError
+from reid.files import JSON_ERRORS
 
 
 class Files:
@@ -49,7 +50,7 @@ class Files:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             found = record["fingerprint"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (*JSON_ERRORS, KeyError, TypeError) as error:
             raise DataError(f"{path}: damaged: {error!r}; remove it, and the cell is trained again") from None
         _require_same(path, found, fingerprint)
         return record

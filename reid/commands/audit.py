@@ -195,10 +195,11 @@ def _looked_at(split: Split, most: int, damaged: set[str]) -> tuple[np.ndarray, 
 
 def _from_training(file: Path, data: experiment.LabelledData, rows: np.ndarray) -> dict[str, np.ndarray]:
     """What training saw of the tracklets; nothing for a run of an earlier version, or whose data has changed since."""
-    saved, split = checkpoint.load(file), data.train.split
+    saved, split = checkpoint.load(file, "pids"), data.train.split
     state, sizes = saved.get("evidence"), (len(split), split.num_frames)
     if (
         state is None
+        or not state.keys() >= set(evidence.STATE)
         or sizes != (len(state["count_TP"]), len(state["count_F"]))
         or saved["pids"] != data.train.pids.tolist()
     ):

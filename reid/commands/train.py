@@ -139,7 +139,7 @@ def _restored(
     config: Config, job: Job, sources: list[Path], data: experiment.LabelledData, runtime: Runtime
 ) -> _Progress:
     """Puts the checkpoint's state into the job."""
-    source, state = checkpoint.load_first(sources)
+    source, state = checkpoint.load_first(sources, "config", "pids", "step", "best", "model", "loss", "optimizer")
     trained_with: Config = parse(state["config"], source)
     if changed := config.differences(trained_with, but="train.iterations"):
         raise ConfigError(
@@ -157,13 +157,13 @@ def _restored(
     checkpoint.load_weights(job.model, state["model"], source)
     checkpoint.load_weights(job.loss, state["loss"], source)
     if job.ema is not None:
-        checkpoint.load_weights(job.ema.model, state["ema"], source)
+        checkpoint.load_weights(job.ema.model, state.get("ema", {}), source)
     try:
         job.optimizer.load_state_dict(state["optimizer"])
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{source}: optimiser state of another model: {error}") from None
-    if job.scaler is not None and "scaler" in state:  # the number format may change between a stop and a resume
-        job.scaler.load_state_dict(state["scaler"])
+        if job.scaler is not None and "scaler" in state:  # the number format may change between a stop and a resume
+            job.scaler.load_state_dict(state["scaler"])
+    except Exception as error:  # torch looks at nothing before it uses it
+        raise CheckpointError(f"{source}: optimiser state of another model: {error!r:.200}") from None
     job.damaged.files.update(state.get("damaged", {}))
     if job.evidence is not None and "evidence" in state:  # an earlier version has taken down none
         job.evidence.restore(state["evidence"], source, is_main=runtime.is_main)

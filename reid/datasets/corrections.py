@@ -34,8 +34,8 @@ _CELLS: dict[str, dict[str, bool]] = {
     "keep": {"pid": False, "frames": False},
 }
 _SHOWN = 20  # problems of one file that are told one by one
-_SPAN = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
-_WHOLE = re.compile(r"(-?\d+)(?:\.0*)?")
+_SPAN = re.compile(r"(\d{1,18})(?:\s*-\s*(\d{1,18}))?")
+_WHOLE = re.compile(r"(-?\d{1,30})(?:\.0*)?")  # int() takes no more than 4,300 digits
 _GUARDED = re.compile(r"'+[=+\-@]")
 
 

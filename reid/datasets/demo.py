@@ -135,7 +135,7 @@ def load_truth(root: Path) -> DemoTruth:
         settings = json.loads(str(found["settings"]))
         version = int(found["schema"]), settings.pop("generator")
         arrays = {field.name: found[field.name] for field in dataclasses.fields(DemoTruth) if field.name != "settings"}
-    except NPY_ERRORS as error:
+    except (*NPY_ERRORS, AttributeError) as error:
         raise DataError(f"demo dataset: {path} is damaged: {error}; remove the folder and make it again") from None
     if version != (SCHEMA, GENERATOR):
         raise DataError(

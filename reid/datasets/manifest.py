@@ -256,7 +256,7 @@ def _may_be_absolute(texts: list[str]) -> bool:
 def _images_of(table: Table, i: int, folder: Path, text: str) -> list[str]:
     """The frames of a row that names no image file: those in its folder."""
     place = folder / text
-    if place.is_dir():
+    if os.path.isdir(place):  # False, where pathlib raises, of a name longer than file systems take
         if names := images_in(place):
             return [f"{text.rstrip('/')}/{name}" for name in names]
         raise table.error(i, "path", f"{place}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, got none")
@@ -266,14 +266,14 @@ def _images_of(table: Table, i: int, folder: Path, text: str) -> list[str]:
             "path",
             f"a video is cut into frames first; robust-reid import {table.file} --crops crops --out cut.csv does it",
         )
-    what = "a file that is no image" if place.is_file() else "nothing there"
+    what = "a file that is no image" if os.path.isfile(place) else "nothing there"
     raise table.error(i, "path", f"expected an image, a folder of frames or a video, got {what}: {place}")
 
 
 def _refuse_missing(table: Table, folder: Path, texts: list[str]) -> None:
     """Where none of some files is there, the paths are wrong, not the files; single missing ones show when they are read."""
     looked = np.unique(np.linspace(0, len(texts) - 1, _LOOKED_AT).astype(int)).tolist()
-    if not any((folder / texts[i]).exists() or frames.is_packed(folder / texts[i]) for i in looked):
+    if not any(os.path.exists(folder / texts[i]) or frames.is_packed(folder / texts[i]) for i in looked):
         raise table.error(
             0,
             "path",

@@ -26,7 +26,7 @@ from reid.tracklets import Benchmark, Split
 log = logging.getLogger(__name__)
 
 # pid, camera, tracklet, frame; junk has the pid "00-1".
-_NAME = re.compile(rb"((\d{4,}|00-1)C(\d+)T\d{4,})F\d{3,}\.(?i:jpg|jpeg|png)")
+_NAME = re.compile(rb"((\d{4,18}|00-1)C(\d{1,18})T\d{4,})F\d{3,}\.(?i:jpg|jpeg|png)")
 _EXAMPLE = "0001C1T0001F001.jpg"
 
 

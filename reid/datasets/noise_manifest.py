@@ -24,6 +24,7 @@ from reid.tracklets import IdNames
 COLUMNS = ("key", "frame", "true_pid", "given_pid", "kind", "seed")
 SOURCE = ("source_key", "source_frame")
 _NOBODY = ("0", "-1")
+_DIGITS = 18  # of a number that 64 bits hold
 
 
 def write_noise(file: Path, changes: Iterable[Change], names: IdNames) -> None:
@@ -116,7 +117,7 @@ class _Persons:
         """Who training is told; some kinds of noise make new persons."""
         if text in self._of or kind not in NEW_PERSONS:
             return self._known(line, "given_pid", text)
-        if text in self._outside or not text or text in _NOBODY or not (self._names.pid or text.isdecimal()):
+        if text in self._outside or not text or text in _NOBODY or not (self._names.pid or _is_number(text)):
             raise DataError(f"{self._file}: row {line}, column given_pid: {text!r} cannot be a new person's here")
         pid = self._next if self._names.pid else int(text)
         self._of[text], self._next, self.new[pid] = pid, max(self._next, pid) + 1, text
@@ -149,6 +150,10 @@ def _change(file: Path, line: int, cells: dict[str, str], persons: _Persons) -> 
 
 
 def _number(file: Path, line: int, column: str, text: str) -> int:
-    if not text.isdecimal():
+    if not _is_number(text):
         raise DataError(f"{file}: row {line}, column {column}: expected a whole number from 0 on, got {text!r}")
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _DIGITS

@@ -142,6 +142,8 @@ def read_parts(file: Path) -> dict[str, str]:
         parts = dict(rows)
         if header != COLUMNS or not set(parts.values()) <= set(PARTS):
             raise ValueError("expected the columns pid,split and train, val or test in the second")
+        if len(parts) < len(rows):
+            raise ValueError("a person stands in it twice")
         return parts
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{file}: not the split of a run: {error}; train anew with --overwrite") from None

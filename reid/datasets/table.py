@@ -38,8 +38,8 @@ _ALSO_CALLED = {
     "split": ("subset", "set", "partition", "fold"),
 }
 _EMPTY = ("nan", "NaN", "<NA>", "None", "NULL", "null", "NA", "N/A", "#N/A")  # as programs write an empty cell
-_WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?")
-_FRACTION = re.compile(r"[+-]?\d*\.\d+|[+-]?\d+(?:\.\d+)?[eE]\+\d+")
+_WHOLE = re.compile(r"([+-]?\d{1,30})(?:\.0*)?")  # int() takes no more than 4,300 digits
+_NO_ID = re.compile(r"[+-]?\d*\.\d+|[+-]?\d+(?:\.\d+)?[eE]\+\d+|[+-]?\d+\.?")  # fractions, and longer numbers
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _JSON = (b"{", b"[")
 
@@ -306,7 +306,7 @@ def read_ids(table: Table, column: str) -> Ids:
     codes, texts = table.coded(column)
     whole = [int(match[1]) if (match := _WHOLE.fullmatch(text)) else None for text in texts]
     for i, (text, number) in enumerate(zip(texts, whole, strict=True)):
-        if (number is not None and not -1 <= number < 2**63) or (_FRACTION.fullmatch(text) and number is None):
+        if (number is not None and not -1 <= number < 2**63) or (number is None and _NO_ID.fullmatch(text)):
             where = int(np.argmax(codes == i))
             raise table.error(where, column, f"expected a whole 64-bit number from -1 on, or a name, got {text!r}")
     meaningful = (-1, 0) if column == "pid" else (-1,)
@@ -367,6 +367,7 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     if len(set(lengths.values())) > 1:
         raise DataError(f"{path}: columns of different lengths: {lengths}")
     order = [*(name for name in COLUMNS if name in columns), *(name for name in columns if name not in COLUMNS)]
+    _require_unicode(path, columns)
     if path.suffix.lower() == ".parquet":
         held = pa.table({name: _arrow(columns[name]) for name in order})
         with atomic(path) as temporary:
@@ -381,6 +382,24 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
             writer.writerows(zip(*(columns[name] for name in order), strict=True))
     else:
         raise DataError(f"{path}: expected a name that ends in .csv or .parquet")
+
+
+def _require_unicode(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Names of files may hold bytes that are no UTF-8, and JSON may hold halves of characters; a table holds text."""
+    for name, values in columns.items():
+        for value in values:
+            if isinstance(value, str) and not _is_unicode(value):
+                raise DataError(
+                    f"{path}: column {name}: {value!r} cannot be written in UTF-8; rename it, or leave it out"
+                )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _arrow(values: Sequence[Any]) -> pa.Array:

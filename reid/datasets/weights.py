@@ -82,10 +82,11 @@ def scaled(weight_T: np.ndarray, source: str) -> np.ndarray:
     Raises:
         DataError: all are 0.
     """
-    mean = weight_T.mean()
-    if not mean > 0:
+    most = weight_T.max(initial=0)
+    if not most > 0:
         raise DataError(f"{source}: every training tracklet has weight 0; expected some above 0")
-    return weight_T / mean
+    parts_T = weight_T / most  # the sum of numbers near the largest is infinite
+    return parts_T / parts_T.mean()
 
 
 def in_words(weight_T: np.ndarray) -> str:

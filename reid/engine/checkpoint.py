@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,15 @@ def _sync_names(folder: Path) -> None:
         os.close(descriptor)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, *needed: str) -> dict[str, Any]:
     """Reads a checkpoint of this project onto the CPU.
 
+    Args:
+        path: the file.
+        needed: names of what must be in it.
+
     Raises:
-        CheckpointError: missing, damaged, of another program, or of a newer schema.
+        CheckpointError: missing, damaged, of another program, or of a newer schema; or an entry is missing or of another type.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; expected a file written by robust-reid train")
@@ -92,10 +96,39 @@ def load(path: Path) -> dict[str, Any]:
     if type(schema) is not int or schema != SCHEMA:
         found = f"{schema!r:.40}" if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path}: expected a checkpoint of robust-reid train with schema {SCHEMA}, got {found}")
+    if missing := [name for name in needed if name not in content]:
+        raise CheckpointError(f"{path}: expected {', '.join(needed)} in this checkpoint, found no {missing[0]}")
+    for name, is_right in _TYPES.items():
+        if name in content and not is_right(content[name]):
+            raise CheckpointError(
+                f"{path}: {name} in it is of no type that robust-reid train writes; take another checkpoint"
+            )
     return content
 
 
-def load_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
+def _tensors(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, str) for k, v in value.items())
+
+
+_TYPES: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("model", "loss", "ema", "evidence"), _tensors),
+    **dict.fromkeys(("optimizer", "scaler"), lambda value: isinstance(value, dict)),
+    "config": lambda value: isinstance(value, str),
+    "pids": lambda value: isinstance(value, list) and all(type(pid) is int for pid in value),
+    "step": lambda value: type(value) is int and value >= 0,
+    "best": lambda value: value is None or isinstance(value, float | int),
+    "windows": lambda value: value is None or (isinstance(value, Tensor) and value.ndim == 2),
+    "damaged": _texts,
+    "names": lambda value: isinstance(value, dict) and all(_texts(value.get(kind, {})) for kind in ("pid", "camid")),
+    "corrections": lambda value: isinstance(value, dict),
+}
+
+
+def load_first(paths: Sequence[Path], *needed: str) -> tuple[Path, dict[str, Any]]:
     """The first checkpoint that can be read, newest first; says which could not and which is taken instead.
 
     Raises:
@@ -104,7 +137,7 @@ def load_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
     problems: list[str] = []
     for path in paths:
         try:
-            content = load(path)
+            content = load(path, *needed)
         except CheckpointError as error:
             problems.append(str(error))
             continue

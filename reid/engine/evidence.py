@@ -25,6 +25,7 @@ PARTS = 10  # of the training, by its steps
 SCHEMA = 1
 # Sums are kept in units of 2^-20: a probability to six digits, a logit margin of up to 4 million over a million steps.
 _UNIT, _LIMIT = 2.0**20, 2.0**22
+STATE = ("count_F", "sums_F", "count_TP", "sums_TP")  # entries of a checkpoint
 SUMS = ("p", "p2", "margin", "weight")
 
 
@@ -154,13 +155,14 @@ def late_confidence(path: Path, split: Split) -> np.ndarray | None:
             with np.load(file, allow_pickle=False) as seen:
                 key = seen["key"].tolist()
                 count, p = (seen[name][:, PARTS // 2 :] for name in ("tracklet_count", "tracklet_p"))
+            total = count.sum(1)
+            confidence = np.where(total > 0, np.nansum(p * count, axis=1) / np.maximum(total, 1), np.nan)
     except Exception as error:  # damaged files raise nearly anything
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"{path}: damaged evidence of training: {reason}; delete it: a report does without") from None
     if key != [split.key(row) for row in range(len(split))]:
         return None
-    total = count.sum(1)
-    return np.where(total > 0, np.nansum(p * count, axis=1) / np.maximum(total, 1), np.nan)
+    return confidence
 
 
 def _small(values: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from reid.engine import checkpoint
 from reid.errors import CheckpointError, ConfigError, DataError
 from reid.experiment.model import build_embedding, build_preprocess
 from reid.experiment.trained import OfRun, Source, Trained, known_noise, trained_on
-from reid.files import atomic
+from reid.files import JSON_ERRORS, atomic
 from reid.models.hub import one_line_of_retries
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime
@@ -57,7 +57,7 @@ class OfFolder:
                 found = f"format {settings.get('format')!r}, schema {settings.get('schema')!r}"
                 raise ValueError(f"{found}; expected {FORMAT!r} and {SCHEMA}")
             settings["config"]["model"], settings["mean"][2], settings["std"][2], settings["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (*JSON_ERRORS, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = str(error) or type(error).__name__
             raise CheckpointError(
                 f"{file}: not of a folder that save_pretrained wrote: {reason}; save it again"
@@ -106,6 +106,11 @@ def find(place: str | Path, choice: str = "last") -> Source:
         if (folder / SETTINGS).is_file():
             return OfFolder(folder)
         return OfRun(folder, choice)
+    if folder.is_file():
+        raise DataError(
+            f"{place}: a file; expected a run directory, a folder of save_pretrained, or an id of the Hugging Face hub. Weights are read "
+            "by the commands' --weights, exported files by the runtime that they are for"
+        )
     if isinstance(place, Path) or not _HUB_ID.fullmatch(place):
         raise DataError(
             f"{place}: no such folder; expected a run directory, a folder of save_pretrained, or an id of the Hugging Face hub, "
@@ -179,7 +184,7 @@ def _about(trained: Trained, source: Source) -> dict[str, Any]:
     if not isinstance(source, OfRun):
         return {"trained_on": "unknown", "wrong_labels": "unknown", "results": []}
     config, directory = trained.config, RunDirectory(source.path)
-    state = checkpoint.load(directory.checkpoint(source.choice))
+    state = checkpoint.load(directory.checkpoint(source.choice), "model", "pids")
     results: list[dict[str, Any]] = []
     if source.choice == "last" and directory.results.is_file():  # they are of the last checkpoint
         results = json.loads(directory.results.read_text(encoding="utf-8"))

@@ -99,7 +99,7 @@ class OfRun:
             CheckpointError: it is missing or damaged, or of another config.
         """
         file = RunDirectory(self.path).checkpoint(self.choice)
-        state = checkpoint.tested_weights(checkpoint.load(file))
+        state = checkpoint.tested_weights(checkpoint.load(file, "model"))
         embedding, preprocess = build_embedding(config, initial_weights=False)
         prefix = "embedding."
         own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from reid.errors import DataError
-from reid.files import NPY_ERRORS, atomic
+from reid.files import JSON_ERRORS, NPY_ERRORS, atomic
 from reid.tracklets import Split
 
 SHARD_FRAMES = 2**14  # frames between two saved parts: seconds on a GPU, minutes on a CPU
@@ -115,7 +115,7 @@ def _digest(split: Split) -> str:
 def _read(plan: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(plan.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (*JSON_ERRORS, TypeError) as error:
         raise DataError(f"{plan}: damaged: {error}; delete {plan.parent} and extract anew") from None
 
 

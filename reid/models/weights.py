@@ -6,6 +6,7 @@ A file is read as tensors, plain Python types and NumPy numbers; nothing in it i
 from __future__ import annotations
 
 import struct
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from reid.errors import CheckpointError
+from reid.files import check_zip
 
 _NECK = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _NUMBERS = {"f2": "e", "f4": "f", "f8": "d", "b1": "?", **{f"i{2**i}": "bhiq"[i] for i in range(4)}}
@@ -77,6 +79,9 @@ def read(path: Path | str) -> Weights:
     if not path.is_file():
         raise CheckpointError(f"model.weights: no such file: {path}; expected weights by torch.save, or .safetensors")
     try:
+        if zipfile.is_zipfile(path):  # whose checksums torch does not look at
+            with open(path, "rb") as file:
+                check_zip(file)
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
@@ -91,7 +96,11 @@ def read(path: Path | str) -> Weights:
     state = _state_dict(content, path)
     layout = next((layout for layout in _LAYOUTS if any(key.startswith(layout.backbone) for key in state)), _PLAIN)
     about = {}
-    if layout is _OWN:
+    if layout is _OWN and "pids" in content:
+        if not isinstance(content.get("config", ""), str):
+            raise CheckpointError(
+                f"model.weights: {path}: expected its config as text, got {type(content['config']).__name__}"
+            )
         about = {key: value for key, value in content.items() if key in ("config", "pids", "step", "names")}
     return _sorted(path, layout, state, about)
 
@@ -135,9 +144,13 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         else:
             nests = (content.get(key) for key in ("state_dict_ema", "model_ema", "state_dict", "model"))
             state = next((nested for nested in nests if isinstance(nested, dict)), content)
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)} if state else {}
+    tensors = (
+        {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+        if isinstance(state, dict)
+        else {}
+    )
     if not tensors:
-        found = list(state) if isinstance(state, dict) else [type(state).__name__]
+        found = [f"{key!s:.40}" for key in state] if isinstance(state, dict) else [type(state).__name__]
         raise CheckpointError(
             f"model.weights: {path} has no tensors, neither at the top nor under 'state_dict' or 'model'; found {some(found)}"
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +19,15 @@ from PIL import Image
 from reid.datasets.images import is_video
 from reid.datasets.sources.base import Rows
 from reid.errors import DataError
-from reid.files import atomic
+from reid.files import JSON_ERRORS, atomic
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 BOX = ("x", "y", "w", "h")
 _RECORD = "crops.json"
-_WHOLE = (0.0, 0.0, 1e9, 1e9)  # more than any picture has; boxes are clipped
+_MOST = 1e9  # pixels, more than any picture has
+_WHOLE = (0.0, 0.0, _MOST, _MOST)  # boxes are clipped
 _NOT_OF_A_CROP = {*BOX, "first", "last"}
 
 
@@ -89,6 +89,18 @@ def cut(rows: Rows, folder: Path, form: CropFormat, *, overwrite: bool, tick: Ca
     return _with_files(rows, crops, outside)
 
 
+def box_of(where: str, box: Any) -> dict[str, Any]:
+    """The cells of a box that JSON writes as a list of four numbers; `check_boxes` looks at their size.
+
+    Raises:
+        DataError: it is none; `where` begins the line.
+    """
+    numbers = isinstance(box, list) and all(isinstance(side, int | float) and abs(side) <= _MOST for side in box)
+    if not numbers or len(box) != 4:
+        raise DataError(f"{where}: expected bbox [x, y, w, h], got {str(box)[:60]}")
+    return dict(zip(BOX, map(float, box), strict=True))
+
+
 def num_crops(rows: Rows) -> int:
     """How many files `cut` would write."""
     pairs = zip(rows.columns["path"], rows.column("x"), strict=True)
@@ -103,13 +115,11 @@ def check_boxes(rows: Rows) -> None:
     """
     seen = set()
     cells = zip(rows.columns["tracklet"], rows.column("frame"), *(rows.column(side) for side in BOX), strict=True)
-    for tracklet, frame, x, y, w, h in cells:
-        if x is None:
+    for tracklet, frame, *box in cells:
+        if box[0] is None:
             continue
-        if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0:
-            raise DataError(
-                f"{rows.name}: tracklet {tracklet}, frame {frame}: expected a box of some size, got {x, y, w, h}"
-            )
+        if not all(isinstance(side, int | float) and abs(side) <= _MOST for side in box) or box[2] <= 0 or box[3] <= 0:
+            raise DataError(f"{rows.name}: tracklet {tracklet}, frame {frame}: expected a box of some size, got {box}")
         if frame is not None and (tracklet, frame) in seen:
             raise DataError(f"{rows.name}: tracklet {tracklet}: expected one box in frame {frame}, got two")
         seen.add((tracklet, frame))
@@ -148,8 +158,8 @@ def _begin(folder: Path, digest: str, form: CropFormat, overwrite: bool) -> None
     record = folder / _RECORD
     if record.is_file():
         try:
-            held: dict[str, Any] = json.loads(record.read_bytes())
-        except ValueError:
+            held: dict[str, Any] = dict(json.loads(record.read_bytes()))
+        except (*JSON_ERRORS, TypeError):
             held = {}
         if held.get("boxes") == digest:
             return
