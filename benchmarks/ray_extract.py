@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         light = work(histogram, preprocess, split, histogram.num_features, Path(scratch))
         start = time.perf_counter()
         import ray
-        import ray.data  # noqa: F401
+        import ray.data
 
         lines = [line("importing ray", time.perf_counter() - start)]
         start = time.perf_counter()
