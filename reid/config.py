@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PlainValidator, Tag, ValidationError
+from pydantic_core import PydanticCustomError
 
 from reid.errors import ConfigError, nearest
 from reid.files import require_few_brackets
@@ -61,6 +62,12 @@ OneOrMore = Annotated[
 ]
 
 
+def _split_or_all(given: Any) -> int | str | None:
+    if given is None or given == "all" or (type(given) is int and 0 <= given < 10):
+        return given  # type: ignore[no-any-return]
+    raise PydanticCustomError("split", "a split from 0 to 9, or all")
+
+
 class Dataset(Section):
     """One dataset, in the words that the section `data` has for it."""
 
@@ -87,8 +94,9 @@ class Data(Section):
     test_share: Share = Field(0.3, description="share of persons drawn to test on where the table has no column split")
     split_seed: Natural = Field(0, description="of that draw; the run's own seed does not change who is tested")
     root: str | None = Field(None, description="folder that holds one folder per dataset; else REID_DATA, else ./data")
-    split: Annotated[int, Field(ge=0, lt=10)] | None = Field(
-        None, description="which of the ten published splits (ilids-vid, prid2011); the first by default"
+    split: Annotated[int | Literal["all"] | None, PlainValidator(_split_or_all)] = Field(
+        None,
+        description="which of the ten published splits (ilids-vid, prid2011); the first by default; all: a run for each, and the mean",
     )
     labels: Literal["given", "truth"] = Field("given", description="truth: the demo's side file, not the names on disk")
     noise: OneOrMore | None = Field(
@@ -120,7 +128,8 @@ class Data(Section):
     def sets(self) -> dict[str, Dataset]:
         """Every dataset, by its place in the config: ``data``, or ``data.name.0`` and so on, whose root is `root` where it has none."""
         if isinstance(self.name, str):
-            return {"data": Dataset(name=self.name, path=self.path, root=self.root, split=self.split)}
+            split = None if self.split == "all" else self.split
+            return {"data": Dataset(name=self.name, path=self.path, root=self.root, split=split)}
         rooted = [one.model_copy(update={"root": one.root or self.root}) for one in self.name]
         return {f"data.name.{i}": one for i, one in enumerate(rooted)}
 

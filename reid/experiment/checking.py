@@ -77,6 +77,8 @@ def _of_dataset(place: str, one: Dataset) -> list[str]:
 def _contradictions(config: Config) -> list[str]:
     """Settings that are right one by one, but not together."""
     problems = []
+    if config.data.split == "all" and config.data.name not in SPLITS:
+        problems.append(f"data.split: only {' and '.join(SPLITS)} have several, got {config.data.name!r}")
     several = [] if isinstance(config.data.name, str) else [one.name for one in config.data.name]
     if config.data.labels == "truth" and config.data.name != "demo":
         got = several or repr(config.data.name)

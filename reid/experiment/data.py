@@ -136,9 +136,11 @@ def load_benchmark(config: Config, drawn: Mapping[str, str] | None = None, *, to
         to_train: refuse a table that has nobody to train on.
 
     Raises:
-        ConfigError: two datasets have one name.
+        ConfigError: two datasets have one name; several splits.
         DataError: one is not there, or inconsistent.
     """
+    if config.data.split == "all":
+        raise ConfigError("data.split: all is for robust-reid train, a run for each split; expected one of 0 to 9 here")
     sets = config.data.sets
     if len(sets) == 1:
         return _load(config, sets["data"], "data", drawn, to_train=to_train)

@@ -73,14 +73,16 @@ def _memorised(report: ReportInput) -> str:
 
 def _peers(report: ReportInput) -> Iterator[tuple[str, EvalResult]]:
     """The baselines that the headline may be compared with: those under its protocol."""
-    first = report.results[0]
-    return ((n, one) for n, one in report.baselines if (one.protocol, one.dataset) == (first.protocol, first.dataset))
+    return (peer for peer in report.baselines if report.results and _alike(peer[1], report.results[0]))
+
+
+def _alike(one: EvalResult, other: EvalResult) -> bool:
+    return one.protocol == other.protocol and one.dataset == other.dataset
 
 
 def _other_datasets(report: ReportInput) -> Iterator[EvalResult]:
     """The run's results on other datasets, under the headline's protocol."""
-    first = report.results[0] if report.results else None
-    return (one for one in report.results[1:] if first and one.protocol == first.protocol)
+    return (one for one in report.results[1:] if one.protocol == report.results[0].protocol)
 
 
 def _curves(report: ReportInput) -> Iterator[tuple[str, Plot | None, str]]:
