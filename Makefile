@@ -10,7 +10,7 @@ FAISS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 COMMA := ,
 EXTRAS := $(FAISS)$(if $(filter cpu,$(FAISS)),$(COMMA)milvus-lite)
 
-.PHONY: help demo test faults lint docs bench constraints licences
+.PHONY: help demo test slow faults lint docs bench constraints licences
 .DEFAULT_GOAL := help
 
 help: ## list the targets

@@ -182,6 +182,7 @@ def push(
     *,
     index: str | None = None,
     overwrite: bool = False,
+    row: np.ndarray | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> Pushed:
     """Puts all rows of a feature folder into a collection, made where there is none. A push that was killed goes on where it was.
@@ -191,6 +192,7 @@ def push(
         where: the collection.
         index: Milvus' name of the kind of index of a new one, and its parameters; ``FLAT``, which is exact, by default.
         overwrite: replace rows that have the same key and are otherwise different.
+        row: (N,) int64, the numbers that the rows get, by default their own.
         progress: wraps the numbers of the requests.
 
     Raises:
@@ -199,10 +201,8 @@ def push(
             cannot be stored; the database cannot be reached, or has no such index. No row has been written then, unless the connection
             was lost on the way.
     """
-    rows = _Rows(gallery)
-    kind, parameters = _index(index or "FLAT")
-    if where.embedded and kind not in EMBEDDED_INDEXES:  # it would take any name, and fail at the first search
-        raise ConfigError(f"--index: milvus-lite has {', '.join(EMBEDDED_INDEXES)}, got {kind}")
+    rows = _Rows(gallery, row)
+    kind, parameters = _kind(where, index)
     folder = str(gallery.folder.absolute())
     mark = f"{_PREFIX}{UNFINISHED}{hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()}"
     unfinished = {mark: os.fsencode(folder).decode(errors="replace")}
@@ -230,6 +230,52 @@ def push(
             _patiently(where, partial(client.flush, where.collection))
         client.drop_collection_properties(where.collection, [mark])
         return Pushed(len(todo), len(rows) - len(todo), collection.count())
+
+
+def held_rows(gallery: Gallery, where: Address, *, index: str | None = None) -> np.ndarray:
+    """Which rows a collection has already, whose features may not be known yet; none where there is no collection.
+
+    Args:
+        gallery: what is to be pushed; of its features only the size counts.
+        where, index: as for `push`.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        ConfigError, DataError: as `push`, and before anything is made; another person, camera or length has one of these keys.
+    """
+    rows = _Rows(gallery)
+    _kind(where, index)
+    none = np.zeros(len(rows), bool)
+    if where.embedded and not Path(where.database).exists():
+        return none
+    with connected(where) as client:
+        if not client.has_collection(where.collection):
+            return none
+        collection = _collection(where, client)
+        _require_same(collection, gallery, rows, index)
+        if not collection.index:
+            return none
+        client.load_collection(where.collection)
+        _require_same_ids(collection, gallery)
+        compared = ["pid", "camid", "num_frames"]
+        there = collection.by_key(rows.key, ["key", *compared])
+    for row in np.flatnonzero([key in there for key in rows.key]).tolist():
+        key, known = rows.key[row], [rows.columns[name][row] for name in compared]
+        if [there[key][name] for name in compared] != known:
+            raise DataError(
+                f"{where}: has another tracklet of the key {key!r}: {', '.join(compared)} {[there[key][n] for n in compared]} there, "
+                f"{known} in {gallery.folder}; rename it, or take out what is there (robust-reid gallery remove)"
+            )
+    return np.array([key in there for key in rows.key])
+
+
+def _kind(where: Address, index: str | None) -> tuple[str, dict[str, float]]:
+    kind, parameters = _index(index or "FLAT")
+    if where.embedded and kind not in EMBEDDED_INDEXES:  # it would take any name, and fail at the first search
+        raise ConfigError(f"--index: milvus-lite has {', '.join(EMBEDDED_INDEXES)}, got {kind}")
+    return kind, parameters
 
 
 def _patiently(where: Address, call: Callable[[], object]) -> None:
@@ -354,7 +400,7 @@ class _Rows:
         DataError: two have one key, a text is not UTF-8 or too long, or the model has no fingerprint.
     """
 
-    def __init__(self, gallery: Gallery) -> None:
+    def __init__(self, gallery: Gallery, numbers: np.ndarray | None = None) -> None:
         store.rows_by_key(gallery)
         features, names = gallery.features, gallery.names
         if features.fingerprint is None:
@@ -363,6 +409,7 @@ class _Rows:
             )
         assert features.key is not None, "rows of a gallery have keys"
         self.gallery, self.features = gallery, features.features
+        self.row = list(range(len(features.pid))) if numbers is None else numbers.tolist()
         self.key = features.key.tolist()
         self.columns: dict[str, list[Any]] = {
             "pid": features.pid.tolist(),
@@ -394,7 +441,7 @@ class _Rows:
     def __getitem__(self, row: int) -> dict[str, Any]:
         columns = {name: column[row] for name, column in self.columns.items()}
         feature = np.array(self.features[row])
-        return {"key": self.key[row], "row": row, **columns, "digest": self.digest(row), FEATURE: feature}
+        return {"key": self.key[row], "row": self.row[row], **columns, "digest": self.digest(row), FEATURE: feature}
 
 
 def quoted(text: str) -> str:
@@ -538,7 +585,7 @@ def _missing(collection: Collection, rows: _Rows, *, overwrite: bool) -> np.ndar
             held = there.get(rows.key[row])
             if held is not None and held["digest"] != rows.digest(row):
                 different.append(rows.key[row])
-            elif held is not None and held["row"] == row:
+            elif held is not None and held["row"] == rows.row[row]:
                 continue
             todo.append(row)
     if different and not overwrite:

@@ -36,8 +36,7 @@ class Shards:
 
     def __init__(self, folder: Path, split: Split, frames: int, dim: int, about: Mapping[str, Any]) -> None:
         self.folder, self.dim = folder / "shards", dim
-        number = (np.cumsum(split.lengths) - split.lengths) // frames
-        self.rows = np.split(np.arange(len(split)), np.flatnonzero(np.diff(number)) + 1)
+        self.rows = in_parts(split, frames)
         self.plan = {"schema": 1, "tracklets": _digest(split), "shard_frames": frames, **about}
 
     def begin(self, *, resume: bool, overwrite: bool) -> None:
@@ -96,6 +95,12 @@ class Shards:
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06}.npy"
+
+
+def in_parts(split: Split, frames: int) -> list[np.ndarray]:
+    """Consecutive tracklet numbers; a part ends with the tracklet that brings it to so many frames."""
+    number = (np.cumsum(split.lengths) - split.lengths) // frames
+    return np.split(np.arange(len(split)), np.flatnonzero(np.diff(number)) + 1)
 
 
 def unfinished(folder: Path) -> bool:
