@@ -88,7 +88,7 @@ class Trainer:
     """Builds cells, trains them and writes their records.
 
     Args:
-        config: after `check`.
+        config: after `check` and `completed`.
         data: from `load_data`.
         files: paths of records and checkpoints.
         runtime: device and dtype.
