@@ -90,7 +90,7 @@ def count_nearer(
         return np.zeros(0, np.int64)
     blocks = np.array_split(busy, min(len(busy), workers * math.ceil(len(busy) / (block_size * workers))))
     pairs = _Pairs(features, matches)
-    with full_precision(), threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:  # workers run in parallel instead
+    with full_precision(), threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:  # workers in parallel
         list(pool.map(pairs.measure, blocks))
         for first in range(0, len(matches.columns), CHUNK):
             chunk = _Chunk(pairs, first, device)
