@@ -176,7 +176,7 @@ def _judged(
             kind[row] = "wrong"
         if instead[row] < 0.5:
             suggested[row] = fit.other_label[row]
-    # Persons with a single tracklet are excluded: it has no similar tracklet even if its label is right.
+    # The only tracklet of a person is excluded: it has no similar tracklet even if its label is right.
     for row in np.flatnonzero((likeness.as_one(alike) < ALONE) & np.isfinite(fit.own)).tolist():
         kind[row], suspicion[row], suggested[row] = "background", max(suspicion[row], 0.5), -1
     return kind, suspicion, suggested

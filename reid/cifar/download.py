@@ -33,7 +33,7 @@ def download_cifar(root: Path, name: str) -> Path:
 
     Raises:
         ConfigError: unknown name.
-        DataError: the server cannot be reached, the MD5 of the archive differs, or the archive cannot be unpacked.
+        DataError: the server cannot be reached, the MD5 of the archive differs, or `root` cannot be written.
     """
     official, root = layout_of(name).official, Path(root)
     folder, archive = root / official.base_folder, root / official.filename

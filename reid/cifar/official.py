@@ -65,7 +65,7 @@ def find_folder(root: Path, name: str) -> Path:
     """The dataset's folder in `root`, or `root` itself.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: there is no such folder; the message names another dataset found there.
     """
     official = LAYOUTS[name].official
     if (root / official.base_folder).is_dir():

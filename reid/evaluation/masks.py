@@ -1,6 +1,6 @@
 """Matches and junk of each query, and the reasons why queries have no match.
 
-Shapes: N rows, Q queries, K list length, C gallery columns (junk of pid < 0 left out), P (query, match) pairs.
+Shapes: N rows, Q queries, G gallery rows, C gallery columns (rows of pid < 0 are left out unless kept), P (query, match) pairs.
 """
 
 from collections.abc import Sequence

@@ -211,7 +211,8 @@ class _Impostors:
         return fmr, windows[np.arange(len(limits)), passes]
 
     def _count(self, decided: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number of pairs by float32 coarse cell (E,), and of those in `decided` cells by exact similarity, between `edges` (F + 1,)."""
+        """Number of pairs by float32 coarse cell (E,), 0 in `decided` cells, whose pairs are counted by exact similarity between `edges`
+        instead (F + 1,)."""
         coarse, fine, lock = np.zeros(_CELLS, np.int64), np.zeros(len(edges) + 1, np.int64), Lock()
         columns = self.matches.columns
 
