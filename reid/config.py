@@ -64,7 +64,7 @@ OneOrMore = Annotated[
 
 def _split_or_all(given: Any) -> int | str | None:
     if given is None or given == "all" or (type(given) is int and 0 <= given < 10):
-        return given  # type: ignore[no-any-return]
+        return given
     raise PydanticCustomError("split", "a split from 0 to 9, or all")
 
 
