@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from reid.commands import importing
     from reid.datasets.sources.base import Options
 
-    options = Options(flags.pattern, flags.layout, flags.tracks, flags.images, flags.ids, flags.split)
+    options = Options(flags.pattern, flags.layout, flags.tracks, flags.images, flags.ids, flags.split, unpack=True)
     crops = None if flags.crops is None else importing.Crops(flags.crops, "png" if flags.png else "jpg", flags.quality)
     importing.run(
         flags.sources,

@@ -51,6 +51,7 @@ class Options:
         images: folder that image names are relative to (coco, jsonl); None is the file's own.
         ids: whether equal ids of different sequences or sources name the same person; None: as the kind has it, or not said.
         split: number of the published split, 0 to 9 (ilids-vid, prid2011).
+        unpack: whether images may be written below the source, where it has them in an archive (cuhk03).
     """
 
     pattern: str | None = None
@@ -59,6 +60,7 @@ class Options:
     images: Path | None = None
     ids: Literal["shared", "separate"] | None = None
     split: int = 0
+    unpack: bool = False
 
 
 @dataclass(eq=False)
