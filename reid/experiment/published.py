@@ -56,7 +56,10 @@ class OfFolder:
             if settings.get("format") != FORMAT or settings["schema"] != SCHEMA:
                 found = f"format {settings.get('format')!r}, schema {settings.get('schema')!r}"
                 raise ValueError(f"{found}; expected {FORMAT!r} and {SCHEMA}")
-            settings["config"]["model"], settings["mean"][2], settings["std"][2], settings["fingerprint"]
+            settings["config"]["model"], settings["fingerprint"]
+            for name in ("mean", "std"):
+                if not _are_three_numbers(settings[name]) or (name == "std" and 0 in settings[name]):
+                    raise ValueError(f"{name}: expected three numbers, a std above 0, got {settings[name]!r:.60}")
         except (*JSON_ERRORS, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = str(error) or type(error).__name__
             raise CheckpointError(
@@ -89,6 +92,12 @@ class OfFolder:
             told = f"fingerprint {settings['fingerprint']}, its weights and settings make {trained.fingerprint}"
             raise CheckpointError(f"{self.path / SETTINGS}: says {told}: one of them was changed; save it again")
         return trained
+
+
+def _are_three_numbers(values: Any) -> bool:
+    return (
+        isinstance(values, list) and len(values) == 3 and all(type(v) in (int, float) and 0 <= v < 256 for v in values)
+    )
 
 
 def find(place: str | Path, choice: str = "last") -> Source:

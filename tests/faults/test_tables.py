@@ -6,6 +6,7 @@ Each is read as its command reads it; an import goes on to its table and its cro
 import contextlib
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ def imported(kind: str, whole: Callable[[Path], Path] = lambda file: file, **opt
 
     def read(file: Path) -> None:
         out = file.parent.with_name(f"{file.parent.name}-out")
+        shutil.rmtree(out, ignore_errors=True)  # crops that are there are not cut again
         crops = Crops(out / "crops", "png", 95) if kind in ("mot", "coco", "jsonl", "video") else None
         with contextlib.redirect_stdout(io.StringIO()):
             importing.run([whole(file)], kind, Options(**options), out / "tracks.csv", crops, overwrite=True)

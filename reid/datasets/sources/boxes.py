@@ -169,7 +169,8 @@ def _begin(folder: Path, digest: str, form: CropFormat, overwrite: bool) -> None
                 f"{folder}: holds crops of other boxes or another format ({was}); --overwrite replaces them"
             )
         for file in [*folder.rglob("*.jpg"), *folder.rglob("*.png")]:
-            file.unlink()
+            if not file.is_dir():  # a tracklet may be called so
+                file.unlink()
     elif folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder}: holds files that are not crops of an import; choose another --crops folder")
     with atomic(record) as temporary:
