@@ -106,11 +106,23 @@ class GCE(nn.Module):
         return 2 * p**self.q * (1 - p)
 
 
+def _mean_of_repeats(index_B: Tensor, value_BX: Tensor) -> Tensor:
+    """(B, X): each row replaced by the mean over all rows of its sample, so that writing them to one place does not depend on the order.
+
+    Samplers may draw a sample several times in one step, and CUDA writes to one index in any order.
+    """
+    first_B = (index_B[:, None] == index_B).int().argmax(dim=1)  # first position of each sample in the step
+    sum_BX = torch.zeros_like(value_BX).index_add_(0, first_B, value_BX)
+    count_B = torch.zeros_like(value_BX[:, 0]).index_add_(0, first_B, torch.ones_like(value_BX[:, 0]))
+    return (sum_BX / count_B.clamp(min=1)[:, None])[first_B]
+
+
 class GCETruncated(GCE):
     """Truncated GCE: GCE on kept samples, the constant (1 - k^q)/q on pruned ones (Zhang & Sabuncu, Sec. 3.3: alternating convex search).
 
     All samples are kept at first. From `start` on, at intervals of `every`, the samples whose latest p is at most k are pruned; a pruned
-    sample is kept again if its p is above k at a later pruning. The latest p is that of the step in which the sample was last drawn.
+    sample is kept again if its p is above k at a later pruning. The latest p is that of the step in which the sample was last drawn,
+    the mean where it was drawn several times.
 
     Args:
         num_samples: N, the size of the training set, which `index_B` refers to.
@@ -154,7 +166,8 @@ class GCETruncated(GCE):
 
     def _remember(self, p_B: Tensor, index_B: Tensor) -> None:
         # Every process of a distributed run keeps the same record, so pruning needs no further communication.
-        self.latest_N[gather_rows(index_B)] = gather_rows(p_B.to(self.latest_N.dtype))
+        index_B = gather_rows(index_B)
+        self.latest_N[index_B] = _mean_of_repeats(index_B, gather_rows(p_B.to(self.latest_N.dtype))[:, None])[:, 0]
         due = (self.calls >= self.start) & ((self.calls - self.start) % self.every == 0)
         self.keep_N |= due  # keep_N := latest > k when due, else unchanged, without a device sync
         self.keep_N &= ~due | (self.latest_N > self.k)
@@ -246,11 +259,7 @@ class ELR(nn.Module):
     def _remember(self, p_BK: Tensor, index_B: Tensor) -> None:
         # Every process of a distributed run keeps the same memory, with the samples of all processes.
         index_B, p_BK = gather_rows(index_B), gather_rows(p_BK.to(self.memory.dtype))
-        first_B = (index_B[:, None] == index_B).int().argmax(dim=1)  # first position of each sample in the step
-        sum_BK = torch.zeros_like(p_BK).index_add_(0, first_B, p_BK)
-        count_B = torch.zeros_like(p_BK[:, 0]).index_add_(0, first_B, torch.ones_like(p_BK[:, 0]))
-        mean_BK = (sum_BK / count_B.clamp(min=1)[:, None])[first_B]
-        t_BK = self.beta * self.remembered(index_B) + (1 - self.beta) * mean_BK
+        t_BK = self.beta * self.remembered(index_B) + (1 - self.beta) * _mean_of_repeats(index_B, p_BK)
         if self.classes is None:
             self.memory[index_B] = t_BK
         else:
