@@ -112,7 +112,7 @@ def analyse(
 
     Args:
         features: the features that were evaluated.
-        results: from `evaluate`, or from `evaluate_all` without `after`: rankings are computed anew; for a skipped protocol, all three are None.
+        results: from `evaluate`, or from `evaluate_all` without `after`; for a skipped protocol, all three are None.
         block_size: as for `evaluate`.
         device: as for `evaluate`.
         workers: as for `evaluate`.
