@@ -66,8 +66,8 @@ class StopFlag:
 def run(main: Callable[[], int | None]) -> int:
     """Calls a tool's main and returns the exit code.
 
-    0: done. 2: an error that is no bug, such as a wrong setting, an unusable file, a full disk or too little memory. 130, 143, 138: SIGINT,
-    SIGTERM, SIGUSR1. 141: stdout was closed. 1: any other exception, which is a bug; its traceback is printed.
+    0: done. 2: an error that is not a bug, such as a wrong setting, an unusable file, a full disk or too little memory. 130, 143, 138:
+    SIGINT, SIGTERM, SIGUSR1. 141: stdout was closed. 1: any other exception, which is a bug; its traceback is printed.
     """
     try:
         with _interruptible():
@@ -181,7 +181,7 @@ def check_weights_flags(arguments: argparse.ArgumentParser, flags: argparse.Name
 
 
 def check_run_or_weights(arguments: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
-    """Does `check_weights_flags` for tools whose first positional argument is RUN; with --weights, that argument is the first override."""
+    """Runs `check_weights_flags` for tools whose first positional argument is RUN; with --weights, that argument is the first override."""
     check_weights_flags(arguments, flags)
     if flags.weights is not None and flags.run is not None:
         flags.run, flags.overrides = None, [str(flags.run), *flags.overrides]

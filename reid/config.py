@@ -62,7 +62,7 @@ OneOrMore = Annotated[
 
 
 class Dataset(Section):
-    """One dataset of a list; its keys are those of the section `data`."""
+    """One dataset; its keys are those of the section `data`."""
 
     name: str
     path: str | None = None

@@ -136,7 +136,7 @@ class FeatureSet:
             raise DataError(*(f"{path}: {problem}" for problem in error.problems)) from None
 
     def save(self, path: str | Path) -> None:
-        """Saves a feature file with an atomic write; `load` restores it bit for bit.
+        """Saves a feature file atomically; `load` restores it bit for bit.
 
         Args:
             path: the `.npz` to write.
@@ -250,7 +250,7 @@ class EvalResult:
 def save_results(
     path: str | Path, results: Sequence[EvalResult], further: Sequence[Mapping[str, Any]] | None = None
 ) -> None:
-    """Saves `eval.json` with an atomic write: a list of one object per protocol.
+    """Saves `eval.json` atomically: a list of one object per protocol.
 
     Args:
         path: the file to write.
@@ -374,7 +374,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             if isinstance(archive, np.ndarray):
                 raise DataError(f"{path}: one bare array, not an .npz of named arrays; save them with numpy.savez")
             check_zip(file, contents=False)  # numpy verifies the checksums of the contents
-            # numpy returns a member that is no array as its bytes.
+            # numpy returns a member that is not an array as its bytes.
             return {name: np.asarray(archive[name]) for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such feature file; expected an .npz") from None

@@ -21,8 +21,8 @@ NPY_ERRORS = (
     *(NotImplementedError, RuntimeError, TokenError, struct.error, zlib.error, zipfile.BadZipFile),
 )
 JSON_ERRORS = (OSError, ValueError, RecursionError)  # raised by reading JSON: text that is not UTF-8 is a ValueError
-MOST_BRACKETS = 300  # in a YAML file; configs have some twenty
-LOCK = ".lock"  # lock file in a locked folder; one left behind by a kill locks nothing
+MOST_BRACKETS = 300  # in a YAML file; configs have about twenty
+LOCK = ".lock"  # lock file in a locked folder; a stale one left by a kill does not lock
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ def exclusive_lock(folder: Path, busy: str) -> Iterator[None]:
 
     Args:
         folder: contains the file `LOCK` until the block ends.
-        busy: message if another program holds the lock, and advice what to do then.
+        busy: message if another program holds the lock: that it does, and what the user can do.
 
     Raises:
         DataError: another program holds the lock; or the folder cannot be created, written or locked.
@@ -117,7 +117,7 @@ def check_zip(file: BinaryIO, *, contents: bool = True) -> None:
         contents: also verify the CRC-32 of every member. If False, the reader must verify it, as numpy does.
 
     Raises:
-        zipfile.BadZipFile: the file is no ZIP file, or its parts disagree.
+        zipfile.BadZipFile: the file is not a ZIP file, or its parts disagree.
         OSError: the file cannot be read.
     """
     place = file.tell()

@@ -70,7 +70,7 @@ class RunDirectory:
         """Checks that the folder may be created, resumed or replaced; changes nothing.
 
         Raises:
-            ConfigError: a run exists and neither `resume` nor `overwrite` is set, or its config differs, or the folder is no run directory.
+            ConfigError: a run exists and neither `resume` nor `overwrite` is set, or its config differs, or it is not a run directory.
         """
         if not self.config_file.exists():
             ours = {

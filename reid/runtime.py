@@ -182,7 +182,7 @@ def _placed(device: str, dtype: str, rank: int = 0, world_size: int = 1) -> Runt
 
 
 def _meet(store: dist.Store, world_size: int) -> None:
-    """Waits for all processes; raises a ReidError if one has already failed, for want of a device for example.
+    """Waits for all processes; raises a ReidError if one has already failed, for example without a device.
 
     The process group would wait for the failed process, without reacting to signals.
     """
@@ -219,7 +219,7 @@ def compiler_errors_in_one_line() -> Iterator[None]:
     """Turns errors of torch.compile, which compiles at the first call, into a ConfigError of one line.
 
     Raises:
-        ConfigError: the compilation fails, for want of a compiler or otherwise.
+        ConfigError: the compilation fails, for example without a compiler.
     """
     try:
         yield

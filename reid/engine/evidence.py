@@ -1,7 +1,8 @@
 """Training statistics of every sample: how well its label was fitted over time, as evidence on whether the label is wrong.
 
-Wrong labels are fitted late or never, and early fits are not yet memorised; so training is divided into parts, and each tracklet has
-separate sums for each part. All sums are of integers: they are the same for any order, any number of processes, and after a resume.
+Wrong labels are fitted late or never, and labels fitted early are not yet memorised. So training is divided into parts, and each
+tracklet has separate sums for each part. All sums are of integers: they are the same for any order, any number of processes, and
+after a resume.
 
 Shapes: F frames of all tracklets, T tracklets, P parts of the training, B samples of a step, K classes.
 """
@@ -99,7 +100,7 @@ class Evidence(nn.Module):
         return {name: sum_over_processes(value.clone()).cpu() for name, value in self.state_dict().items()}
 
     def restore(self, state: Mapping[str, Tensor], source: Path | str, *, is_main: bool) -> None:
-        """Restores the state from `of_all_processes`: the main process continues from it, all others from zero.
+        """Restores the state from `of_all_processes`: the main process continues from it, all others from zero (states are summed).
 
         Raises:
             CheckpointError: the state belongs to other tracklets: an entry is missing or has another shape.

@@ -112,7 +112,7 @@ def extract_shards(
 def _turns(split: Split, shard: np.ndarray, runtime: Runtime, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """This process's batches of a shard: frame indices, and for each frame the row of its tracklet in the shard.
 
-    Batch i belongs to process i % world_size. All processes have equally many batches; some of the last ones may be empty.
+    Batch i belongs to process i % world_size. All processes have the same number of batches; the last ones may be empty.
     """
     frames, rows = split.frames(shard), np.repeat(np.arange(len(shard)), split.lengths[shard])
     first, step = runtime.rank * batch_size, runtime.world_size * batch_size

@@ -138,7 +138,7 @@ def _join(ray: Any) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Raises a ConfigError if the address accepts no connection; ray itself would retry for some five minutes."""
+    """Raises a ConfigError if the address accepts no connection; ray itself would retry for about five minutes."""
     if address in ("", "auto", "local"):  # a cluster on this machine, running or to be started
         return
     host, _, port = address.rpartition(":")

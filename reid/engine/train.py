@@ -133,7 +133,7 @@ class LogWindow:
         return cls.empty(device, len(job.loss.names) if isinstance(job.loss, SumOfLosses) else 0)
 
     def clear(self) -> None:
-        """Resets the sums in place, so that others who hold this window see it too."""
+        """Resets the sums in place, so that all references to this window see it."""
         vars(self).update(vars(LogWindow.empty(self.loss.device, len(self.terms))))
 
 

@@ -215,7 +215,7 @@ def _data(split: Split, rows: list[dict[str, Any]], names: IdNames, keys: list[s
 
 
 def _cell(split: Split, frames: Sequence[int], read: Callable[[int], np.ndarray]) -> tuple[int, int]:
-    """Width and height of a thumbnail, multiples of 16 as JPEG's blocks: portrait for persons, landscape for vehicles."""
+    """Width and height of a thumbnail, multiples of 16 as JPEG's blocks: portrait for persons, landscape for vehicles, else square."""
     ratios = []
     for frame in frames[:: max(1, len(frames) // 8)][:8]:
         try:

@@ -75,7 +75,7 @@ class Plot:
 
 
 def styled(chart: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
-    """Draw in this module's style, independent of the user's matplotlib settings, which are restored afterwards (a decorator)."""
+    """Decorator: draw in this module's style, independent of the user's matplotlib settings, which are restored afterwards."""
 
     @functools.wraps(chart)
     def wrapper(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
@@ -91,7 +91,9 @@ def styled(chart: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
 
 @contextlib.contextmanager
 def on_paper(salt: str) -> Iterator[None]:
-    """Draw for a standalone file (a context): this module's style in the page's light colours, text without math markup; see `styled`.
+    """Context manager: draw for a standalone file, in this module's style and the page's light colours, without math markup in text.
+
+    Like `styled`, it restores the user's matplotlib settings afterwards.
 
     Args:
         salt: name of the drawing; it makes the SVG ids unique and reproducible.

@@ -28,7 +28,7 @@ class HitList:
 
 
 def write_hits(path: str | Path, title: str, facts: Mapping[str, str], lists: Sequence[HitList]) -> None:
-    """Writes the page with an atomic write.
+    """Writes the page atomically.
 
     Raises:
         DataError: the file cannot be written.

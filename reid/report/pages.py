@@ -34,7 +34,7 @@ def render(template: str, **context: object) -> str:
 
 
 def write_page(path: str | Path, page: str) -> None:
-    """Write the page with an atomic write: readers of ``path`` see the old page or the new one, never a part of one.
+    """Write the page atomically: readers of ``path`` see the old page or the new one, never a part of one.
 
     Raises:
         DataError: the file cannot be written.

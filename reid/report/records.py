@@ -26,7 +26,7 @@ class Thumbnail:
         image: bytes of a JPEG or PNG file.
         caption: a few words, in lines of about twelve characters, such as ``pid 12\\ncam 3\\n0.83``.
         kind: ``query``; ``match`` (same identity); ``wrong`` (another identity); ``distractor`` (pid 0, matches no query); ``hit`` (a
-            hit of a query without an identity); ``suspect`` (a training tracklet whose label may be wrong).
+            hit of a query of unknown identity); ``suspect`` (a training tracklet whose label may be wrong).
 
     Raises:
         DataError: the bytes are neither JPEG nor PNG.

@@ -14,7 +14,7 @@ from reid.report.tables import percent, weight_table
 
 
 def write_report(path: str | Path, report: ReportInput) -> None:
-    """Write the page with an atomic write.
+    """Write the page atomically.
 
     Raises:
         DataError: the file cannot be written.

@@ -1,7 +1,7 @@
 """The paper's claims about CCE, MAE and IMAE, each tested on the records by a rule, which is printed with its numbers.
 
 A claim is seen if its rule holds under every setting that can test it, not seen if it fails under one or more, and not tested if no
-setting can test it. Rules compare means over seeds and are no significance tests, so each one reports its lead: the smallest of the
+setting can test it. Rules compare means over seeds and are not significance tests, so each one reports its lead: the smallest of the
 differences that must be positive, that is, by how much the rule holds or fails.
 """
 

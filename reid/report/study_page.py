@@ -23,7 +23,7 @@ def write_study_page(
     paper: Paper,
     weights: Mapping[str, Sequence[Weighting]],
 ) -> None:
-    """Write the page with an atomic write.
+    """Write the page atomically.
 
     Args:
         path: of the HTML file.

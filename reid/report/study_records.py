@@ -1,4 +1,4 @@
-"""Records of the label-noise study, grouped into cells (one loss, several seeds) and settings (cells that may be compared).
+"""Records of the label-noise study, grouped into cells (one loss, several seeds) and settings (comparable cells).
 
 A record is the plain dict of one trained network. All shares in it are fractions in [0, 1]; they are printed in per cent.
 Shapes: R records (seeds) of a cell.
