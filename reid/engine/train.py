@@ -1,4 +1,4 @@
-"""The training loop. What batch t holds, how it is cropped, and the rate of step t depend on (seed, t) alone.
+"""The training loop. The images of batch t, their crops, and the learning rate of step t depend on (seed, t) alone.
 
 Shapes: B images of this process's share of the batch, F frame names, K classes.
 """
@@ -41,10 +41,10 @@ class TrainingSet:
 
     Args:
         split: the tracklets.
-        label_F: (F,) int64 class of each frame, -1 where a frame belongs to no tracklet of the split.
-        true_F: (F,) int64, the class of who is really there, -2 for somebody or nothing that is no class; None when the truth is unknown.
+        label_F: (F,) int64 class of each frame, -1 for a frame that belongs to no tracklet of the split.
+        true_F: (F,) int64 true class of each frame, -2 if the image shows no person of the classes; None if the truth is unknown.
         pids: (K,) int64 sorted person ids of the classes.
-        weight_F: (F,) float32 >= 0, what each frame's loss is multiplied by; None: all count alike.
+        weight_F: (F,) float32 >= 0, factor of each frame's loss; None: all frames count equally.
     """
 
     split: Split
@@ -55,11 +55,11 @@ class TrainingSet:
 
     @property
     def intact_F(self) -> Tensor | None:
-        """(F,) bool, whether the label is the true one."""
+        """(F,) bool, whether the label is the true class; None if the truth is unknown."""
         return None if self.true_F is None else self.true_F == self.label_F
 
     def to(self, device: torch.device) -> TrainingSet:
-        """The same with its labels on a device, where a step looks them up without waiting."""
+        """A copy whose labels are on a device, where a step can index them without waiting."""
         true_F = None if self.true_F is None else self.true_F.to(device)
         weight_F = None if self.weight_F is None else self.weight_F.to(device)
         return replace(self, label_F=self.label_F.to(device), true_F=true_F, weight_F=weight_F)
@@ -67,17 +67,19 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that one training run is made of; `step` counts from 0.
+    """Everything that one training run consists of; `step` counts from 0.
 
     Args:
-        loss: of the logits, as `reid.losses` has them, or a sum of several (`reid.engine.objective`).
-        accumulate: parts that a process computes its share of a batch in, one after the other; the step is that of the whole batch.
-        freeze: first steps in which the backbone stays as it is, its normalisation as in evaluation; it is computed all the same.
-        damaged: what to do about damaged images. One that is left out adds nothing to the mean, which stays that over `batch_size`.
-        scaler: of float16's gradients.
-        ema: the moving average that every step adds to.
-        compile: the model, by torch.compile.
-        evidence: takes down what every step sees of its samples.
+        loss: a loss of the logits, as in `reid.losses`, or a sum of several (`reid.engine.objective`).
+        accumulate: number of parts in which each process computes its share of a batch, one after another; their gradients are summed
+            before the step.
+        freeze: number of first steps in which the backbone is not updated and is in evaluation mode. Its forward and backward passes run
+            all the same.
+        damaged: policy for damaged images. An image left out adds nothing to the loss, whose mean is still taken over `batch_size`.
+        scaler: loss scaler for float16.
+        ema: moving average of the weights, updated at every step.
+        compile: compile the model with torch.compile.
+        evidence: statistics of every sample, updated at every step.
     """
 
     model: Classifier
@@ -108,12 +110,13 @@ class LogWindow:
     """Sums since the last log line, kept on the device so that no step waits for it."""
 
     loss: Tensor
-    weight: Tensor  # (2,) weights, the L1 norms of dL/dz, on corrupted and on intact labels; all count as intact where the truth is unknown
-    weight2: Tensor  # their squares
-    hits: Tensor  # (2,) predictions of the label, likewise
-    true: Tensor  # predictions of who is really there
-    seen: Tensor  # (2,) samples of either kind
-    terms: Tensor  # (n,) each term of a sum of losses; none for one loss
+    # The (2,) sums are over corrupted and over intact labels; all labels count as intact if the truth is unknown.
+    weight: Tensor  # (2,) weights of samples, the L1 norms of dL/dlogits
+    weight2: Tensor  # squared weights
+    hits: Tensor  # (2,) predictions equal to the label
+    true: Tensor  # predictions equal to the true class
+    seen: Tensor  # (2,) samples
+    terms: Tensor  # (n,) each term of a sum of losses; (0,) for a single loss
     data_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -126,11 +129,11 @@ class LogWindow:
 
     @classmethod
     def of(cls, job: Job, device: torch.device) -> LogWindow:
-        """An empty one for the losses of a job."""
+        """An empty window for the losses of a job."""
         return cls.empty(device, len(job.loss.names) if isinstance(job.loss, SumOfLosses) else 0)
 
     def clear(self) -> None:
-        """Empties it in place: who holds it sees it too."""
+        """Resets the sums in place, so that all references to this window see it."""
         vars(self).update(vars(LogWindow.empty(self.loss.device, len(self.terms))))
 
 
@@ -146,12 +149,12 @@ def fit(
     """Trains from `first_step` to `job.iterations`.
 
     Args:
-        job: what to train; its model, loss and optimizer change in place.
+        job: the training run; its model, loss and optimizer change in place.
         runtime: this process.
-        first_step: 0, or the number of steps that the restored state has behind it.
-        window: holds the sums since the last log line, for `after_step` to save; not empty where the restored state lies between two.
+        first_step: number of steps already done: 0, or that of the restored checkpoint.
+        window: sums since the last log line, for `after_step` to save; not empty if the checkpoint was saved between two log lines.
         after_step: called with the number of finished steps; it may save, evaluate, or raise to stop.
-        on_log: called every `job.log_freq` steps and at the end with a row of metrics, in every process.
+        on_log: called after the very first step, every `job.log_freq` steps and at the end with a row of metrics, in every process.
 
     Raises:
         DataError: a frame is missing or damaged.
@@ -174,7 +177,7 @@ def fit(
         done = step + 1
         logs = done % job.log_freq == 0 or done == job.iterations or step == 0
         if logs:
-            runtime.wait()  # the steps' time is the device's
+            runtime.wait()  # so that the measured time includes the device's work
         now = time.perf_counter()
         window.seconds, clock = window.seconds + now - clock, now
         if logs:
@@ -186,7 +189,7 @@ def fit(
 
 
 def _wrapped(job: Job, runtime: Runtime) -> nn.Module:
-    """The model as steps call it; its weights, and their names, stay those of `job.model`."""
+    """The model for the steps, compiled and distributed as configured; its weights, and their names, stay those of `job.model`."""
     model: nn.Module = torch.compile(job.model) if job.compile else job.model  # type: ignore[assignment]
     if runtime.world_size == 1:
         return model
@@ -194,7 +197,7 @@ def _wrapped(job: Job, runtime: Runtime) -> nn.Module:
 
 
 def _in_scope(name: str, stream: Iterator[Item]) -> Iterator[Item]:
-    """The stream, its waiting times under a name in the profiler."""
+    """The items of the stream; the time spent waiting for them appears under `name` in the profiler."""
     while True:
         with record_function(name):
             item = next(stream, None)
@@ -204,7 +207,7 @@ def _in_scope(name: str, stream: Iterator[Item]) -> Iterator[Item]:
 
 
 class _Part(NamedTuple):
-    """Some images of a step, on the device."""
+    """Some images of a step, with labels and frame indices, on the device."""
 
     images: Tensor
     target: Tensor
@@ -212,7 +215,7 @@ class _Part(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What metrics need of a part."""
+    """Results of a part that the metrics need."""
 
     frames: Tensor
     loss_B: Tensor
@@ -225,17 +228,17 @@ class _Outcome(NamedTuple):
 
 def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameBatch, window: LogWindow) -> None:
     set_lr(job.optimizer, job.lr * job.schedule(step))
-    runtime.seed(seed_of(job.seed, "step", step, runtime.rank))  # dropout and the like, the same after a resume
+    runtime.seed(seed_of(job.seed, "step", step, runtime.rank))  # for dropout and the like: the same after a resume
     with record_function("transfer"):
         parts = _parts(job, runtime, step, batch)
     job.optimizer.zero_grad(set_to_none=True)
-    # The mean over the whole batch: DDP divides by the number of processes, whose shares may differ by one image.
+    # Makes the gradient that of the mean over the whole batch: DDP averages over processes, whose shares may differ by one image.
     scale, outcomes = runtime.world_size / job.batch_size, []
     for part in parts:
         waits = part is not parts[-1] and isinstance(model, DistributedDataParallel)
-        with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]  # one exchange a step
+        with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]  # one all-reduce per step
             outcomes.append(_forward_backward(job, model, runtime, part, scale))
-    if step < job.freeze:  # without a gradient an optimiser leaves a weight alone, decay included
+    if step < job.freeze:  # optimisers skip weights without a gradient, weight decay included
         job.model.embedding.backbone.zero_grad(set_to_none=True)
     with record_function("optimizer"):
         _update(job, step)
@@ -244,7 +247,10 @@ def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameB
 
 
 def _parts(job: Job, runtime: Runtime, step: int, batch: FrameBatch) -> list[_Part]:
-    """This process's share of the batch on the device. Draws belong to places in the batch, whichever images are left out."""
+    """This process's share of the batch on the device, in parts.
+
+    Random draws are indexed by the place in the batch, so images left out do not change the draws of the others.
+    """
     if len(batch.frames) < job.accumulate:
         left = f"{counted(len(batch.frames), 'image')} of this process's share left for the {job.accumulate} parts"
         raise DataError(f"train.accumulate: step {step}: {left}; restore the damaged images")
@@ -257,10 +263,10 @@ def _parts(job: Job, runtime: Runtime, step: int, batch: FrameBatch) -> list[_Pa
 
 @contextlib.contextmanager
 def _enough_to_normalise(job: Job) -> Iterator[None]:
-    """Says so where damage leaves a part of the batch one image, of which some layers cannot take a variance."""
+    """Raises a DataError if images left out reduce a part of the batch to one image, too few for batch normalisation."""
     try:
         yield
-    except (ValueError, RuntimeError) as error:  # the latter where the model is compiled
+    except (ValueError, RuntimeError) as error:  # RuntimeError if the model is compiled
         if "Expected more than 1 value per channel" not in str(error):
             raise
         left = "1 image is left of a process's part of a batch, and batch normalisation needs 2"
@@ -268,7 +274,7 @@ def _enough_to_normalise(job: Job) -> Iterator[None]:
 
 
 def crop_draws(job: Job, step: int) -> Tensor:
-    """(whole batch, R) uniform numbers for `Preprocess`, for all processes together; colours and erasing have a seed of their own."""
+    """(whole batch, R) float64 uniform numbers for `Preprocess`, for all processes together; colours and erasing have their own seed."""
     sizes = {"augment": PLACES, "colour": job.preprocess.extra_draws}
     draws = [
         np.random.default_rng(seed_of(job.seed, use, step)).random((job.batch_size, n)) for use, n in sizes.items()
@@ -277,7 +283,7 @@ def crop_draws(job: Job, step: int) -> Tensor:
 
 
 def _forward_backward(job: Job, model: nn.Module, runtime: Runtime, part: _Part, scale: float) -> _Outcome:
-    """Adds a part's gradients to those of the weights.
+    """Runs the forward and backward pass of a part, and adds its gradients to those of the weights.
 
     dL/dlogits is computed separately: its L1 norm is logged, and the loss scale of float16 is applied to it.
     """
@@ -287,8 +293,8 @@ def _forward_backward(job: Job, model: nn.Module, runtime: Runtime, part: _Part,
             outputs = model(part.images, *targets)
         outputs = (
             outputs if isinstance(outputs, tuple) else (outputs,)
-        )  # logits, and features where losses compare them
-        # Leaves of their own: the gradient of the features is to be that of the losses on them, without the way through the logits.
+        )  # the logits, and with metric losses the features too
+        # Detached leaves: the gradient of the features must be that of the metric losses alone, without the path through the logits.
         inputs = [output.detach().requires_grad_() for output in outputs]
         loss_B, terms_Bn = _loss(job, part, inputs)
     with record_function("backward"):
@@ -302,7 +308,7 @@ def _forward_backward(job: Job, model: nn.Module, runtime: Runtime, part: _Part,
 
 
 def _loss(job: Job, part: _Part, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """(B,) loss of each sample, and (B, n) the terms it is the sum of, where it is a sum; both times the sample's weight."""
+    """(B,) loss of each sample, and its terms: (B, n) for a sum of losses, (B, 0) for a single loss. Both include the sample's weight."""
     if isinstance(job.loss, SumOfLosses):
         loss_B, terms_Bn = job.loss(inputs[0], part.target, part.frames, *inputs[1:])
     else:
