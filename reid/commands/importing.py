@@ -193,5 +193,8 @@ def summary(out: Path, columns: dict[str, list[Any]]) -> str:
     numbers = {"frame": rows, "tracklet": tracklets, "person": len(persons), "camera": len(cameras)}
     text = f"{out}: {', '.join(counted(number, noun) for noun, number in numbers.items())}"
     if "x" in columns or "first" in columns:
-        text += f"\n  the boxes are not cut yet, which training needs: robust-reid import {out} --crops DIR --out OTHER{out.suffix}"
+        text += (
+            "\n  boxes and frames of videos are cut out whenever they are read; to cut them once: "
+            f"robust-reid import {out} --crops DIR --out OTHER{out.suffix}"
+        )
     return text

@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from reid.datasets import frames
+from reid.datasets import frames, regions, videos
 from reid.errors import DataError
 
 # Two frames of 8K video. A header that claims more is damaged or a bomb, and is refused before any pixel is decoded.
@@ -31,12 +31,20 @@ _VALUES_NOT_8_BIT = {"I": "whole numbers of 32 bits", "F": "fractions"}
 
 
 def decode(path: str | Path) -> np.ndarray:
-    """One image file as (H, W, 3) uint8 RGB.
+    """One image file, or the part of a picture or video that a name says (`reid.datasets.regions`), as (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: the file is missing, unreadable or damaged, or of a kind that is no picture of 8 or 16 bits.
+        DataError: the file is missing, unreadable or damaged, or of a kind that is no picture of 8 or 16 bits; the part lies outside.
     """
-    return decode_bytes(frames.read(path), path)
+    file, region = regions.split(str(path))
+    if region is None:
+        return decode_bytes(frames.read(path), path)
+    whole = decode_bytes(frames.read(file), path) if region.frame is None else videos.frame_of(file, region.frame)
+    if region.box is None:
+        return whole
+    if (part := region.box.cut(whole)) is None:
+        raise DataError(f"{path}: the box lies outside of the picture, which is {whole.shape[1]} x {whole.shape[0]}")
+    return np.ascontiguousarray(part)
 
 
 def decode_bytes(data: bytes, path: str | Path) -> np.ndarray:

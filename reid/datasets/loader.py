@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from reid.datasets import frames
+from reid.datasets import frames, regions
 from reid.datasets.damaged import DamagedImages
-from reid.datasets.decoding import decode_bytes, decode_jpeg, may_be_turned
+from reid.datasets.decoding import decode, decode_bytes, decode_jpeg, may_be_turned
 from reid.datasets.sampling import Sampler
 from reid.datasets.workers import Slots, items
 from reid.errors import DataError
@@ -60,20 +60,29 @@ class _Pixels:
         Raises:
             DataError: it is missing or damaged; nothing was added.
         """
+        if regions.split(path)[1] is not None:
+            self._take(decode(path))
+            return
         data = frames.read(path)
         try:
             if may_be_turned(data):
                 raise ValueError("to be turned")
             image = decode_jpeg(data, self._memory[self.size :])
         except ValueError:  # no JPEG, a damaged one, one to be turned, or larger than what is left of the memory
-            image = decode_bytes(data, path)
-            end = self.size + image.size
-            if end > len(self._memory):
-                larger = np.empty(2 * end, np.uint8)
-                larger[: self.size] = self._memory[: self.size]
-                self._memory = larger
-            self._memory[self.size : end] = image.reshape(-1)
+            self._take(decode_bytes(data, path))
+            return
         self.size += image.size
+        self.shapes.append(image.shape)
+
+    def _take(self, image: np.ndarray) -> None:
+        """Copies one that was decoded elsewhere."""
+        end = self.size + image.size
+        if end > len(self._memory):
+            larger = np.empty(2 * end, np.uint8)
+            larger[: self.size] = self._memory[: self.size]
+            self._memory = larger
+        self._memory[self.size : end] = image.reshape(-1)
+        self.size = end
         self.shapes.append(image.shape)
 
     def elsewhere(self) -> np.ndarray | None:
@@ -106,7 +115,7 @@ class _Batches(Dataset[Any]):
         pixels = _Pixels(np.empty(0, np.uint8) if slot is None else self._memory[slot])
         kept, left_out = np.ones(len(numbers), bool), []
         paths = [self._root + os.fsdecode(name) for name in self._names[numbers].tolist()]
-        frames.expect(paths)
+        frames.expect(map(regions.file_of, paths))
         for place, path in enumerate(paths):
             try:
                 pixels.add(path)

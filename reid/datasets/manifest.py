@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reid.datasets import frames
+from reid.datasets import frames, regions
 from reid.datasets.images import IMAGE_SUFFIXES, images_in, is_image, is_video
+from reid.datasets.regions import Box
 from reid.datasets.splitting import ENOUGH_FOR_VAL, PARTS, Draw, can_match, draw_parts, draw_test
 from reid.datasets.table import (
     UNKNOWN,
@@ -33,6 +34,7 @@ from reid.tracklets import Benchmark, IdNames, Split
 
 UNKNOWN_PID, UNKNOWN_CAMID = 0, -1
 ROLES = ("query", "gallery", "both")
+_BOX = ("x", "y", "w", "h")
 _LOOKED_AT = 50  # files that are looked for; when none is there, the table's paths are taken to be wrong
 
 
@@ -71,7 +73,6 @@ def load_rows(file: Path) -> Rows:
         DataError: a row is wrong, or a tracklet has two persons, cameras, parts or roles; names row and column.
     """
     table = read_table(Path(file))
-    _refuse_unsupported(table)
     pid, camid = read_ids(table, "pid"), read_ids(table, "camid")
     part, role = _choice(table, "split", PARTS, required=True), _choice(table, "role", ROLES, required=False)
     if role is not None:
@@ -163,20 +164,6 @@ def load_manifest(
     return Benchmark(file.stem, train, test, query, gallery, val, rows.names, tuple(notes), parts, weight)
 
 
-def _refuse_unsupported(table: Table) -> None:
-    """Columns that change what a picture is must not be passed over."""
-    for column in ("first", "last", "x", "y", "w", "h"):
-        if column in table:
-            filled = np.flatnonzero(np.array(table.cells(column)) != "")
-            if len(filled):
-                raise table.error(
-                    int(filled[0]),
-                    column,
-                    "frames of a video and boxes are cut out first; "
-                    f"robust-reid import {table.file} --crops crops --out cut.csv does it",
-                )
-
-
 def _choice(table: Table, column: str, valid: tuple[str, ...], *, required: bool) -> np.ndarray | None:
     """(N,) texts of a column that has few values, in lower case; None without it."""
     if column not in table:
@@ -233,7 +220,12 @@ def _frames(table: Table, code_N: np.ndarray, keys: list[str]) -> tuple[Split, l
         texts = [text if there else os.path.join(base, text) for text, there in zip(texts, absolute, strict=True)]
         folder = Path(base.anchor)
         texts = [text.lstrip("/") for text in texts]
-    others = {i: _images_of(table, i, folder, text) for i, text in enumerate(texts) if not is_image(text)}
+    box_of, frames_of = _boxes(table), _frames_of_videos(table)
+    others = {
+        i: _parts_of(table, i, folder, text, box_of.get(i), frames_of.get(i))
+        for i, text in enumerate(texts)
+        if i in box_of or i in frames_of or not is_image(text)
+    }
     order, length_N = np.argsort(code_N, kind="stable"), np.ones(len(texts), np.int64)
     length_N[list(others)] = [len(images) for images in others.values()]
     length_T = np.zeros(len(keys), np.int64)
@@ -246,26 +238,83 @@ def _frames(table: Table, code_N: np.ndarray, keys: list[str]) -> tuple[Split, l
     stop = np.cumsum(length_T)
     unknown = np.zeros(len(keys), np.int64)
     split = Split(folder, np.array(names), stop - length_T, stop, unknown, unknown - 1, np.array(keys))
-    return _without_repeats(split)
+    split, notes = _without_repeats(split)
+    if box_of or frames_of:
+        cut = sum(len(others[i]) for i in box_of.keys() | frames_of.keys())
+        notes.append(
+            f"{counted(cut, 'picture is', 'pictures are')} cut out of a larger one or of a video whenever one is read; robust-reid import "
+            f"{table.file} --crops crops --out cut.csv cuts them once, and reading is quicker then"
+        )
+    return split, notes
 
 
 def _may_be_absolute(texts: list[str]) -> bool:
     return os.name == "nt" or any(text[0] == "/" for text in texts)
 
 
+def _boxes(table: Table) -> dict[int, Box]:
+    """Row -> the part of its picture that it is of."""
+    there = [side for side in _BOX if side in table]
+    if not there:
+        return {}
+    if len(there) < len(_BOX):
+        raise table.error(0, there[0], f"a box has the columns {', '.join(_BOX)}; got {', '.join(there)}")
+    sides_N4 = np.stack([table.numbers(side, low=-1e9 if side in "xy" else 0) for side in _BOX], axis=1)
+    found = {}
+    for i in np.flatnonzero(~np.isnan(sides_N4).all(1)).tolist():
+        empty = np.isnan(sides_N4[i])
+        if empty.any():
+            raise table.error(i, _BOX[int(empty.argmax())], "expected a number, as the other sides of the box have one")
+        if (box := Box.of(*sides_N4[i].tolist())) is None:
+            raise table.error(i, "x", f"expected a box of some size inside of its picture, got {sides_N4[i].tolist()}")
+        found[i] = box
+    return found
+
+
+def _frames_of_videos(table: Table) -> dict[int, range]:
+    """Row -> the numbers of its video's frames."""
+    there = [column for column in ("first", "last") if column in table]
+    if not there:
+        return {}
+    if len(there) == 1:
+        raise table.error(0, there[0], "a video's frames have the columns first and last; got this one alone")
+    first, last = (table.numbers(column, low=0, whole=True) for column in there)
+    found = {}
+    for i in np.flatnonzero(~(np.isnan(first) & np.isnan(last))).tolist():
+        if not first[i] <= last[i]:
+            cells = [table.cells(column)[i] for column in there]
+            raise table.error(
+                i, "first", f"expected the first frame of a video and its last, got {cells[0]!r} to {cells[1]!r}"
+            )
+        found[i] = range(int(first[i]), int(last[i]) + 1)
+    return found
+
+
+def _parts_of(table: Table, i: int, folder: Path, text: str, box: Box | None, numbers: range | None) -> list[str]:
+    """The frames of a row that is more or less than one image file: a video's, parts of a picture, or those in its folder."""
+    if is_video(text):
+        if numbers is None:
+            raise table.error(
+                i, "path", "a video: expected the numbers of its frames, counted from 0, in the columns first and last"
+            )
+        return [regions.named(text, number, box) for number in numbers]
+    if numbers is not None:
+        raise table.error(i, "first", f"only a video has frames by number; got {text}")
+    if is_image(text):
+        return [regions.named(text, None, box)]
+    images = _images_of(table, i, folder, text)
+    if box is not None:
+        raise table.error(i, "x", f"a box is a part of one picture; expected an image or a video, got a folder: {text}")
+    return images
+
+
 def _images_of(table: Table, i: int, folder: Path, text: str) -> list[str]:
-    """The frames of a row that names no image file: those in its folder."""
+    """The frames of a row that names no file of pictures: those in its folder."""
     place = folder / text
     if os.path.isdir(place):  # False, where pathlib raises, of a name longer than file systems take
         if names := images_in(place):
             return [f"{text.rstrip('/')}/{name}" for name in names]
         raise table.error(i, "path", f"{place}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, got none")
-    if is_video(text):
-        raise table.error(
-            i,
-            "path",
-            f"a video is cut into frames first; robust-reid import {table.file} --crops crops --out cut.csv does it",
-        )
     what = "a file that is no image" if os.path.isfile(place) else "nothing there"
     raise table.error(i, "path", f"expected an image, a folder of frames or a video, got {what}: {place}")
 

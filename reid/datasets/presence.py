@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from reid.datasets import frames
+from reid.datasets import frames, regions
 from reid.errors import DataError, counted
 from reid.tracklets import Split
 
@@ -21,7 +21,7 @@ _THREADS = 16  # a disk on the network answers many at a time
 def missing(split: Split) -> np.ndarray:
     """(F,) bool: the frames of the split's tracklets that have neither a file nor a place in a pack."""
     wanted, root = split.frames(), os.path.join(split.root, "")
-    paths = [root + os.fsdecode(name) for name in split.names[wanted].tolist()]
+    paths = [regions.file_of(root + os.fsdecode(name)) for name in split.names[wanted].tolist()]
     parts = [paths[i : i + _AT_ONCE] for i in range(0, len(paths), _AT_ONCE)]
     with ThreadPoolExecutor(_THREADS) as pool:
         absent = [there for part in pool.map(_absent, parts) for there in part]

@@ -216,3 +216,35 @@ def test_from_pictures_to_a_hit(
     assert first["similarity"] > 0.99
     np.testing.assert_array_equal(decode(Path(first["path"])), world["erin", "yard"][FRAMES // 2])
     assert persons[PEOPLE.index("erin")] in Path("hits.html").read_text()
+
+
+@pytest.mark.parametrize("shape", ["JSON lines", "videos"])
+def test_boxes_and_videos_need_not_be_cut(
+    shape: str,
+    world: World,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A network sees the same pixels whether crops were written or are cut when they are read."""
+    monkeypatch.chdir(tmp_path)
+    arguments = SHAPES[shape][0](world)
+    uncut = arguments[: arguments.index("--crops")]
+    assert call("import", *arguments, "--out", "cut.csv") == 0
+    assert call("import", *uncut, "--out", "uncut.csv") == 0
+    assert "boxes and frames of videos are cut out whenever they are read" in capsys.readouterr().out
+    assert not {"x", "first"} & table(Path("cut.csv"))[0].keys() and "x" in table(Path("uncut.csv"))[0]
+    for name in ("cut", "uncut"):
+        assert call("extract", run, f"{name}.csv", "--out", name) == 0
+    np.testing.assert_array_equal(np.load("uncut/features.npy"), np.load("cut/features.npy"))
+    keys = [[row["key"] for row in table(Path(name, "meta.csv"))] for name in ("cut", "uncut")]
+    assert keys[0] == keys[1]
+    shown = table(Path("uncut/meta.csv"))[0]["path"]
+    first = next(row for row in table(Path("cut/meta.csv")))["path"]
+    np.testing.assert_array_equal(decode(shown), decode(first))
+    assert call("search", "uncut", keys[1][0], "--html", "hits.html") == 0
+    assert "no picture" not in capsys.readouterr().err
+    if shape == "videos":  # processes that decode have containers of their own
+        assert call("train", "own_tracklets", "data.path=uncut.csv", *SHORT, "machine.workers=2", "--dry-run") == 0
+        assert "24 pictures are cut out of a larger one or of a video whenever one is read" in capsys.readouterr().err

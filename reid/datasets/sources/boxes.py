@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from reid.datasets.images import is_video
+from reid.datasets.regions import Box
 from reid.datasets.sources.base import Rows
 from reid.errors import DataError
 from reid.files import JSON_ERRORS, atomic
@@ -210,19 +211,18 @@ def _cut_video(
 
 def _cut(picture_HWC: np.ndarray, crops: list[_Crop], form: CropFormat) -> set[int]:
     """The rows whose box lies outside of the picture; the others' crops are written."""
-    height, width, _ = picture_HWC.shape
     outside = set()
-    for row, (x, y, w, h), file in crops:
-        left, right = max(round(x), 0), min(round(x + w), width)
-        top, bottom = max(round(y), 0), min(round(y + h), height)
-        if right <= left or bottom <= top:
+    for row, sides, file in crops:
+        box = Box.of(*sides)
+        part = None if box is None else box.cut(picture_HWC)
+        if part is None:
             outside.add(row)
             continue
         options = (
             {"format": "PNG"} if form.suffix == "png" else {"format": "JPEG", "quality": form.quality, "subsampling": 0}
         )
         with atomic(file, flush=False) as temporary:
-            Image.fromarray(picture_HWC[top:bottom, left:right]).save(temporary, **options)
+            Image.fromarray(part).save(temporary, **options)
     return outside
 
 
