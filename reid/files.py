@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import socket
 import struct
 import warnings
 import zipfile
@@ -30,16 +32,18 @@ def atomic(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yields a temporary file beside `path`, which is renamed to `path` if the block ends without an error, and removed otherwise.
 
     Args:
-        path: the file to write.
+        path: the file to write. Temporary files that a killed process left for it are removed.
         flush: flush to disk before the rename. Without it many small files are written fast, but a power failure may leave the last ones
-            empty.
+            empty, and temporary files of a killed process stay until `remove_left_behind`.
 
     Raises:
         DataError: the folder cannot be created, or the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if flush:
+            remove_left_behind(path.parent, path.name)
         yield temporary
         if flush:
             flush_to_disk(temporary)
@@ -51,6 +55,38 @@ def atomic(path: Path, *, flush: bool = True) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def remove_left_behind(folder: Path, name: str | None = None) -> None:
+    """Removes the temporary files of processes of this machine that live no more.
+
+    Args:
+        folder: that holds them.
+        name: of the file that they were to become; None: any.
+    """
+    ours = re.compile(rf"\.{'.*' if name is None else re.escape(name)}\.{_host()}\.(\d+)\.tmp", re.DOTALL)
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(folder):
+            if (match := ours.fullmatch(entry)) and not lives(int(match[1])):
+                (folder / entry).unlink(missing_ok=True)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process of this machine lives; True where there is no harmless way to ask."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
+
+
+def _host() -> str:
+    """This machine in eight letters: folders may be shared."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
 def flush_to_disk(file: Path) -> None:

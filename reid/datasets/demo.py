@@ -31,7 +31,7 @@ from reid.datasets.noise import uniform_others
 from reid.datasets.orphans import end_with_parent
 from reid.datasets.scenes import draw_frame, expose, start_walk
 from reid.errors import DataError
-from reid.files import NPY_ERRORS, check_zip
+from reid.files import NPY_ERRORS, check_zip, lives
 
 GENERATOR = 1  # raise it whenever the same settings would give other pixels
 SCHEMA = 1
@@ -105,17 +105,10 @@ def write_demo(
 
 def _remove_leftovers(root: Path) -> None:
     """What a killed renderer of this machine has left beside the dataset."""
-    if os.name != "posix":  # elsewhere there is no harmless way to ask whether a process lives
-        return
     pattern = re.compile(rf"\.{re.escape(root.name)}\.{re.escape(socket.gethostname())}\.(\d+)\.partial")
     for left in root.parent.iterdir() if root.parent.is_dir() else ():
-        if match := pattern.fullmatch(left.name):
-            try:
-                os.kill(int(match[1]), 0)
-            except (ProcessLookupError, OverflowError):
-                shutil.rmtree(left, ignore_errors=True)
-            except PermissionError:  # it lives, and is another user's
-                pass
+        if (match := pattern.fullmatch(left.name)) and not lives(int(match[1])):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def load_truth(root: Path) -> DemoTruth:

@@ -20,7 +20,7 @@ from reid.datasets.images import is_video
 from reid.datasets.regions import Box
 from reid.datasets.sources.base import Rows
 from reid.errors import DataError
-from reid.files import JSON_ERRORS, atomic
+from reid.files import JSON_ERRORS, atomic, remove_left_behind
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +162,8 @@ def _begin(folder: Path, digest: str, form: CropFormat, overwrite: bool) -> None
             held: dict[str, Any] = dict(json.loads(record.read_bytes()))
         except (*JSON_ERRORS, TypeError):
             held = {}
+        for place in {folder, *(file.parent for file in folder.rglob(".*.tmp"))}:
+            remove_left_behind(place)
         if held.get("boxes") == digest:
             return
         if not overwrite:
