@@ -25,8 +25,8 @@ class Change(NamedTuple):
 
     - neither: the tracklet `key` is relabelled `given_pid`;
     - both: the frame at that position of the tracklet is replaced by the frame `source_frame` of the tracklet `source_key`;
-    - `frame` alone: the frame is moved from its tracklet to a new one of the person `given_pid`, together with all other frames of the
-      tracklet that have the same `given_pid`;
+    - `frame` alone: the frame is moved from its tracklet to a new one of the person `given_pid`, together with the frames of all other
+      changes of that tracklet with the same `given_pid`;
     - `source_key` alone: a distractor or junk tracklet is added under `given_pid`.
 
     Args:
