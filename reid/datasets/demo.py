@@ -47,8 +47,8 @@ class DemoTruth:
 
     Args:
         true_pid: (T,) int64, the person in each training tracklet.
-                            true_row: (T,) int64, the tracklet's row in the table of a noiseless dataset, sorted by true pid, camera, tracklet. In that order,
-                                `uniform_others(true labels by true_row, I, rate, noise_seed)` gives the labels on disk.
+        true_row: (T,) int64, the tracklet's row in the table of a noiseless dataset (sorted by true pid, camera, tracklet). Wrong labels
+            are drawn in that order, so `uniform_others(true labels by true_row, I, rate, noise_seed)` gives the labels on disk.
         train_frame_kind, test_frame_kind: (F,) uint8, 0 the tracklet's own person (a stranger in
             distractors), 1 another person, 2 background.
         settings: of the dataset.
