@@ -79,7 +79,7 @@ class Pack:
         """The range of rows of all files below a folder, such as ``b"0001"``; of all files for ``b""``."""
         if not folder:
             return 0, len(self)
-        return bisect_left(self.names, folder + b"/"), bisect_left(self.names, folder + b"0")  # "0" follows "/" in ASCII
+        return bisect_left(self.names, folder + b"/"), bisect_left(self.names, folder + b"0")  # ASCII "0" follows "/"
 
     def find(self, name: bytes, first: int = 0, last: int | None = None) -> int | None:
         """Find the row of a file among rows first..last-1; None if it is not there."""
