@@ -1,7 +1,7 @@
-"""COCO JSON whose annotations carry track ids: ``images`` (id, file_name), ``annotations`` (image_id, bbox, track_id or instance_id).
+"""COCO JSON whose annotations have track ids: ``images`` (id, file_name), ``annotations`` (image_id, bbox, track_id or instance_id).
 
-A track id names a person within its video (``videos`` and ``video_id``, else the folder of the image); that video is the camera. An
-annotation's ``pid``, ``person_id`` or ``identity``, itself or under ``attributes``, names the person everywhere.
+A track id names a person within its video (``video_id`` in ``videos``, else the image's folder), and the video is the camera. A ``pid``,
+``person_id`` or ``identity`` of an annotation or of its ``attributes`` names the person across videos.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _FRAME = ("frame_id", "frame_index", "frame")
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this kind, or None."""
+    """Return why the source is of this kind, or None."""
     found = source.is_file() and source.suffix.lower() == ".json" and not holds_json_list(source)
     return "a .json file" if found else None
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per annotated box, with its whole picture.
+    """Read one row per annotated box, with the path of its whole image.
 
     Raises:
-        DataError: the file is no COCO JSON, an annotation has no track or box, or an image is not there.
+        DataError: the file is not COCO JSON, an annotation has no track or box, or an image is missing.
     """
     content = _load(source)
     folder = require_folder(options.images or source.parent, "the folder that file_name is relative to")
@@ -115,7 +115,7 @@ def _first(where: str, held: dict[str, Any], names: tuple[str, ...]) -> str | in
 
 
 def _sorted(rows: Rows) -> Rows:
-    """A tracklet's frames in order: by number where they have one, else by name."""
+    """Sort a tracklet's frames by number if they have one, else by name."""
     frames = rows.column("frame")
     order = sorted(
         range(len(rows)),
@@ -129,7 +129,7 @@ def _sorted(rows: Rows) -> Rows:
 
 
 def _person_categories(content: dict[str, Any]) -> tuple[set[Any], bool]:
-    """The ids of categories called person or pedestrian, and whether there are such and others beside them."""
+    """The ids of person categories, and whether there are other categories beside them."""
     categories = {item.get("id"): str(item.get("name", "")).lower() for item in content["categories"]}
     persons = {number for number, name in categories.items() if name in ("person", "pedestrian", "people", "human")}
     return persons, bool(persons) and len(persons) < len(categories)
