@@ -7,7 +7,7 @@ from pathlib import Path
 from reid import cli
 
 EXAMPLES = """\
-  # five networks at 50 % noise, an hour or two on 2 cores
+  # six networks at 50 % noise, two hours on 2 cores
   robust-reid cifar cifar10_quick
   robust-reid cifar cifar10_table2 --data-root /data --device cuda
   # go on after Ctrl-C; finished cells are not trained again
