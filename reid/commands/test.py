@@ -1,7 +1,4 @@
-"""Test: evaluate a run's checkpoint, or features made by any model, under evaluation protocols.
-
-Shapes: N tracklets.
-"""
+"""Test: evaluate a run's checkpoint, or features made by any model, under evaluation protocols."""
 
 from __future__ import annotations
 
