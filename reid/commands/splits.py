@@ -1,4 +1,4 @@
-"""Every published split of a dataset: one run for each, and the mean of their figures."""
+"""Train and test one run for each published split of a dataset, and average the results."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from reid.runtime import is_main_process, start
 logger = logging.getLogger(__name__)
 
 RESULTS = "splits.json"
-SHOWN = (1, 5, 20)  # ranks, as papers on these datasets print them; a terminal has no room for more
+SHOWN = (1, 5, 20)  # CMC ranks, as reported in papers on these datasets; more do not fit a terminal
 
 
 def run(config: Config, options: train.Options) -> None:
-    """Trains and tests every split, prints the mean and the standard deviation of the figures, and writes them to `splits.json`.
+    """Trains and tests every split, prints mean and standard deviation of the results, and writes them to `splits.json`.
 
     Args:
-        config: whose `data.split` is `all`.
-        options: how to start; the runs lie in its folder as `split-0`, `split-1` and so on. Those that are finished are not begun again.
+        config: a config with `data.split` = `all`.
+        options: options of training; the runs are written to its folder as `split-0`, `split-1` … With `resume`, finished runs are skipped.
 
     Raises:
-        ReidError: a problem that the user can mend; configs and folders are checked before the first step.
-        Interrupted: after a signal, with every run ready to be resumed.
+        ReidError: a problem that the user can fix; configs and folders are checked before the first step.
+        Interrupted: after a signal; every run can be resumed.
     """
     if options.resume not in (None, "auto"):
         raise ConfigError(
@@ -62,7 +62,7 @@ def run(config: Config, options: train.Options) -> None:
             logger.info("split %d of 0 to %d", number, NUM_SPLITS - 1)
             train.run(one, replace(options, output_dir=directory.path), runtime)
         if runtime.is_main and not options.dry_run:
-            dataset = experiment.load_benchmark(runs[0][0]).name  # which says where it is not all of it
+            dataset = experiment.load_benchmark(runs[0][0]).name  # this name says if the dataset is incomplete
             _tell(dataset, [directory for _, directory in runs], options.output_dir / RESULTS)
 
 
@@ -73,7 +73,7 @@ def _of_split(config: Config, number: int, folder: Path) -> tuple[Config, RunDir
 
 
 def _is_done(config: Config, directory: RunDirectory) -> bool:
-    """Whether nothing is left to do: the report comes last."""
+    """Whether a run with this config is complete; the report is written last, and then the previous checkpoint is deleted."""
     if not directory.report.is_file() or not directory.last.is_file() or directory.previous.is_file():
         return False
     same = directory.config() == experiment.located(config)
@@ -95,7 +95,7 @@ def _tell(dataset: str, runs: Sequence[RunDirectory], file: Path) -> None:
 
 
 def _record(dataset: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What `splits.json` says of one protocol."""
+    """Returns the entry of `splits.json` for one protocol."""
     return {
         "schema": SCHEMA,
         "dataset": dataset,
@@ -106,7 +106,7 @@ def _record(dataset: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and standard deviation (of a sample: n − 1), None where a split has no figure, and the figures in the order of the splits."""
+    """Returns mean and sample standard deviation (n − 1), both None if a split has no value, and the values in the order of the splits."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return {"mean": None, "deviation": None, "values": list(values)}

@@ -1,7 +1,4 @@
-"""Test: a run's checkpoint, or features made by any model, under the protocols.
-
-Shapes: N tracklets.
-"""
+"""Test: evaluate a run's checkpoint, or features made by any model, under evaluation protocols."""
 
 from __future__ import annotations
 
@@ -49,16 +46,16 @@ def run(
     full: bool = False,
     after: str | None = None,
 ) -> None:
-    """Tests a network and prints the results; a run directory stays as it is.
+    """Tests a network and prints the results; a run directory is not changed.
 
     Args:
-        model: where the network lies.
-        overrides: of its config, for this machine: where the data is, the device, workers.
-        protocol: as `get_protocols` takes it: a name, `all`, or a YAML file; the config's own by default.
-        json_file: gets the results too.
-        markdown: print rows of a Markdown table as well.
-        full: also intervals, camera pairs and verification, printed and in `json_file`.
-        after: a step after the ranking, `rerank` or `expand`; None for none.
+        model: where to load the network from.
+        overrides: overrides of its config for this machine, such as data root, device and workers.
+        protocol: as for `get_protocols`: a name, `all`, or a YAML file; by default that of the config.
+        json_file: file to write the results to as well.
+        markdown: also print rows of a Markdown table.
+        full: also compute confidence intervals, camera pairs and verification, printed and in `json_file`.
+        after: post-processing of the ranking, `rerank` or `expand`; None for none.
     """
     config = model.config(overrides)
     experiment.check(config)
@@ -78,10 +75,13 @@ def run(
 
 
 def tested_benchmark(model: Source, config: Config) -> Benchmark:
-    """What to test on: of the run's own table, wherever it lies now, whom split.csv says; of another one all, unless it says itself.
+    """Loads the dataset to test on.
+
+    From a table that the run was trained on, recognised by its file name, the test persons in the run's split.csv are used. From another
+    table all persons are used, unless it has a column split.
 
     Raises:
-        DataError: the dataset is not there, or has no queries.
+        DataError: the dataset is missing, or has no queries.
     """
     then = model.config()
     drawn = RunDirectory(model.path).drawn() if isinstance(model, OfRun) else None
@@ -101,7 +101,7 @@ def tested_benchmark(model: Source, config: Config) -> Benchmark:
 
 
 def with_queries(benchmark: Benchmark) -> list[Benchmark]:
-    """The datasets that have something to test; of several, those that have not are named."""
+    """Returns the datasets that have queries; warns of the others if there are several."""
     for part in benchmark.parts:
         if not len(part.query):
             logger.warning("%s", without_test(part))
@@ -109,7 +109,7 @@ def with_queries(benchmark: Benchmark) -> list[Benchmark]:
 
 
 def _warn_of_trained(benchmark: Benchmark, trained: Collection[str]) -> None:
-    """Persons of a table that the run does not know who are called as others that it was trained with."""
+    """Warns if persons of a table that the run was not trained on have the names of training persons."""
     tested = {benchmark.names.pid.get(pid, str(pid)) for pid in benchmark.test.pid.tolist() if pid > 0}
     if shared := sorted(tested.intersection(trained)):
         logger.warning(
@@ -124,7 +124,7 @@ def _warn_of_trained(benchmark: Benchmark, trained: Collection[str]) -> None:
 def _warn_of_same_recording(then: Config, now: Config) -> None:
     trained, tested = ({one.name for one in config.data.sets.values()} for config in (then, now))
     for name, other in permutations(SAME_RECORDING):
-        if name in tested and other in trained and other not in tested:  # else the joined dataset tells
+        if name in tested and other in trained and other not in tested:  # otherwise the joined dataset warns
             logger.warning(
                 "%s: the run was trained on %s, which is the same recording: figures are better than on people the model has never seen",
                 name,
@@ -143,12 +143,16 @@ def run_on_features(
     full: bool = False,
     after: str | None = None,
 ) -> None:
-    """Evaluates a feature file or folder, made by any model; none is loaded. The other options are those of `run`.
+    """Evaluates a feature file or folder made by any model; loads no model. The other options are as in `run`.
 
     Args:
-        source: the features; with `gallery_file`, of the queries alone.
-        gallery_file: the features of the gallery, where they have a file of their own.
-        leave_one_out: every row but junk is a query against all the others.
+        source: the features; with `gallery_file`, those of the queries only.
+        protocols: evaluation protocols.
+        gallery_file: features of the gallery, if they are in a separate file.
+        leave_one_out: use every row except junk as a query against all other rows.
+
+    Raises:
+        DataError: the features are missing or damaged, or have no queries.
     """
     names = IdNames()
     if gallery_file is not None:
@@ -172,7 +176,7 @@ def run_on_features(
 
 
 def _warn_of_nobody(source: Path, features: FeatureSet, protocol: EvalProtocol) -> None:
-    """Queries of pid 0 would find all distractors, and those of junk nobody: says so, and what that does to the figures."""
+    """Warns of queries with pid 0, which match all distractors, or pid -1, which match nothing, and of their effect on mAP."""
     nobody = features.pid[features.query] <= 0
     if not nobody.any():
         return
@@ -190,7 +194,7 @@ def _counts(features: FeatureSet) -> list[tuple[bool, int]]:
     return [(True, int((pid == 0).sum())), (False, int((pid < 0).sum()))]
 
 
-# Features, what they must beat, what persons and cameras are called, and the dataset where there are several.
+# Features, baselines, names of persons and cameras, and the name of the dataset if there are several.
 _Tested = tuple[FeatureSet, Sequence[tuple[str, EvalResult]], IdNames, str | None]
 
 
@@ -231,12 +235,18 @@ def finish_run(
     runtime: Runtime,
     damaged: DamagedImages,
 ) -> None:
-    """The last act of training: tests the model and writes features.npz, eval.json and report.html into the run directory.
+    """Tests the model at the end of training, and writes features.npz, eval.json and report.html to the run directory.
 
-    Without a query there is nothing to test: eval.json is then an empty list, and the report is of the training.
+    If there are no queries, eval.json is an empty list, and the report covers only the training.
 
     Args:
-        damaged: those that training left out; damaged.csv then lists the test's too.
+        directory: the run directory.
+        config: config of the run.
+        model: the trained network.
+        preprocess: its preprocessing.
+        data: the dataset with the labels used for training.
+        runtime: of this process.
+        damaged: damaged images left out by training; those of the test are added, and damaged.csv lists both.
     """
     share_buffers(model)
     model.eval()
@@ -245,7 +255,7 @@ def finish_run(
     for part in with_queries(data.benchmark):
         features = benchmark_features(config, model.embedding, preprocess, part, runtime, damaged)
         if runtime.is_main:
-            # Before they are judged: what took long is kept.
+            # Saved before evaluation, so that the result of the slow extraction is not lost.
             features.save(directory.features_on(part.name if data.benchmark.parts else None))
         found.append((part, features, baseline_results(config, part, runtime, protocols[0])))
     left_out = damaged.of_all_processes(runtime.device)
@@ -276,7 +286,7 @@ def benchmark_features(
     damaged: DamagedImages | None = None,
     label: str = "embedding",
 ) -> FeatureSet:
-    """Features of a dataset's test tracklets, with its query and gallery; `label` names the progress bar."""
+    """Extracts the features of a dataset's test tracklets, with its query and gallery rows; `label` is the text of the progress bar."""
     rows = {"query": benchmark.query, "gallery": benchmark.gallery}
     return features_of(config, model, preprocess, benchmark.test, runtime, damaged=damaged, label=label, **rows)
 
@@ -284,7 +294,7 @@ def benchmark_features(
 def baseline_results(
     config: Config, benchmark: Benchmark, runtime: Runtime, protocol: EvalProtocol
 ) -> list[tuple[str, EvalResult]]:
-    """What a trained network must beat: colours of the whole crop, of its centre where the person is, and random weights."""
+    """Evaluates the baselines: colour histograms of the whole crop and of its centre, where the person is, and random weights."""
     if not config.test.baselines:
         return []
     height, width = config.augment.resize

@@ -108,7 +108,7 @@ def find(place: str | Path, choice: str = "last") -> Source:
         choice: checkpoint of a run: `last`, `best`, or a path.
 
     Raises:
-        DataError: there is no such folder, and `place` is not a hub id.
+        DataError: there is no such folder, and `place` is not a hub id; or `place` is a file.
         CheckpointError: the download failed.
     """
     folder = Path(place)

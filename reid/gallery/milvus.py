@@ -235,7 +235,7 @@ def push(
 
 
 def held_rows(gallery: Gallery, where: Address, *, index: str | None = None) -> np.ndarray:
-    """Which rows a collection already has, compared by key, ids and length; none if the collection does not exist.
+    """Which rows a collection already has, by key; none if the collection does not exist.
 
     Features are not compared, so that this can be called before they are extracted.
 

@@ -47,7 +47,7 @@ def search(
     """Finds the nearest rows of each query.
 
     Without an index, or with `rows`, the search is exact: a float32 product discards rows that cannot be hits, and float64 similarities
-    order the rest. The product is numpy's, because the BLAS in faiss' wheels takes several times as long. Memory besides the features:
+    order the rest. The product is numpy's, because that of faiss' wheels takes several times as long. Memory besides the features:
     2**26 bytes, and 2**18 D bytes more with `rows`.
 
     Args:

@@ -22,7 +22,7 @@ exit codes:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid cifar`."""
+    """Build the argument parser of `robust-reid cifar`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged one")
     cli.add_config_flags(parser, example="train.iterations=8000")

@@ -27,7 +27,7 @@ Then look it over and train on it:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid import`."""
+    """Build the argument parser of `robust-reid import`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument(
         "sources", nargs="+", type=Path, metavar="SOURCE", help="folder or file; several become one table"

@@ -27,7 +27,7 @@ exit codes:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid train`."""
+    """Build the argument parser of `robust-reid train`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.usage = "%(prog)s CONFIG [key.path=value ...] [flags]"
     parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged one, e.g. demo")
