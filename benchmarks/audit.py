@@ -115,7 +115,7 @@ def train(run: Path, settings: list[str], data_root: Path) -> float:
         ]
         print(shlex.join(command), flush=True)
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as training:
-            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # the run saves a checkpoint first; wait for it
+            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # it saves a checkpoint first; wait for it
         if training.returncode:
             raise SystemExit(training.returncode)
     results = json.loads((run / "eval.json").read_text())

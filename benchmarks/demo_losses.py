@@ -73,7 +73,7 @@ def run_cell(name: str, loss: list[str], rate: float, seed: int, flags: argparse
         ]
         print(shlex.join(command), flush=True)
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as training:
-            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # the run saves a checkpoint first; wait for it
+            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # it saves a checkpoint first; wait for it
         if training.returncode:
             raise SystemExit(training.returncode)
     result = next(r for r in json.loads((run / "eval.json").read_text()) if r["protocol"] == "mars-official")

@@ -17,7 +17,7 @@ import torch
 from record import keep
 from torch import nn
 
-import reid.models  # registers the networks
+import reid.models  # noqa: F401  registers the networks
 from reid.engine.evidence import Evidence, fit_of
 from reid.losses import IMAE
 from reid.models.embedding import Classifier, Embedding
