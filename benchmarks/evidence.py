@@ -1,4 +1,4 @@
-"""Cost of recording how well every label is fitted during training: the share of a training step, and bytes.
+"""Cost of recording, during training, how well the network fits every label: the share of a training step, and bytes.
 
 Compares CPU time of recording with that of the whole step, at the size of `configs/demo.yaml`, on images in memory, with the number of
 frames, tracklets and persons of MARS.

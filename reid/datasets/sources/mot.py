@@ -1,7 +1,7 @@
 """MOT Challenge: a sequence is a folder with ``img1/000001.jpg …`` and ``gt/gt.txt``, or a tracker's output instead of the latter.
 
 A line reads ``frame,id,x,y,w,h,flag,class,visibility``, frames and pixels counted from 1. In ground truth, lines with flag 0 or a class
-other than 1 (pedestrian) are left out. Each sequence is a camera.
+above 0 other than 1 (pedestrian) are left out. Each sequence is a camera.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""PRID2011: ``prid_2011/multi_shot/cam_a/person_0001/*.png``, and ten splits of the 178 usual persons, ``splits_prid2011.json``."""
+"""PRID2011: ``prid_2011/multi_shot/cam_a/person_0001/*.png``, and ten splits of its 178 usual persons in ``splits_prid2011.json``.
+
+These have more than 20 frames in both cameras.
+"""
 
 from __future__ import annotations
 
