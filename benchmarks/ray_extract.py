@@ -1,10 +1,10 @@
-"""What Ray costs an extraction: at its start, per shard, in images per second, and where an actor is killed.
+"""Cost of Ray in an extraction: at startup, per shard, in images per second, and after an actor is killed.
 
     OMP_NUM_THREADS=2 python benchmarks/ray_extract.py [--frames 1024] [--json FILE]
 
-Rendered people at 256 x 128, shards of 64 frames, a network of random weights (`resnet18`); features by a histogram of colours, which is
-nearly no work, for what one more shard costs. Seconds are of the clock, since Ray works in other processes; each ratio is of one run.
-Every extraction's features must equal those of one process to the last bit, or this stops.
+Rendered people at 256 x 128, shards of 64 frames, a network of random weights (`resnet18`); the cost of one more shard is measured with
+a colour histogram, which takes almost no time. Seconds are wall time, since Ray works in other processes; each ratio is of one run.
+Every extraction's features must be bitwise equal to those of one process, or the benchmark stops.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SHARD = 64  # frames
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints a Markdown table."""
+    """Print a Markdown table."""
     arguments = parse(argv)
     with tempfile.TemporaryDirectory() as scratch:
         split = people(Path(scratch), arguments.frames)
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=1024)
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -86,7 +86,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def people(scratch: Path, frames: int) -> Split:
-    """Rendered people, in tracklets of 16 frames."""
+    """Render people, in tracklets of 16 frames."""
     write_demo(scratch / "demo", train_ids=2, test_ids=4, tracklets_per_id=4, min_frames=16, max_frames=16)
     test = DATASETS["demo"](scratch / "demo").test
     for number in range(frames // 16):
@@ -98,13 +98,13 @@ def people(scratch: Path, frames: int) -> Split:
 
 
 def work(model: torch.nn.Module, preprocess: Preprocess, split: Split, dim: int, scratch: Path) -> Work:
-    """All of a split, in shards."""
+    """Split the extraction of all tracklets into shards."""
     options = {"dim": dim, "pooling": POOLINGS["mean"], "batch_size": 64, "workers": 0}
     return Work(model, preprocess, split, dict(enumerate(Shards(scratch, split, SHARD, dim, {}).rows)), options)
 
 
 def here(work: Work) -> tuple[float, dict[int, np.ndarray]]:
-    """Seconds of one process, and the features of each shard."""
+    """Extract in this process: seconds, and the features of each shard."""
     start = time.perf_counter()
     shards = list(work.shards.values())
     done = extract_shards(work.model, work.preprocess, work.split, alone("cpu"), shards, **work.options)
@@ -113,7 +113,7 @@ def here(work: Work) -> tuple[float, dict[int, np.ndarray]]:
 
 
 def on_ray(team: Team, work: Work, expected: dict[int, np.ndarray], kill_after: int = 0) -> tuple[float, float]:
-    """Seconds to the first shard, and from there to the last."""
+    """Extract on Ray: seconds to the first shard, and from there to the last."""
     start, seconds = time.perf_counter(), []
     for number, features, _ in extract_on(team, work):
         seconds.append(time.perf_counter() - start)
@@ -127,7 +127,7 @@ def on_ray(team: Team, work: Work, expected: dict[int, np.ndarray], kill_after: 
 
 
 def actors() -> list[int]:
-    """Processes that embed."""
+    """The process ids of the embedding actors."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -139,14 +139,14 @@ def actors() -> list[int]:
 
 
 def line(name: str, seconds: float, frames: int = 0, **more: float) -> dict[str, Any]:
-    """One figure, and images per second where it embeds."""
+    """Make one measurement, with images per second if frames were embedded."""
     one = {"what": name, "s": seconds, **({"images_per_s": frames / seconds} if frames else {}), **more}
     print(one, file=sys.stderr, flush=True)
     return one
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """Format as Markdown."""
     rows = []
     for one in lines:
         first, rate = (f"{one[key]:.1f}" if key in one else "" for key in ("first", "images_per_s"))

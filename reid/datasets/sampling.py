@@ -23,7 +23,7 @@ class Sampler(Protocol):
 
 
 class FrameSampler:
-    """Samples frames uniformly, as in the paper: every epoch is a new permutation of all frames; a batch may span epochs."""
+    """Uniform sampling of frames, as in the paper: every epoch is a new permutation of all frames; a batch may span epochs."""
 
     def __init__(self, split: Split, batch_size: int, seed: int) -> None:
         self._items, self._batch_size, self._seed = split.frames(), batch_size, seed
@@ -47,7 +47,7 @@ class FrameSampler:
 
 
 class TrackletSampler:
-    """Samples tracklets uniformly, one random frame of each, so that long tracklets count no more than short ones."""
+    """Uniform sampling of tracklets, one random frame of each, so that long tracklets count no more than short ones."""
 
     def __init__(self, split: Split, batch_size: int, seed: int) -> None:
         rows = Split(split.root, split.names, np.arange(len(split)), np.arange(len(split)) + 1, split.pid, split.camid)
@@ -60,7 +60,7 @@ class TrackletSampler:
 
 
 class IdentitySampler:
-    """Samples P identities x K frames, from as many different tracklets of the identity as possible, or from a given number of them.
+    """Sampling of P identities x K frames, from as many different tracklets of the identity as possible, or from a given number of them.
 
     Args:
         K: frames per identity; the batch size must be a multiple of it.

@@ -101,7 +101,7 @@ def _rows(noisy: Noisy, world: World) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _OfLabels(_Drawn):
-    """Relabels whole tracklets by one of the rules of `noise.py`, which defines `rate`."""
+    """Whole tracklets relabelled by one of the rules of `noise.py`, which defines `rate`."""
 
     rule: ClassVar[Callable[..., np.ndarray]]
 
@@ -134,7 +134,7 @@ class UniformOthers(_OfLabels):
 
 @dataclass(frozen=True)
 class Nearest(_Drawn):
-    """Relabels whole tracklets to the person they look most like: a typical mistake of human annotators.
+    """Whole tracklets relabelled to the person they look most like: a typical mistake of human annotators.
 
     That is the person whose mean of unit features has the highest cosine similarity, the tracklet's own person excluded.
 

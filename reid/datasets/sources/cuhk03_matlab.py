@@ -79,14 +79,7 @@ def _images(file: Path, boxes: str, is_there: Callable[[str], bool]) -> Iterator
                             continue
                         name = f"{pair}_{person:03d}_{1 if number <= _PER_VIEW else 2}_{number:02d}.png"
                         yield name, None if is_there(name) else _pixels(held[:])
-    except (
-        OSError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ) as error:  # raised by h5py for damaged files
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:  # a damaged file
         reason = str(error) or type(error).__name__
         raise DataError(
             f"{file}: expected cuhk-03.mat with {boxes}: camera pairs of persons x images ({reason})"

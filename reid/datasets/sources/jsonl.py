@@ -17,7 +17,7 @@ from reid.errors import DataError
 from reid.files import JSON_ERRORS, holds_json_list, text_of
 
 SHAPE = 'one object per line, or a list of objects: "path" and "tracklet", and "pid", "camid", "bbox", … where known'
-# A column's other names, as trackers and annotation tools write them.
+# Other names of a column, as written by trackers and annotation tools.
 _NAMES = {
     "path": ("path", "image", "file", "file_name", "filename", "img"),
     "tracklet": ("tracklet", "track", "track_id", "tracklet_id"),
@@ -28,7 +28,7 @@ _BOX = ("bbox", "box", "xywh")
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this kind, or None."""
+    """Return why the source is of this kind, or None."""
     if not source.is_file():
         return None
     if source.suffix.lower() in (".jsonl", ".ndjson"):
@@ -37,10 +37,10 @@ def recognise(source: Path) -> str | None:
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per object; what else stands there becomes columns.
+    """Read one row per object; its other fields become columns.
 
     Raises:
-        DataError: a line or an item of the list is no object, names no path or tracklet, or names an image that is not there.
+        DataError: a line or an item of the list is not an object, has no path or tracklet, or names a missing image.
     """
     folder = require_folder(options.images or source.parent, "the folder that paths are relative to")
     rows = Rows(source.stem)
@@ -57,7 +57,7 @@ def read(source: Path, options: Options) -> Rows:
 
 
 def _objects(source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object, and where it stands in words."""
+    """Yield each object with its position, for error messages."""
     text = text_of(source)
     if text.lstrip().startswith("["):
         try:

@@ -1,7 +1,7 @@
-"""LS-VID: lists of tracklets (``tracklet_train/0000/0000_0000 0``: how its frames' names begin, person) and the queries' numbers.
+"""LS-VID: lists of tracklets (``tracklet_train/0000/0000_0000 0``: prefix of the frames' names, person) and the query numbers.
 
-Frames are named ``0000_0000_01_0001.jpg``, the camera third. ``info_test.mat`` (MATLAB 7.3) or ``query.npy`` holds rows of the test
-list, counted from 1. Persons are numbered from 0; here from 1, because 0 is a distractor.
+Frames are named ``0000_0000_01_0001.jpg`` with the camera third. ``info_test.mat`` (MATLAB 7.3) or ``query.npy`` holds rows of the test
+list, counted from 1. Persons are numbered from 0 there and from 1 here, because 0 is a distractor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _QUERIES = ("test/data/info_test.mat", "test/query.npy", "info/data/info_test.ma
 
 
 def load_ls_vid(folder: Path) -> Benchmark:
-    """Read the index; every test tracklet is in the gallery, queries included.
+    """Load the index; every test tracklet is in the gallery, queries included.
 
     Raises:
         DataError: a list, folder or frame is missing, or a list has another form.
@@ -49,7 +49,7 @@ def load_ls_vid(folder: Path) -> Benchmark:
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this dataset, or None."""
+    """Return why the source is this dataset, or None."""
     found = [
         place for place in ("list_sequence", "info/list_sequence") if (source / place / "list_seq_test.txt").is_file()
     ]
@@ -57,7 +57,7 @@ def recognise(source: Path) -> str | None:
 
 
 def read(source: Path, options: Options) -> Rows:
-    """The dataset as rows."""
+    """Read the dataset as rows."""
     return rows_of(load_ls_vid(source), PUBLISHED)
 
 
@@ -89,7 +89,7 @@ def _tracks(folder: Path, file: Path) -> Iterator[Track]:
 
 
 def _queries(folder: Path, num_test: int) -> np.ndarray:
-    """(Q,) int64, rows of the test list counted from 0."""
+    """Read the (Q,) int64 rows of the queries in the test list, counted from 0."""
     file = next((folder / place for place in _QUERIES if (folder / place).is_file()), None)
     if file is None:
         raise DataError(f"{folder / _QUERIES[0]}: expected this file, or {_QUERIES[1]}: the queries; got neither")

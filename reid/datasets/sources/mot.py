@@ -1,7 +1,7 @@
-"""MOT Challenge: a sequence is a folder with ``img1/000001.jpg …`` and ``gt/gt.txt``, or beside them a tracker's output.
+"""MOT Challenge: a sequence is a folder with ``img1/000001.jpg …`` and ``gt/gt.txt``, or a tracker's output instead of the latter.
 
-A line reads ``frame,id,x,y,w,h,flag,class,visibility``, frames and pixels counted from 1. Of ground truth, lines of flag 0 and of
-classes other than 1 (pedestrian) are no persons to learn from. Each sequence is a camera.
+A line reads ``frame,id,x,y,w,h,flag,class,visibility``, frames and pixels counted from 1. In ground truth, lines with flag 0 or a class
+above 0 other than 1 (pedestrian) are left out. Each sequence is a camera.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LINE = "frame,id,x,y,w,h,…"
 _DETECTOR = re.compile(r"-(DPM|FRCNN|SDP)$")  # MOT17 has each sequence three times, once for each detector
 _NUMBER = re.compile(r"\d+")
 _PEDESTRIAN = 1
-_EXACT = 2.0**53  # whole numbers below are told apart
+_EXACT = 2.0**53  # float64 is exact for whole numbers below
 
 
 class _Box(NamedTuple):
@@ -35,7 +35,7 @@ class _Box(NamedTuple):
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this kind, or None."""
+    """Return why the source is of this kind, or None."""
     if _is_sequence(source):
         return "the folder img1/"
     found = _sequences(source)
@@ -43,7 +43,7 @@ def recognise(source: Path) -> str | None:
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per box, with its frame's whole picture.
+    """Read one row per box, with the path of its whole frame.
 
     Raises:
         DataError: no sequence, tracks or frame, or a line that cannot be read.
@@ -74,7 +74,7 @@ def _sequences(source: Path) -> list[Path]:
 
 
 def _first_of_each(sequences: list[Path]) -> tuple[list[Path], int]:
-    """One copy of each sequence, and how many others there are."""
+    """Keep one copy of each sequence; also returns the number of other copies."""
     kept = {_DETECTOR.sub("", sequence.resolve().name): sequence for sequence in reversed(sequences)}
     return [sequence for sequence in sequences if sequence in kept.values()], len(sequences) - len(kept)
 
@@ -109,7 +109,7 @@ def _add(rows: Rows, sequence: Path, options: Options) -> None:
 
 
 def _tracks(sequence: Path, given: Path | None) -> tuple[Path, bool]:
-    """The file of a sequence's tracks, and whether it is ground truth."""
+    """Find the file of a sequence's tracks, and whether it is ground truth."""
     name = sequence.resolve().name
     if given is not None:
         file = given / f"{name}.txt" if given.is_dir() else given
@@ -126,7 +126,7 @@ def _tracks(sequence: Path, given: Path | None) -> tuple[Path, bool]:
 
 
 def _frames(sequence: Path) -> tuple[dict[int, str], Path]:
-    """Image names by frame number, and their folder."""
+    """Find the image names by frame number, and their folder."""
     folder = sequence / "img1"
     if (info := sequence / "seqinfo.ini").is_file():
         parser = configparser.ConfigParser()

@@ -1,8 +1,8 @@
-"""MSMT17, in its two versions: lists of ``0000/0000_000_01_0303morning_0015_0.jpg 0`` (path, person), the camera third in the name.
+"""MSMT17, V1 and V2: lists of ``0000/0000_000_01_0303morning_0015_0.jpg 0`` (path, person), the camera third in the name.
 
-V1 has the folders ``train`` and ``test``, V2 (faces blurred) ``mask_train_v2`` and ``mask_test_v2``; copies rearranged as Market-1501
-(``bounding_box_train`` …, names ``0000_c1_0002.jpg``) are taken too. Persons are numbered from 0 in the training set and from 0 again
-in the test set; here they count from 1, the test set's behind the training set's.
+V1 has the folders ``train`` and ``test``, V2 (faces blurred) ``mask_train_v2`` and ``mask_test_v2``. Copies in the layout of Market-1501
+(``bounding_box_train`` …, names ``0000_c1_0002.jpg``) are accepted too. The lists number persons from 0 in the training set and again
+from 0 in the test set; here training persons are numbered from 1, and test persons after them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FLAT_NAME = re.compile(r"(\d+)_c(\d+)_")
 
 
 def load_msmt17(folder: Path) -> Benchmark:
-    """Read the lists; validation images belong to the training set, as the published counts have it.
+    """Load the lists; validation images belong to the training set, as in the published counts.
 
     Raises:
         DataError: a list or folder is missing, or a line of a list has another form.
@@ -48,7 +48,7 @@ def load_msmt17(folder: Path) -> Benchmark:
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this dataset, or None."""
+    """Return why the source is this dataset, or None."""
     root = _root(source)
     if (root / "list_gallery.txt").is_file() and any(has_folders(root, *folders) for folders in _FOLDERS):
         return "list_train.txt … list_gallery.txt beside the image folders"
@@ -57,7 +57,7 @@ def recognise(source: Path) -> str | None:
 
 
 def read(source: Path, options: Options) -> Rows:
-    """The dataset as rows."""
+    """Read the dataset as rows."""
     return rows_of(load_msmt17(source), PUBLISHED)
 
 

@@ -1,7 +1,7 @@
-"""A video and a table of boxes: CSV with the header ``frame,track,x,y,w,h`` and ``pid`` where known, frames from 0.
+"""A video and a table of boxes: CSV with the header ``frame,track,x,y,w,h`` and ``pid`` if known, frames from 0.
 
-The boxes' table is named by ``--tracks``, else it lies beside the video under its name. Each video is a camera. A table of tracklets
-that names videos is taken too.
+The table is given by ``--tracks``; by default it is beside the video, under the same name. Each video is a camera. A table of tracklets
+that names videos is accepted too.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _REQUIRED = ("frame", "track", "x", "y", "w", "h")
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this kind, or None."""
+    """Return why the source is of this kind, or None."""
     found = source.is_file() and source.suffix.lower() in VIDEO_SUFFIXES
     return f"a {source.suffix.lower()} video" if found else None
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per box, with the video and the frame's number in it.
+    """Read one row per box, with the video and the frame's number in it.
 
     Raises:
         DataError: the video or the table is missing, or a row cannot be read.
