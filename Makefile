@@ -10,7 +10,7 @@ FAISS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 COMMA := ,
 EXTRAS := $(FAISS)$(if $(filter cpu,$(FAISS)),$(COMMA)milvus-lite)
 
-.PHONY: help demo test faults lint docs bench constraints licences
+.PHONY: help demo test slow faults lint docs bench constraints licences
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -23,15 +23,19 @@ demo: $(READY) ## render the demo dataset, train with IMAE on 30 % wrong labels,
 test: $(READY) ## run the whole test suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
+slow: $(READY) ## the tests that take long: clusters, machines that are lost
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -m slow
+
 faults: $(READY) ## try FAULTS (1000 unless given) hostile inputs of each kind, kills, full disks; appends to build/faults.md what became of them
 	@mkdir -p build
 	OMP_NUM_THREADS=1 FAULTS=$(or $(FAULTS),1000) FAULTS_TABLE=build/faults.md $(PY) -m pytest -n 0 tests/faults
 	@cat build/faults.md
 
-lint: $(READY) ## check style and types
+lint: $(READY) ## check style, types and which file imports which
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
 
 docs: $(READY) ## build the docs site into build/site; a warning or a broken link is an error
 	$(PY) docs/build.py

@@ -1,7 +1,7 @@
 """The typed config: structure and types. `load` reads YAML and overrides, and reports every mistake at once.
 
-A component's own settings (those of a loss, a sampler, a schedule, a noise model) stand beside its `name`; their meaning, default
-and range live in that component's signature, to which `reid.experiment` binds them.
+A component (loss, sampler, schedule, noise model) has its settings beside its `name`. Their meaning, default and range are defined by
+the component's signature; `reid.binding` checks settings against it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Schema = TypeVar("Schema", bound=Section)
 
 
 class Component(BaseModel):
-    """Something chosen by name; every other key is an argument of what the name stands for."""
+    """A component chosen by name; all other keys are arguments of the class or function with that name."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     name: str
@@ -54,7 +54,7 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
-# Told apart by hand, so that a mistake in one kind is not reported as one in the other too; `_explain` leaves their names out.
+# An explicit discriminator, so that a mistake in one variant is not reported for the other too; `_explain` leaves the tags out.
 _ONE, _SEVERAL = "<one>", "<several>"
 OneOrMore = Annotated[
     Annotated[Component, Tag(_ONE)] | Annotated[list[Component], Tag(_SEVERAL), Field(min_length=1)],
@@ -69,7 +69,7 @@ def _split_or_all(given: Any) -> int | str | None:
 
 
 class Dataset(Section):
-    """One dataset, in the words that the section `data` has for it."""
+    """One dataset; its keys are those of the section `data`."""
 
     name: str
     path: str | None = None
@@ -77,7 +77,7 @@ class Dataset(Section):
     split: Annotated[int, Field(ge=0, lt=10)] | None = None
 
 
-# A list may hold bare names.
+# A list may contain bare names.
 _DatasetOrName = Annotated[Dataset, BeforeValidator(lambda given: {"name": given} if isinstance(given, str) else given)]
 
 
@@ -103,9 +103,10 @@ class Data(Section):
         None,
         description="extra label noise on training tracklets: {name, rate, seed}, or a list of them, one after another",
     )
-    corrections: str | None = Field(
+    corrections: str | list[str] | None = Field(
         None,
-        description="file of corrected labels (CSV), applied to the training tracklets after noise, not to what is on disk",
+        description="file of corrected labels (CSV), applied to the training tracklets after noise, not to what is on disk; or a list "
+        "of files, each of which corrects what those before it have left",
     )
     weights: str | None = Field(
         None,
@@ -119,8 +120,13 @@ class Data(Section):
     damaged: Literal["error", "skip"] = Field("error", description="skip: damaged images are left out and listed")
 
     @property
+    def correction_files(self) -> list[str]:
+        """The correction files in order."""
+        return [self.corrections] if isinstance(self.corrections, str) else self.corrections or []
+
+    @property
     def sets(self) -> dict[str, Dataset]:
-        """Every dataset, by its place in the config: ``data``, or ``data.name.0`` and so on, whose root is `root` where it has none."""
+        """All datasets by config path: ``data``, or ``data.name.0`` and so on; the section's `root` is the default for those of a list."""
         if isinstance(self.name, str):
             split = None if self.split == "all" else self.split
             return {"data": Dataset(name=self.name, path=self.path, root=self.root, split=split)}
@@ -129,7 +135,7 @@ class Data(Section):
 
     @property
     def noises(self) -> dict[str, Component]:
-        """Every noise in its order, by its place in the config: ``data.noise``, or ``data.noise[0]`` and so on."""
+        """All noise models in order, by config path: ``data.noise``, or ``data.noise[0]`` and so on."""
         if isinstance(self.noise, list):
             return {f"data.noise[{i}]": noise for i, noise in enumerate(self.noise)}
         return {} if self.noise is None else {"data.noise": self.noise}
@@ -206,7 +212,7 @@ class Machine(Section):
 
 
 class Config(Section):
-    """Everything a run depends on."""
+    """All settings of a run."""
 
     name: str = Field("", description="name of the run; the config file's name by default")
     seed: Natural = 0
@@ -227,9 +233,9 @@ class Config(Section):
         return self.loss if isinstance(self.loss, list) else [self.loss]
 
     def training_settings(self) -> dict[str, Any]:
-        """What a resumed run must share with its checkpoint: all but where it runs, how it is tested, and how often it reports."""
+        """Settings that a resumed run must share with its checkpoint: all but name, machine, test, file locations and logging intervals."""
         settings = self.model_dump(exclude={"name", "test", "machine"})
-        # A run that a damaged image has stopped may go on without it; of corrections the content counts, which checkpoints know.
+        # A run stopped by a damaged image may resume without that image. Corrections are compared by content, which checkpoints store.
         for key in ("root", "path", "corrections", "damaged"):
             settings["data"].pop(key)
         for one in settings["data"]["name"] if isinstance(self.data.name, list) else ():
@@ -239,19 +245,19 @@ class Config(Section):
         return settings
 
     def differences(self, other: Config, *, but: str = "") -> list[str]:
-        """Training settings in which this config differs from another, in words: `loss.T: 8.0 there, 4 here`; `but` one of them."""
+        """Training settings that differ from another config's, such as `loss.T: 8.0 there, 4 here`; the setting `but` is ignored."""
         here, there = _flat(self.training_settings()), _flat(other.training_settings())
         changed = [key for key in sorted(here | there) if key != but and here.get(key) != there.get(key)]
         return [f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed]
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that differ when `training_settings` do."""
+        """Hash of `training_settings`, 16 hexadecimal digits."""
         text = json.dumps(self.training_settings(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number and refuses a key given twice."""
+    """YAML loader that reads 1e-3 as a number and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -262,7 +268,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would otherwise read as a number."""
+    """YAML dumper that quotes strings that `_Loader` would read as numbers."""
 
 
 for _side in (_Loader, _Dumper):
@@ -272,18 +278,18 @@ for _side in (_Loader, _Dumper):
 
 
 def find(name: Path | str) -> Path:
-    """The config file of that path, or the packaged one of that name; a file that exists wins.
+    """The config file at that path, or the packaged config with that name; an existing file takes precedence.
 
     Args:
         name: a path, or a name such as `mars_imae`.
 
     Raises:
-        ConfigError: neither is there.
+        ConfigError: neither exists.
     """
     path = Path(name)
-    if path.exists() and not path.is_dir():  # a pipe will do
+    if path.exists() and not path.is_dir():  # a pipe is allowed
         return path
-    inside = Path(__file__).parent / "configs"  # as installed; in a checkout they lie beside the package
+    inside = Path(__file__).parent / "configs"  # as installed; in a checkout the configs are beside the package
     folder = inside if inside.is_dir() else inside.parents[1] / "configs"
     packaged = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     if path.name == str(path) and path.name in packaged:
@@ -294,13 +300,13 @@ def find(name: Path | str) -> Path:
 
 
 def load(path: Path | str, overrides: Sequence[str] = (), schema: type[Schema] = Config) -> Schema:  # type: ignore[assignment]
-    """Reads a config file, its `base` (one level), and overrides.
+    """Loads a config file, its `base` (one level), and overrides.
 
     Args:
-        path: YAML file. A key `base` names another file, relative to this one, whose settings it changes. A section whose `name`
-            chooses a component is replaced as a whole when the name changes, so that `loss.name=cce` does not inherit IMAE's T.
+        path: YAML file. Its key `base` names another file, relative to this one, which provides the settings that this file changes. If
+            the `name` of a component changes, its whole section is replaced, so that `loss.name=cce` does not inherit IMAE's T.
         overrides: `key.path=value`, or `key.path` followed by `value`; values are YAML.
-        schema: what the file describes; a run's `Config`, unless it is another tool's.
+        schema: type of the config: that of a run by default; other tools have their own.
 
     Raises:
         ConfigError: with one line for each unknown key, wrong type or value out of range.
@@ -319,24 +325,24 @@ def load(path: Path | str, overrides: Sequence[str] = (), schema: type[Schema] =
     settings.setdefault("name", path.stem)
     return _validated(
         _merge(schema().model_dump(), settings), path, schema
-    )  # so that train.optimizer.momentum=0.5 needs no name
+    )  # merged with the defaults, so that train.optimizer.momentum=0.5 needs no name
 
 
 def parse(text: str, source: Path | str, schema: type[Schema] = Config) -> Schema:  # type: ignore[assignment]
-    """A config from the text that `dump` made, such as a checkpoint's; `source` is named in errors."""
+    """Parses a config from the text of `dump`, such as the one in a checkpoint; error messages name `source`."""
     return _validated(_mapping(text, source), source, schema)
 
 
 def changed(config: Schema, overrides: Sequence[str], source: Path | str) -> Schema:
-    """A config with overrides, as `load` takes them; `source` is named in errors."""
+    """A copy of a config with overrides in the format of `load`; error messages name `source`."""
     return _validated(_merge(config.model_dump(), _parse_overrides(overrides)), source, type(config))
 
 
 def values(text: str) -> list[Any]:
-    """The values of a text with commas between them, each as an override reads it.
+    """Parses comma-separated values, each as in an override.
 
     Raises:
-        ConfigError: it is not YAML.
+        ConfigError: the text is not valid YAML.
     """
     try:
         read: list[Any] = yaml.load(f"[{text}]", _Loader)
@@ -374,16 +380,16 @@ def _mapping(text: str, source: Path | str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text stands for: plain types only.
+    """Parses a YAML text into plain Python types.
 
     Raises:
-        ValueError: it is not valid; dates and numbers that there are not, and nesting without end, included.
+        ValueError: the text is not valid; this includes impossible dates and numbers, and excessive nesting.
     """
     try:
         return yaml.load(require_few_brackets(text), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
-    except (RecursionError, TypeError, AttributeError, LookupError) as error:  # PyYAML does not foresee them
+    except (RecursionError, TypeError, AttributeError, LookupError) as error:  # PyYAML lets them through
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
@@ -402,7 +408,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _merge_list(key: str, old: list[Any], value: Mapping[str, Any]) -> Any:
-    """A list some of whose items are changed, by number: `loss.1.weight=0.5`; a new component replaces it whole."""
+    """Changes items of a list by index, as in `loss.1.weight=0.5`; a new component replaces the whole list."""
     if "name" in value:
         return value
     if not all(str(number).isdigit() and int(number) < len(old) for number in value):
@@ -449,7 +455,7 @@ def _parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def _explain(item: Any, schema: type[Section]) -> str:
-    """One pydantic error as: dotted path, expected, got, nearest valid key."""
+    """Formats one pydantic error as: dotted path, expected, got, nearest valid key."""
     where = ".".join(str(part) for part in item["loc"] if part not in (_ONE, _SEVERAL))
     if item["type"] == "extra_forbidden":
         key = str(item["loc"][-1])
@@ -473,14 +479,14 @@ def _keys_beside(location: Sequence[str | int], section: Any) -> list[str]:
 
 
 def _section_in(annotation: Any) -> Any:
-    """The section that a field holds, alone or in a list."""
+    """The section class in a field's annotation, alone or in a list; None if there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _section_in(part)) is not None), None)
 
 
 def _places(schema: type[Section], key: str) -> list[str]:
-    """Where a key of that name belongs, such as `train.lr` for `lr`; a `name` belongs nearly everywhere."""
+    """Sections with that key, as dotted paths such as `train.lr` for `lr`; none for `name`, which nearly every section has."""
     sections = {name: field.annotation for name, field in schema.model_fields.items()}
     held = [name for name, kind in sections.items() if isinstance(kind, type) and issubclass(kind, Section)]
     return [f"{name}.{key}" for name in held if key != "name" and key in sections[name].model_fields]  # type: ignore[union-attr]

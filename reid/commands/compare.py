@@ -1,4 +1,4 @@
-"""Compare: is the difference between two sets of features of the same tracklets real?"""
+"""Compare: test whether the difference between two sets of features of the same tracklets is significant."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from reid.rundir import RunDirectory
 
 
 def run(a: Path, b: Path, protocols: Sequence[EvalProtocol], *, json_file: Path | None = None) -> None:
-    """Compares A with B under each protocol and prints a table, and a sentence on the first protocol that both have.
+    """Compares A with B under each protocol; prints a table, and a sentence on mAP under the first protocol with results.
 
     Args:
         a: a run directory, a feature file or a feature folder.
-        b: what to compare it with: features of the same queries and gallery.
+        b: likewise, with features of the same queries and gallery.
         protocols: one comparison each.
-        json_file: gets the comparisons too.
+        json_file: file to write the comparisons to as well.
 
     Raises:
-        DataError: features are missing or damaged, or are not of the same queries and gallery; no query counts.
+        DataError: features are missing or damaged, or have other queries or another gallery; no query counts under any protocol.
     """
     tested_a, tested_b = (read_features(source) for source in (a, b))
     if tested_a.keys() != tested_b.keys():
@@ -61,10 +61,13 @@ def _compared(a: FeatureSet, b: FeatureSet, protocols: Sequence[EvalProtocol]) -
 
 
 def read_features(source: Path) -> dict[str | None, FeatureSet]:
-    """The features of a finished run, of a feature folder or of a feature file: by dataset where a run tests several, else under None.
+    """Reads the test features of a finished run, or those of a feature folder or feature file.
+
+    Returns:
+        Features by dataset if the run tests several, else under the key None.
 
     Raises:
-        DataError: there are none, they are damaged, or they name no queries.
+        DataError: the features are missing or damaged, or have no queries.
     """
     directory = RunDirectory(source)
     files = directory.tested()

@@ -24,20 +24,22 @@ from reid.datasets.folders import detect_kind, load_folders
 from reid.datasets.manifest import load_rows
 from reid.datasets.mars import load_mars
 from reid.datasets.splitting import Draw, draw_test
+from reid.engine import extract_on_ray
 from reid.engine.extract import extract, extract_shards, fingerprint
-from reid.errors import DataError, counted, in_range
+from reid.engine.extract_on_ray import Team, Work
+from reid.errors import ConfigError, DataError, counted, in_range
 from reid.experiment import Source
 from reid.features import FeatureSet
-from reid.gallery import change, store
+from reid.gallery import change, milvus, store
 from reid.gallery.index import Index
 from reid.gallery.records import LEFT_OUT
-from reid.gallery.shards import SHARD_FRAMES, Shards, unfinished
+from reid.gallery.shards import SHARD_FRAMES, Shards, in_parts, unfinished
 from reid.gallery.store import Gallery
 from reid.gallery.tune import recall
 from reid.models.color_histogram import ColorHistogram
 from reid.models.embedding import Embedding
 from reid.models.pooling import POOLINGS
-from reid.runtime import Runtime, is_main_process, start, sum_over_processes
+from reid.runtime import Runtime, is_main_process, start, sum_over_processes, world_size
 from reid.tracklets import IdNames, Split
 
 logger = logging.getLogger(__name__)
@@ -81,6 +83,28 @@ class Target:
             store.require_free(self.folder, overwrite=self.mode == "overwrite")
 
 
+@dataclass(frozen=True)
+class Database:
+    """A gallery in a database, which gets each part of the features as it is done; rows that are there stay.
+
+    Args:
+        place: the collection, made where there is none.
+        resume: leave out parts all of whose tracklets are there, instead of refusing the first that is.
+        index: Milvus' kind of index of a new collection.
+        shard_frames, skip_tracklets: as of `Target`.
+    """
+
+    place: milvus.Address
+    resume: bool = False
+    index: str | None = None
+    shard_frames: int = SHARD_FRAMES
+    skip_tracklets: bool = False
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing is held: others may write meanwhile."""
+        return contextlib.nullcontext()
+
+
 @dataclass(frozen=True, eq=False)
 class _Source:
     """What is embedded, and what is known of its features before there are any."""
@@ -94,15 +118,51 @@ class _Source:
     about: Mapping[str, Any]
 
 
-def run(model: Source, overrides: Sequence[str], source: Path, kind: str, target: Target) -> None:
-    """Writes a feature folder, or adds to one.
+@dataclass(frozen=True)
+class Engine:
+    """What embeds: this program and, under torchrun, its like; or the machines of a Ray cluster.
+
+    Args:
+        on_ray: whether Ray does.
+        cpus: cores of each of its actors, see `extract_on_ray.team`.
+    """
+
+    on_ray: bool = False
+    cpus: int | None = None
+
+    @contextlib.contextmanager
+    def started(
+        self, config: Config, place: contextlib.AbstractContextManager[None]
+    ) -> Iterator[tuple[Runtime, Team | None]]:
+        """The engine, and the place to write held, for as long as the context lasts."""
+        if self.on_ray:
+            if world_size() > 1:
+                raise ConfigError("--engine ray: start it without torchrun; Ray starts the processes")
+            with place, extract_on_ray.team(config.machine.device, config.machine.dtype, self.cpus) as team:
+                yield team.asking, team
+        else:
+            # The place comes second: where it is refused, the other processes learn of it.
+            with start(config.machine.device, config.machine.dtype) as runtime, place:
+                yield runtime, None
+
+
+def run(
+    model: Source,
+    overrides: Sequence[str],
+    source: Path,
+    kind: str,
+    target: Target | Database,
+    engine: Engine | None = None,
+) -> None:
+    """Writes a feature folder, or adds to one, or to a database.
 
     Args:
         model: where the network lies.
         overrides: of its config, for this machine: the device, workers.
         source: what to embed.
         kind: `mars`, `folders`, `manifest`, or `auto` to find out.
-        target: the folder to write.
+        target: where the features go.
+        engine: what embeds, by default this program.
     """
     config = model.config([*overrides, *["data.damaged=skip"] * target.skip_tracklets])
     in_range("shard", target.shard_frames, 1)
@@ -114,8 +174,7 @@ def run(model: Source, overrides: Sequence[str], source: Path, kind: str, target
         advice = "leave the tracklet out by --skip-tracklets"
         presence.require_images(split, presence.missing(split), config.data.damaged, advice)
     place = target.held() if is_main_process() else contextlib.nullcontext()
-    # The place comes second: where it is refused, the other processes learn of it.
-    with start(config.machine.device, config.machine.dtype) as runtime, place:
+    with (engine or Engine()).started(config, place) as (runtime, team):
         trained = model.load(config, runtime)
         about = {
             **trained.about,
@@ -125,24 +184,25 @@ def run(model: Source, overrides: Sequence[str], source: Path, kind: str, target
         }
         keys = [split.key(i) for i in range(len(split))]
         embedded = _Source(split, query, gallery, keys, trained.fingerprint, trained.embedding.num_features, about)
-        _extract(config, trained.embedding, trained.preprocess, embedded, target, runtime)
+        options = _options(config, trained.embedding)
+        work = Work(
+            trained.embedding, trained.preprocess, split, {}, options, config.data.damaged, target.skip_tracklets
+        )
+        if isinstance(target, Database):
+            _into_database(work, embedded, target, runtime, team)
+        else:
+            _into_folder(work, embedded, target, runtime, team)
 
 
-def _extract(
-    config: Config, model: Embedding, preprocess: Preprocess, source: _Source, target: Target, runtime: Runtime
-) -> None:
+def _into_folder(work: Work, source: _Source, target: Target, runtime: Runtime, team: Team | None) -> None:
     """Extracts the parts that are missing, each saved as it is done, and puts them together."""
     if target.index is not None:
         Index(target.index, source.dim)  # a string that faiss does not take shows before the work
     numbers = {"fingerprint": source.fingerprint, "dtype": str(runtime.dtype).removeprefix("torch.")}
     shards = Shards(target.folder, source.split, target.shard_frames, source.dim, {**numbers, "mode": target.mode})
     todo = _begin(source, shards, target, runtime)
-    parts, damaged = [shards.rows[number] for number in todo], DamagedImages(config.data.damaged)
-    options = {**_options(config, model, runtime), "damaged": damaged, "may_be_empty": target.skip_tracklets}
-    done = extract_shards(model, preprocess, source.split, runtime, parts, **options)
     listed = shards.folder / DAMAGED  # first, so that no part is there whose damaged images are not listed
-    for number, features in zip(todo, done, strict=True):
-        left_out = damaged.of_all_processes(runtime.device)
+    for number, features, left_out in _embedded(work, {number: shards.rows[number] for number in todo}, runtime, team):
         if runtime.is_main:
             if left_out:
                 write_list(listed, {**read_list(listed), **left_out})
@@ -153,9 +213,65 @@ def _extract(
         shards.remove()
 
 
+def _into_database(work: Work, source: _Source, target: Database, runtime: Runtime, team: Team | None) -> None:
+    """Extracts the parts that are missing, each sent as it is done."""
+    parts, missing, lost = in_parts(source.split, target.shard_frames), np.zeros(0, bool), 0
+    place, everything = target.place, np.arange(len(source.split))
+    if runtime.is_main:
+        unknown = np.broadcast_to(np.eye(1, source.dim, dtype=np.float32), (len(everything), source.dim))
+        there = milvus.held_rows(_rows_of(source, everything, unknown, {}), place, index=target.index)
+        if there.any() and not target.resume:
+            more = f" (and {there.sum() - 1} more)" if there.sum() > 1 else ""
+            first = source.keys[int(np.argmax(there))]
+            raise DataError(
+                f"{place}: has a tracklet {first!r} already{more}; --resume auto leaves out what is there, such as by a killed extraction"
+            )
+        missing = np.array([not there[rows].all() for rows in parts])
+    todo = _in_every_process(missing, len(parts), runtime)
+    for number, features, left_out in _embedded(work, {number: parts[number] for number in todo}, runtime, team):
+        has = ~np.isnan(features[:, 0])
+        lost += int((~has).sum())
+        if runtime.is_main and has.any():
+            rows = parts[number][has]
+            part = _rows_of(source, rows, features[has], left_out)
+            milvus.push(part, place, index=target.index, overwrite=target.resume, row=rows)
+        if runtime.is_main:
+            _say(left_out)
+    if runtime.is_main:
+        told = (
+            f"; {counted(lost, 'tracklet was', 'tracklets were')} left out, as none of the images can be read"
+            if lost
+            else ""
+        )
+        logger.info("%s: %s are there%s", place, counted(len(everything) - lost, "tracklet"), told)
+
+
+def _rows_of(source: _Source, rows: np.ndarray, features: np.ndarray, left_out: Mapping[str, str]) -> Gallery:
+    """Some of the tracklets as rows of a gallery."""
+    split, key = source.split.select(rows), np.array(source.keys, np.str_)[rows]
+    count = np.arange(len(rows))
+    made = FeatureSet(features, split.pid, split.camid, count[:0], count, key, source.fingerprint)
+    return Gallery(Path(source.about["source"]), made, split.lengths, _shown(split, left_out), source.about)
+
+
+def _embedded(
+    work: Work, parts: Mapping[int, np.ndarray], runtime: Runtime, team: Team | None
+) -> Iterator[tuple[int, np.ndarray, dict[str, str]]]:
+    """Number and features of each part, and what was left out: by a team, or by this program and its like."""
+    work, progress = replace(work, shards=parts), "embedding" if runtime.is_main else ""
+    if team is not None:
+        yield from extract_on_ray.extract_on(team, work, progress=progress)
+        return
+    damaged = DamagedImages(work.damaged)
+    options = {**work.options, "damaged": damaged, "may_be_empty": work.may_be_empty, "progress": progress}
+    done = extract_shards(work.model, work.preprocess, work.split, runtime, list(parts.values()), **options)
+    for number, features in zip(parts, done, strict=True):
+        yield number, features, damaged.of_all_processes(runtime.device)
+
+
 def _begin(source: _Source, shards: Shards, target: Target, runtime: Runtime) -> list[int]:
     """The numbers of the parts to extract, which the main process knows, in every process."""
-    missing = np.zeros(len(shards.rows), bool)
+    missing = np.zeros(0, bool)
     if runtime.is_main:
         if _is_there(source, target):
             logger.info("%s: %s: all there already", target.folder, counted(len(source.split), "tracklet"))
@@ -166,8 +282,14 @@ def _begin(source: _Source, shards: Shards, target: Target, runtime: Runtime) ->
             missing = shards.missing()
             if not missing.all():
                 logger.info("%s: going on, %d of %d parts are there", target.folder, (~missing).sum(), len(missing))
-    told = sum_over_processes(torch.from_numpy(missing.astype(np.int64)).to(runtime.device))
-    return np.flatnonzero(told.cpu().numpy()).tolist()
+    return _in_every_process(missing, len(shards.rows), runtime)
+
+
+def _in_every_process(missing: np.ndarray, count: int, runtime: Runtime) -> list[int]:
+    """The places of what is True among `count` in the main process, which others do not know; all places are False where it is empty."""
+    told = torch.zeros(count, dtype=torch.int64)
+    told[: len(missing)] = torch.from_numpy(missing)
+    return np.flatnonzero(sum_over_processes(told.to(runtime.device)).cpu().numpy()).tolist()
 
 
 def _is_there(source: _Source, target: Target) -> bool:
@@ -309,7 +431,8 @@ def features_of(
         label: names the progress bar.
     """
     rows, damaged = np.arange(len(split)), DamagedImages(config.data.damaged) if damaged is None else damaged
-    features = extract(model, preprocess, split, runtime, damaged=damaged, **_options(config, model, runtime, label))
+    options = {**_options(config, model), "progress": label if runtime.is_main else ""}
+    features = extract(model, preprocess, split, runtime, damaged=damaged, **options)
     left_out = damaged.of_all_processes(runtime.device)
     if runtime.is_main:
         _say(left_out)
@@ -324,13 +447,10 @@ def features_of(
     )
 
 
-def _options(
-    config: Config, model: Embedding | ColorHistogram, runtime: Runtime, label: str = "embedding"
-) -> dict[str, Any]:
+def _options(config: Config, model: Embedding | ColorHistogram) -> dict[str, Any]:
     return {
         "dim": model.num_features,
         "pooling": POOLINGS[config.test.pooling],
         "batch_size": config.test.batch_size,
         "workers": config.machine.workers,
-        "progress": label if runtime.is_main else "",
     }

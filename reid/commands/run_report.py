@@ -74,8 +74,8 @@ def write_run_report(
         facts["Evaluated"] = "nothing: the dataset has no queries"
     if left_out := read_list(directory.damaged):
         facts["Images left out"] = f"{len(left_out)} that cannot be read ({directory.damaged.name})"
-    if data.corrections is not None:
-        facts["Corrected labels"] = f"{data.corrected} ({data.corrections.file.name})"
+    if data.corrections:
+        facts["Corrected labels"] = f"{data.corrected} ({', '.join(file.file.name for file in data.corrections)})"
     facts |= {"Weights of training tracklets": data.weights} if data.weights else {}
     facts |= {"Wrong training labels": data.noise, "Training time": f"{minutes:.1f} min on {runtime.device.type}"}
     write_report(

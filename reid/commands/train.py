@@ -20,6 +20,7 @@ from reid.commands.test import finish_run
 from reid.commands.training_log import TrainingLog, log_start
 from reid.config import Config, parse
 from reid.datasets import presence
+from reid.datasets.corrections import digest_of
 from reid.datasets.damaged import write_list
 from reid.datasets.holdout import how_to_judge
 from reid.engine import checkpoint, evidence
@@ -84,7 +85,7 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
         with contextlib.ExitStack() as stack:
             if runtime.is_main:
                 directory.prepare(config, overwrite=options.overwrite)
-                directory.keep_data(data.benchmark, data.corrections.content if data.corrections else None)
+                directory.keep_data(data.benchmark, [file.content for file in data.corrections])
                 directory.keep_noise(data.noisy)
                 if progress.source is not None:
                     directory.adopt(progress.source)
@@ -138,7 +139,7 @@ def _restored(
     config: Config, job: Job, sources: list[Path], data: experiment.LabelledData, runtime: Runtime
 ) -> _Progress:
     """Puts the checkpoint's state into the job."""
-    source, state = checkpoint.load_first(sources)
+    source, state = checkpoint.load_first(sources, "config", "pids", "step", "best", "model", "loss", "optimizer")
     trained_with: Config = parse(state["config"], source)
     if changed := config.differences(trained_with, but="train.iterations"):
         raise ConfigError(
@@ -156,13 +157,13 @@ def _restored(
     checkpoint.load_weights(job.model, state["model"], source)
     checkpoint.load_weights(job.loss, state["loss"], source)
     if job.ema is not None:
-        checkpoint.load_weights(job.ema.model, state["ema"], source)
+        checkpoint.load_weights(job.ema.model, state.get("ema", {}), source)
     try:
         job.optimizer.load_state_dict(state["optimizer"])
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{source}: optimiser state of another model: {error}") from None
-    if job.scaler is not None and "scaler" in state:  # the number format may change between a stop and a resume
-        job.scaler.load_state_dict(state["scaler"])
+        if job.scaler is not None and "scaler" in state:  # the number format may change between a stop and a resume
+            job.scaler.load_state_dict(state["scaler"])
+    except Exception as error:  # torch looks at nothing before it uses it
+        raise CheckpointError(f"{source}: optimiser state of another model: {error!r:.200}") from None
     job.damaged.files.update(state.get("damaged", {}))
     if job.evidence is not None and "evidence" in state:  # an earlier version has taken down none
         job.evidence.restore(state["evidence"], source, is_main=runtime.is_main)
@@ -173,12 +174,12 @@ def _restored(
 def _require_same_corrections(state: dict[str, Any], data: experiment.LabelledData, source: Path) -> None:
     """The file may lie elsewhere now; what it says may not have changed."""
     before = (state.get("corrections") or {}).get("sha256")
-    now = None if data.corrections is None else data.corrections.digest
+    now = digest_of(data.corrections)
     if before != now:
         there, here = (f"SHA-256 {digest[:8]}…" if digest else "none" for digest in (before, now))
         raise ConfigError(
             f"{source}: cannot resume, data.corrections: trained with {there}, now {here}; give the same file by "
-            "data.corrections=FILE (the run keeps a copy, corrections.csv), or train anew with --output-dir"
+            f"data.corrections=FILE (copies: {source.parent.parent}/corrections*.csv), or train anew with --output-dir"
         )
 
 
@@ -299,7 +300,7 @@ def _train(
             job,
             data.holdout,
             data.benchmark.names,
-            {"sha256": data.corrections.digest, "counts": data.corrected} if data.corrections else None,
+            {"sha256": digest_of(data.corrections), "counts": data.corrected} if data.corrections else None,
             runtime,
             progress,
             window,

@@ -44,8 +44,8 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
         counted(train.num_frames, "frame"),
         data.noise,
     )
-    if data.corrections is not None:
-        logger.info("corrections %s: %s", data.corrections.file, data.corrected)
+    if data.corrections:
+        logger.info("corrections %s: %s", ", ".join(str(file.file) for file in data.corrections), data.corrected)
     if data.weights:
         logger.info("weights of training tracklets: %s", data.weights)
     for note in data.benchmark.notes:

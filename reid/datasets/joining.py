@@ -1,7 +1,7 @@
-"""Several datasets as one to train on: persons and cameras of different datasets stay apart, and each is tested as it was by itself.
+"""Join several datasets to train on: persons and cameras of different datasets stay separate, and each dataset is tested on its own.
 
-What could be confused bears its dataset's name in front, as `robust-reid import` writes it: ``market1501:2``. Junk (−1), distractors (0)
-and unknown cameras (−1) stay what they are.
+Names that could collide are prefixed by their dataset's name, as `robust-reid import` writes them: ``market1501:2``. Junk (−1),
+distractors (0) and unknown cameras (−1) keep their numbers.
 
 Shapes: T tracklets, F frames.
 """
@@ -19,22 +19,22 @@ import numpy as np
 from reid.errors import ConfigError, counted
 from reid.tracklets import Benchmark, IdNames, Split
 
-SAME_RECORDING = ("market1501", "mars")  # MARS is of the same recording as Market-1501, under the same person ids
+SAME_RECORDING = ("market1501", "mars")  # MARS was recorded together with Market-1501 and uses the same person ids
 
 
 def plain_name(name: str) -> str:
-    """A dataset's name without the word that it is not whole."""
+    """Remove the suffix that marks an incomplete copy from a dataset's name."""
     return name.removesuffix("-subset")
 
 
 def joined(datasets: Sequence[Benchmark]) -> Benchmark:
-    """One dataset of several.
+    """Join datasets into one.
 
-    Its training set is made of theirs, its `val` of those that have one; `test`, `query` and `gallery` hold everybody who is not trained
-    on, and figures are those of `parts`, the datasets as they were.
+    The training set joins theirs, and `val` those of the datasets that have one. `test`, `query` and `gallery` join all test sets, but
+    metrics are computed on `parts`, the original datasets.
 
     Raises:
-        ConfigError: two have one name, so that nobody could tell their persons apart.
+        ConfigError: two datasets have the same name, so that their persons could not be told apart.
     """
     names = [plain_name(dataset.name) for dataset in datasets]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
@@ -81,19 +81,19 @@ def joined(datasets: Sequence[Benchmark]) -> Benchmark:
 
 
 class _Numbers:
-    """Ids of several datasets numbered from 1, one dataset after another, in the order of their own numbers."""
+    """New ids of several datasets: numbered from 1, one dataset after another, in ascending order of the old ids."""
 
     def __init__(self, datasets: Sequence[str], own: Sequence[np.ndarray]) -> None:
         self.datasets, self.own = datasets, own
         self.before = np.cumsum([0, *map(len, own)])
 
     def of(self, dataset: int, numbers: np.ndarray) -> np.ndarray:
-        """The new numbers of a dataset's ids; those that are no ids stay."""
+        """Renumber the ids of a dataset; other numbers (junk, distractors, unknown) stay."""
         known = np.isin(numbers, self.own[dataset])
         return np.where(known, np.searchsorted(self.own[dataset], numbers) + self.before[dataset] + 1, numbers)
 
     def names(self, called: Sequence[Mapping[int, str]]) -> dict[int, str]:
-        """What every new number is called."""
+        """The name of every new id."""
         return {
             int(self.before[i]) + place: f"{dataset}:{called[i].get(number, number)}"
             for i, dataset in enumerate(self.datasets)
@@ -102,13 +102,13 @@ class _Numbers:
 
 
 def _ids(dataset: Benchmark, of: Callable[[Split], np.ndarray]) -> np.ndarray:
-    """All ids of a dataset, sorted: a person who is in several of its parts is one."""
+    """Collect all ids of a dataset, sorted and unique over its parts."""
     splits = [dataset.train, dataset.test, *([] if dataset.val is None else [dataset.val])]
     return np.unique(np.concatenate([of(split) for split in splits]))
 
 
 def _concatenated(splits: Sequence[Split]) -> Split:
-    """The tracklets of all splits, one after another; names are relative to the folder that all roots have in common."""
+    """Concatenate the tracklets of all splits; frame names are relative to the common folder of all roots."""
     roots = [os.path.abspath(split.root) for split in splits]
     common = os.path.commonpath(roots)
     below = [os.path.relpath(root, common) for root in roots]
@@ -128,7 +128,7 @@ def _concatenated(splits: Sequence[Split]) -> Split:
 
 
 def _weights(datasets: Sequence[Benchmark]) -> np.ndarray | None:
-    """Those of training tracklets, 1 where a dataset does not say; None where none does."""
+    """Concatenate the weights of training tracklets, 1 for a dataset without weights; None if no dataset has any."""
     if all(dataset.weight is None for dataset in datasets):
         return None
     return np.concatenate(
@@ -148,7 +148,7 @@ def _notes(datasets: Sequence[Benchmark]) -> list[str]:
 
 
 def _same_persons(datasets: Mapping[str, Benchmark]) -> list[str]:
-    """Who is known to be in two datasets: tested in one after training on the other, or trained as two persons."""
+    """Note persons known to be in two datasets: tested in one after training on the other, or trained as two persons."""
     common = {name: dataset for name, dataset in datasets.items() if name in SAME_RECORDING}
     notes = []
     for (one, trained), (other, tested) in permutations(common.items(), 2):

@@ -1,6 +1,6 @@
-"""People's own tracklets from one table: a row per frame or per tracklet, and what the table leaves open decided and said.
+"""Load a user's tracklets from one table with a row per frame or per tracklet; choices that the table leaves open are made and noted.
 
-No image is opened here. Labels come from the table, never from a file's name.
+No image is opened here. Labels come from the table, never from file names.
 
 Shapes: N rows, F frames, T tracklets.
 """
@@ -39,11 +39,11 @@ _LOOKED_AT = 50  # files that are looked for; when none is there, the table's pa
 
 
 class Rows(NamedTuple):
-    """Every tracklet of a table, in order of appearance, and what the table says of each.
+    """Every tracklet of a table, in order of first appearance, with the table's columns.
 
-    `split` pid 0 and camid -1 where unknown · `known` (T,) bool: the person is · `part`, `role` (T,) texts, None without that column ·
-    `query`, `gallery` row numbers by the table's roles, or none and all · `names` · `notes` · `weight` (T,) float64 >= 0, 1 where the cell
-    is empty, None without that column.
+    `split` pid 0 and camid -1 if unknown · `known` (T,) bool: whether the person is known · `part`, `role` (T,) texts, None without that
+    column · `query`, `gallery` row numbers by the table's roles; without roles, no query and all rows · `names` · `notes` · `weight` (T,)
+    float64 >= 0, 1 for an empty cell, None without that column.
     """
 
     split: Split
@@ -64,13 +64,13 @@ class Rows(NamedTuple):
 
 
 def load_rows(file: Path) -> Rows:
-    """Reads every tracklet of a table, whatever part it belongs to: what extraction embeds.
+    """Load every tracklet of a table, whatever part it belongs to, as for extraction.
 
     Args:
-        file: as `read_table` takes it; paths are relative to its folder, absolute, or begin with ``~``.
+        file: a table that `read_table` reads; paths are relative to its folder, absolute, or begin with ``~``.
 
     Raises:
-        DataError: a row is wrong, or a tracklet has two persons, cameras, parts or roles; names row and column.
+        DataError: a row is wrong, or a tracklet has two persons, cameras, parts, roles or weights; names row and column.
     """
     table = read_table(Path(file))
     pid, camid = read_ids(table, "pid"), read_ids(table, "camid")
@@ -114,20 +114,20 @@ def load_manifest(
     any_camera: bool = False,
     to_train: bool = True,
 ) -> Benchmark:
-    """Reads a table to train on and to test with; its name is that of the file.
+    """Load a table to train and test on; the dataset is named after the file.
 
-    Without a column ``split`` the identities are drawn apart, without a column ``role`` one query for each person and camera. There
-    need be no test set: query and gallery are then empty. What was decided, counted and left out stands in `Benchmark.notes`.
+    Without a column ``split``, identities are drawn into parts; without a column ``role``, one query is drawn for each person and camera.
+    The test set may be empty, and then query and gallery are. Choices, counts and tracklets left out are listed in `Benchmark.notes`.
 
     Args:
         file: as in `load_rows`.
-        draw: how identities are divided where the table does not say.
-        drawn: an earlier division to keep to, person as written -> part; persons it does not know are tested on.
+        draw: how identities are divided if the table has no column ``split``.
+        drawn: an earlier division to reuse, person as written -> part; persons missing in it are put in the test set.
         any_camera: a match may be seen by the query's own camera.
-        to_train: refuse a table that has nobody to train on.
+        to_train: raise if there is nobody to train on.
 
     Raises:
-        DataError: as in `load_rows`; no column ``pid``; or nobody to train on.
+        DataError: as in `load_rows`; no person is known; or there is nobody to train on.
     """
     file, draw = Path(file), draw or Draw()
     rows = load_rows(file)
@@ -165,7 +165,7 @@ def load_manifest(
 
 
 def _choice(table: Table, column: str, valid: tuple[str, ...], *, required: bool) -> np.ndarray | None:
-    """(N,) texts of a column that has few values, in lower case; None without it."""
+    """(N,) values of a column with few valid values, in lower case; None without the column."""
     if column not in table:
         return None
     codes, texts = table.coded(column)
@@ -179,10 +179,10 @@ def _choice(table: Table, column: str, valid: tuple[str, ...], *, required: bool
 
 
 def _filled(ids: Ids, code_N: np.ndarray, num_tracklets: int) -> tuple[Ids, int]:
-    """The same with empty cells filled from other rows of their tracklet, and how many were."""
+    """Fill empty cells from other rows of their tracklet, and count them."""
     known = np.flatnonzero(ids.number != UNKNOWN)
     told_T = np.full(num_tracklets, UNKNOWN)
-    told_T[code_N[known[::-1]]] = ids.number[known[::-1]]  # the first that is known
+    told_T[code_N[known[::-1]]] = ids.number[known[::-1]]  # reversed, so that the first known value wins
     number = np.where(ids.number == UNKNOWN, told_T[code_N], ids.number)
     return ids._replace(number=number), int((number != ids.number).sum())
 
@@ -190,7 +190,7 @@ def _filled(ids: Ids, code_N: np.ndarray, num_tracklets: int) -> tuple[Ids, int]
 def _refuse_two(
     table: Table, said: Mapping[str, np.ndarray], code_N: np.ndarray, keys: list[str], first_T: np.ndarray
 ) -> None:
-    """A tracklet shows one person in one camera, and is in one part."""
+    """Refuse a tracklet with two persons, cameras, parts, roles or weights."""
     wrong = {column: np.flatnonzero(values != values[first_T[code_N]]) for column, values in said.items()}
     rows = {column: int(found[0]) for column, found in wrong.items() if len(found)}
     if not rows:
@@ -211,11 +211,11 @@ def _refuse_two(
 
 
 def _frames(table: Table, code_N: np.ndarray, keys: list[str]) -> tuple[Split, list[str]]:
-    """The frames of every tracklet, in the order of its rows, and notes; persons and cameras are still unknown."""
+    """Collect the frames of every tracklet in the order of its rows, and notes; persons and cameras are filled in later."""
     texts = paths_of(table)
     folder = table.file.parent
     absolute = [os.path.isabs(text) for text in texts] if _may_be_absolute(texts) else []
-    if any(absolute):  # names below one root, which is then that of the file system
+    if any(absolute):  # all names must be relative to one root, which is then that of the file system
         base = folder.absolute()
         texts = [text if there else os.path.join(base, text) for text, there in zip(texts, absolute, strict=True)]
         folder = Path(base.anchor)
@@ -309,20 +309,20 @@ def _parts_of(table: Table, i: int, folder: Path, text: str, box: Box | None, nu
 
 
 def _images_of(table: Table, i: int, folder: Path, text: str) -> list[str]:
-    """The frames of a row that names no file of pictures: those in its folder."""
+    """Names of the images in the folder that a row names."""
     place = folder / text
-    if place.is_dir():
+    if os.path.isdir(place):  # os.path.isdir returns False for a name that is too long, where pathlib raises
         if names := images_in(place):
             return [f"{text.rstrip('/')}/{name}" for name in names]
         raise table.error(i, "path", f"{place}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, got none")
-    what = "a file that is no image" if place.is_file() else "nothing there"
+    what = "a file that is no image" if os.path.isfile(place) else "nothing there"
     raise table.error(i, "path", f"expected an image, a folder of frames or a video, got {what}: {place}")
 
 
 def _refuse_missing(table: Table, folder: Path, texts: list[str]) -> None:
-    """Where none of some files is there, the paths are wrong, not the files; single missing ones show when they are read."""
+    """Refuse the paths if none of a sample of files exists; single missing files are found when they are read."""
     looked = np.unique(np.linspace(0, len(texts) - 1, _LOOKED_AT).astype(int)).tolist()
-    if not any((folder / texts[i]).exists() or frames.is_packed(folder / texts[i]) for i in looked):
+    if not any(os.path.exists(folder / texts[i]) or frames.is_packed(folder / texts[i]) for i in looked):
         raise table.error(
             0,
             "path",
@@ -332,7 +332,7 @@ def _refuse_missing(table: Table, folder: Path, texts: list[str]) -> None:
 
 
 def _without_repeats(split: Split) -> tuple[Split, list[str]]:
-    """Each frame once in its tracklet, and notes; one that stands in two tracklets is told."""
+    """Remove repeated frames of a tracklet, with a note; note frames that are in two tracklets."""
     if len(set(split.names.tolist())) == len(split.names):
         return split, []
     notes = []
@@ -381,14 +381,14 @@ def _column_notes(table: Table, pid: Ids, camid: Ids, filled: Mapping[str, int])
 
 
 def _labels(rows: Rows) -> Callable[[int], str]:
-    """A person's number as written in the table."""
+    """Return the function that gives a person's name in the table for a pid."""
     return lambda pid: rows.names.pid.get(pid, str(pid))
 
 
 def _drawn(
     rows: Rows, draw: Draw, earlier: Mapping[str, str] | None, *, any_camera: bool
 ) -> tuple[dict[str, str], np.ndarray]:
-    """Person -> part, and (T,) the part of each tracklet: junk and distractors go to the test, unknown persons nowhere."""
+    """Person -> part, and (T,) the part of each tracklet: junk and distractors are tested on, unknown persons in no part."""
     split, label = rows.split, _labels(rows)
     persons = [label(pid) for pid in np.unique(split.pid[split.pid > 0]).tolist()]
     if earlier is None:
@@ -450,7 +450,7 @@ def _refuse_query(file: Path, test: Split, query: np.ndarray, role: np.ndarray, 
 
 
 def _who_can_be_found(test: Split, *, any_camera: bool) -> list[str]:
-    """Test persons whom no query can find again, counted by the reason."""
+    """Note the test persons that no query can retrieve, by reason."""
     able, persons = can_match(test, any_camera=any_camera), np.unique(test.pid[test.pid > 0])
     lost = np.setdiff1d(persons, test.pid[able])
     if not len(lost):

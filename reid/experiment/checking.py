@@ -1,4 +1,4 @@
-"""Every name and setting of a config checked before the first batch, with every mistake reported at once."""
+"""Checks of every name and setting of a config before the first batch; all errors are reported at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from reid.models.heads import HEADS
 from reid.protocol import get_protocols
 from reid.tracklets import Split
 
-# What `create_model` takes and the project decides.
+# Arguments of timm's `create_model` that are set by other parts of the config, not by model.options.
 _NOT_OPTIONS = {
     "checkpoint_path",
     "features_only",
@@ -37,10 +37,10 @@ _NOT_OPTIONS = {
 
 
 def check(config: Config) -> None:
-    """Checks every name, and every component's settings against the signature and the ranges of what they are for.
+    """Checks every name in a config, and the options of every component against its signature and value ranges.
 
     Raises:
-        ConfigError: one line per mistake.
+        ConfigError: one line per error.
     """
     problems = []
     for place, one in config.data.sets.items():
@@ -61,7 +61,7 @@ def check(config: Config) -> None:
 
 
 def _of_dataset(place: str, one: Dataset) -> list[str]:
-    """What is wrong with one dataset; `place` is the section that names it."""
+    """Returns the errors in the settings of one dataset; `place` is its section in the config."""
     problems = []
     if one.name not in DATASETS:
         unknown = f"unknown dataset {one.name!r}; {nearest(one.name, list(DATASETS))}"
@@ -75,7 +75,7 @@ def _of_dataset(place: str, one: Dataset) -> list[str]:
 
 
 def _contradictions(config: Config) -> list[str]:
-    """Settings that are right one by one, but not together."""
+    """Returns the errors of settings that are valid alone, but not in combination."""
     problems = []
     if config.data.split == "all" and config.data.name not in SPLITS:
         problems.append(f"data.split: only {' and '.join(SPLITS)} have several, got {config.data.name!r}")
@@ -116,7 +116,7 @@ def _contradictions(config: Config) -> list[str]:
 
 
 def _in_parts(config: Config) -> list[str]:
-    """What keeps the configured loss from being computed in parts of a batch."""
+    """Returns an error for each loss that needs the whole batch and so cannot be used with train.accumulate > 1."""
     loss = build_loss(config)
     parts = loss.losses if isinstance(loss, SumOfLosses) else {config.losses[0].name: loss}
     whole = [name for name, part in parts.items() if getattr(part, "needs_whole_batch", False)]
@@ -128,7 +128,7 @@ def _in_parts(config: Config) -> list[str]:
 
 
 def _loss_components(config: Config) -> list[tuple[str, Component]]:
-    """Section and settings of each loss, without the factors of a list."""
+    """Returns section and settings of each loss, without the weights of a list."""
     if not isinstance(config.loss, list):
         return [("loss", config.loss)]
     found = []
@@ -139,7 +139,10 @@ def _loss_components(config: Config) -> list[tuple[str, Component]]:
 
 
 def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str, Any]]]:
-    """Section, registry, settings, and stand-ins for what the wiring will pass; everything else in a signature is the user's."""
+    """Returns section, registry, settings and placeholder arguments of each component.
+
+    The placeholders stand for the arguments that the program itself passes; all other parameters of a signature are user settings.
+    """
     iterations, frame = config.train.iterations, np.zeros(1, dtype=np.int64)
     anybody = Split(Path(), np.array([b"x"]), frame, frame + 1, frame, frame)
     components: list[tuple[str, Registry, Component, dict[str, Any]]] = [

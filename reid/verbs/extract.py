@@ -12,6 +12,8 @@ EXAMPLES = """\
   robust-reid extract runs/mars_imae my_tracklets/ --out galleries/mine
   # more tracklets, by the same model
   robust-reid extract runs/mars_imae monday/ --out galleries/mine --add
+  # or straight into a vector database
+  robust-reid extract runs/mars_imae monday/ --out people.db#mine --add
   # one row per frame: path,tracklet[,pid,camid]
   robust-reid extract runs/mars_imae frames.csv --out galleries/listed
   # by a network of another toolkit, without a run
@@ -23,7 +25,10 @@ EXAMPLES = """\
   robust-reid extract runs/mars_imae /data/mars --out galleries/fast \\
       --index IVF1024,Flat:nprobe=16
   torchrun --nproc-per-node 4 -m reid extract runs/mars_imae /data/mars \\
-      --out galleries/mars"""
+      --out galleries/mars
+  # by all machines of a Ray cluster (pip install 'robust-reid[ray]')
+  RAY_ADDRESS=head:6379 robust-reid extract runs/mars_imae /data/mars \\
+      --out galleries/mars --engine ray"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,14 +48,34 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave out images that cannot be read, and tracklets that have no other; both are listed",
     )
+    engine = parser.add_argument_group("where it is computed")
+    engine.add_argument(
+        "--engine",
+        choices=["here", "ray"],
+        default="here",
+        help="ray: by a cluster, that of RAY_ADDRESS or of this machine",
+    )
+    engine.add_argument(
+        "--ray-cpus", type=int, metavar="N", help="cores of each of its actors (default: a machine's, at most 8)"
+    )
     output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, required=True, metavar="DIR", help="feature folder to write")
+    output.add_argument(
+        "--out",
+        type=cli.path_or_text,
+        required=True,
+        metavar="DIR|URI",
+        help="feature folder to write; with --add also a database, as robust-reid gallery push takes it",
+    )
     mode = output.add_mutually_exclusive_group()
     mode.add_argument("--add", action="store_true", help="add to the feature folder that is there")
     mode.add_argument("--overwrite", action="store_true", help="replace an existing feature folder")
     output.add_argument("--resume", choices=["auto"], help="go on with an extraction that was killed, if there is one")
     output.add_argument("--shard", type=int, metavar="FRAMES", help="frames between two saved parts (default: 16384)")
-    output.add_argument("--index", metavar="FACTORY", help="build a faiss index; search parameters after a colon")
+    output.add_argument(
+        "--index",
+        metavar="FACTORY",
+        help="build a faiss index; search parameters after a colon (of a new database: Milvus' kind of index)",
+    )
     return parser
 
 
@@ -63,19 +88,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.input, flags.overrides = Path(words[0]), words[1:]
     elif flags.weights is None and flags.run is None:
         arguments.error("give a run directory and what to embed, or --weights FILE and what to embed")
+    if flags.ray_cpus is not None and flags.engine != "ray":
+        arguments.error("--ray-cpus goes with --engine ray")
     cli.log_to_stderr()
 
     from reid.commands import extract
     from reid.experiment.trained import source
+    from reid.gallery import milvus, store
 
-    target = extract.Target(
-        flags.out,
-        "add" if flags.add else "overwrite" if flags.overwrite else "new",
-        resume=flags.resume is not None,
-        index=flags.index,
-        skip_tracklets=flags.skip_tracklets,
-        **({} if flags.shard is None else {"shard_frames": flags.shard}),
-    )
+    more = {} if flags.shard is None else {"shard_frames": flags.shard}
+    more |= {"resume": flags.resume is not None, "index": flags.index, "skip_tracklets": flags.skip_tracklets}
+    target: extract.Target | extract.Database
+    if milvus.is_address(flags.out) and not store.exists(Path(flags.out)):
+        if not flags.add:
+            arguments.error(f"--out {milvus.address(flags.out)} is a database, which takes rows by --add")
+        target = extract.Database(milvus.address(flags.out), **more)
+    else:
+        mode: extract.Mode = "add" if flags.add else "overwrite" if flags.overwrite else "new"
+        target = extract.Target(Path(flags.out), mode, **more)
     model = source(flags.run, flags.checkpoint, flags.weights, flags.model, flags.size)
-    extract.run(model, cli.overrides_of(flags), flags.input, flags.kind, target)
+    engine = extract.Engine(flags.engine == "ray", flags.ray_cpus)
+    extract.run(model, cli.overrides_of(flags), flags.input, flags.kind, target, engine)
     return 0

@@ -44,6 +44,70 @@ def test_a_database_answers_as_its_folder(
     assert f"no such image, folder of frames or key of {PLACE}" in fails("search", "--gallery", PLACE, key)
 
 
+def test_extracted_into_a_database_is_extracted_and_pushed(
+    run: Path, other_run: Path, workplace: Path, data_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch, fails
+) -> None:
+    """Also where the program is killed between two parts, and where an image is damaged."""
+    names = tracklets(data_root, Path("mine"), slice(0, 9))
+    assert call("extract", run, "mine", "--out", "folder", "--shard", "4") == 0
+    assert call("gallery", "push", "folder", "people.db#pushed") == 0
+    push, parts = milvus.push, []
+
+    def killed(*arguments, **options) -> milvus.Pushed:
+        if len(parts) == 2:
+            raise KeyboardInterrupt
+        parts.append(push(*arguments, **options).written)
+        return milvus.Pushed(0, 0, 0)
+
+    options = ["mine", "--out", PLACE, "--add", "--shard", "4"]
+    with monkeypatch.context() as patch:
+        patch.setattr(milvus, "push", killed)
+        assert call("extract", run, *options) == 130
+    there = sum(parts)
+    assert 0 < there < 9
+    assert f"has a tracklet {names[0]!r} already (and {there - 1} more); --resume auto" in fails(
+        "extract", run, *options
+    )
+    assert "two models never mix" in fails("extract", other_run, *options, "--resume", "auto")
+    monkeypatch.setattr(milvus, "push", lambda *a, **b: parts.append((done := push(*a, **b)).written) or done)
+    assert call("extract", run, *options, "--resume", "auto") == 0
+    assert f"{PLACE}: 9 tracklets are there" in capsys.readouterr().err
+    assert sum(parts) == 9  # none was made again
+    everything = []
+    for collection in ("pushed", "demo"):
+        with milvus.opened(milvus.Address("people.db", collection)) as opened:
+            everything.append(opened.rows(names))
+            assert opened.unfinished == ()
+    assert everything[0] == everything[1]
+    image = sorted((Path("mine") / names[0]).iterdir())[0]
+    image.rename(image.with_suffix(".png"))  # another length, under the key that is there
+    (Path("mine") / names[0] / "more.png").write_bytes(image.with_suffix(".png").read_bytes())
+    assert "has another tracklet of the key" in fails("extract", run, *options, "--resume", "auto")
+
+
+def test_what_a_database_takes_of_an_extraction(
+    run: Path, workplace: Path, data_root: Path, capsys: pytest.CaptureFixture[str], fails
+) -> None:
+    names = tracklets(data_root, Path("mine"), slice(0, 3))
+    image = sorted((Path("mine") / names[1]).iterdir())
+    for path in image:
+        path.unlink()
+        path.write_bytes(b"no JPEG")
+    options = ["extract", run, "mine", "--out", PLACE, "--add"]
+    assert "milvus-lite has FLAT, HNSW" in fails(*options, "--index", "Flat")
+    assert "damaged image" in fails(*options)
+    assert not Path("people.db").exists()
+    assert call(*options, "--skip-tracklets", "--index", "HNSW:M=8") == 0
+    assert "1 tracklet was left out, as none of the images can be read" in capsys.readouterr().err
+    with milvus.opened(milvus.address(PLACE)) as opened:
+        assert sorted(opened.rows(names)) == sorted([names[0], names[2]])
+        assert opened.index == "HNSW"
+        assert [row["row"] for row in opened.rows(names).values()] == [0, 2]
+    with pytest.raises(SystemExit):
+        call("extract", run, "mine", "--out", PLACE)
+    assert "is a database, which takes rows by --add" in capsys.readouterr().err
+
+
 def test_a_search_warns_of_a_push_that_was_killed(gallery: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """tests/gallery/test_milvus.py kills pushes; here the mark that they leave is set."""
     key = str(store.read(gallery).key[5])

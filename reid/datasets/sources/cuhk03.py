@@ -1,9 +1,9 @@
-"""CUHK03 under its new protocol (767 and 700 persons): images as files, and the published split in a MATLAB file.
+"""CUHK03 under its new protocol (767 training and 700 test persons): image files, and the published split in a MATLAB file.
 
-``images_detected/`` or ``images_labeled/`` hold ``1_001_1_01.png`` (camera pair, person, view, image), as every toolkit writes them out
-of ``cuhk-03.mat``, and as `robust-reid import` does; ``cuhk03_new_protocol_config_detected.mat`` or ``…_labeled.mat`` names them
+``images_detected/`` or ``images_labeled/`` hold ``1_001_1_01.png`` (camera pair, person, view, image), as toolkits, and
+`robust-reid import`, unpack them from ``cuhk-03.mat``. ``cuhk03_new_protocol_config_detected.mat`` or ``…_labeled.mat`` lists them
 (``filelist``), their persons (``labels``) and the rows of each part, counted from 1 (``train_idx``, ``query_idx``, ``gallery_idx``).
-The copies called CUHK03-NP, laid out as Market-1501 (``detected/bounding_box_train/0001_c1_1.png``), are taken too.
+Copies called CUHK03-NP, in the layout of Market-1501 (``detected/bounding_box_train/0001_c1_1.png``), are accepted too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FLAT_PARTS = ("bounding_box_train", "query", "bounding_box_test")
 
 
 def load_cuhk03(folder: Path, boxes: Boxes = "detected") -> Benchmark:
-    """Read the index.
+    """Load the index.
 
     Args:
         folder: of the dataset.
@@ -61,7 +61,7 @@ def load_cuhk03(folder: Path, boxes: Boxes = "detected") -> Benchmark:
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this dataset, or None."""
+    """Return why the source is this dataset, or None."""
     for boxes in BOXES:
         if (source / _split_file(boxes)).is_file():
             return _split_file(boxes)
@@ -71,7 +71,7 @@ def recognise(source: Path) -> str | None:
 
 
 def read(source: Path, options: Options) -> Rows:
-    """The dataset as rows, the detector's boxes where they are there."""
+    """Read the dataset as rows, with the detector's boxes if available."""
     said = list(_unpacked(source)) if options.unpack else []
     there = [boxes for boxes in BOXES if (source / f"images_{boxes}").is_dir() or (source / boxes).is_dir()]
     boxes: Boxes = next(
@@ -84,7 +84,7 @@ def read(source: Path, options: Options) -> Rows:
 
 
 def _unpacked(folder: Path) -> Iterator[str]:
-    """Unpacks the images that the new protocol's files name and that are not there; says what was done."""
+    """Unpack the images of each existing split file unless they exist; yields messages for the user."""
     if (packed := cuhk03_matlab.find(folder)) is None:
         return
     named = [boxes for boxes in BOXES if (folder / _split_file(boxes)).is_file()]

@@ -1,8 +1,8 @@
-"""The images of CUHK03 out of ``cuhk-03.mat``, as its archive has them: a MATLAB 7.3 file (HDF5) whose cells are references.
+"""Unpack the images of CUHK03 from ``cuhk-03.mat`` of its archive: a MATLAB 7.3 file (HDF5) whose cells are references.
 
-``detected`` and ``labeled`` hold a cell for each of five camera pairs: persons x ten images, five of each view; some are empty. HDF5 has
-the axes the other way round. Files are named as the new protocol's ``filelist`` names them: ``1_001_2_06.png`` is camera pair 1, person
-1, view 2, image 6.
+``detected`` and ``labeled`` hold one cell for each of five camera pairs: persons x ten images, five of each view; some are empty. In
+HDF5 the axes are reversed. Files are named as in the new protocol's ``filelist``: ``1_001_2_06.png`` is camera pair 1, person 1, view 2,
+image 6.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ _PER_VIEW = 5
 
 
 def find(folder: Path) -> Path | None:
-    """The file below a dataset's folder; None where it is not there."""
+    """Find the file below a dataset's folder; None if it does not exist."""
     return next((folder / place for place in _PLACES if (folder / place).is_file()), None)
 
 
 def unpack(file: Path, boxes: str, folder: Path) -> int:
-    """Writes the images as PNG, which loses nothing. The folder appears when all are there; a second try goes on where one was stopped.
+    """Write the images as PNG (lossless). The folder appears once it is complete; a call after an interruption resumes.
 
     Args:
         file: `cuhk-03.mat`.
         boxes: `detected` or `labeled`.
-        folder: to make.
+        folder: to create.
 
     Returns:
-        how many images there are.
+        the number of images.
 
     Raises:
-        DataError: h5py is not installed, or the file is damaged or another one.
+        DataError: h5py is not installed, or the file is damaged or not `cuhk-03.mat`.
     """
     unfinished, count = folder.with_name(f"{folder.name}.unfinished"), 0
     logger.info("%s: unpacking the images of %s to %s", file, boxes, folder)
@@ -62,7 +62,7 @@ def unpack(file: Path, boxes: str, folder: Path) -> int:
 
 
 def _images(file: Path, boxes: str, is_there: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray | None]]:
-    """Every image's name, and its (H, W, 3) uint8 pixels unless it is there already."""
+    """Yield every image's name, and its (H, W, 3) uint8 pixels or None if the file exists already."""
     try:
         import h5py
     except ImportError:
@@ -79,7 +79,14 @@ def _images(file: Path, boxes: str, is_there: Callable[[str], bool]) -> Iterator
                             continue
                         name = f"{pair}_{person:03d}_{1 if number <= _PER_VIEW else 2}_{number:02d}.png"
                         yield name, None if is_there(name) else _pixels(held[:])
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:  # h5py's, of damage
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:  # raised by h5py for damaged files
         reason = str(error) or type(error).__name__
         raise DataError(
             f"{file}: expected cuhk-03.mat with {boxes}: camera pairs of persons x images ({reason})"

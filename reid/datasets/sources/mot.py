@@ -7,6 +7,7 @@ classes other than 1 (pedestrian) are no persons to learn from. Each sequence is
 from __future__ import annotations
 
 import configparser
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import NamedTuple
 from reid.datasets.sources.base import Options, Rows, folders_of, images_of
 from reid.datasets.sources.boxes import check_boxes
 from reid.errors import DataError
+from reid.files import text_of
 
 SHAPE = "img1/ and gt/gt.txt, or a tracker's .txt; a folder of such sequences"
 _LINE = "frame,id,x,y,w,h,…"
 _DETECTOR = re.compile(r"-(DPM|FRCNN|SDP)$")  # MOT17 has each sequence three times, once for each detector
 _NUMBER = re.compile(r"\d+")
 _PEDESTRIAN = 1
+_EXACT = 2.0**53  # whole numbers below are told apart
 
 
 class _Box(NamedTuple):
@@ -128,11 +131,12 @@ def _frames(sequence: Path) -> tuple[dict[int, str], Path]:
     if (info := sequence / "seqinfo.ini").is_file():
         parser = configparser.ConfigParser()
         try:
-            parser.read_string(info.read_text())
+            parser.read_string(text_of(info))
+            place = parser.get("Sequence", "imDir", fallback="img1")
         except configparser.Error as error:
-            raise DataError(f"{info}: not a readable file of settings ({error.message})") from None
-        folder = sequence / parser.get("Sequence", "imDir", fallback="img1")
-    names = images_of(folder) if folder.is_dir() else []
+            raise DataError(f"{info}: not a readable file of settings ({error})") from None
+        folder = sequence / place
+    names = images_of(folder) if os.path.isdir(folder) else []
     if not names:
         raise DataError(f"{folder}: expected the sequence's frames, such as 000001.jpg, got none")
     numbers = {name: _NUMBER.findall(Path(name).stem) for name in names}
@@ -141,17 +145,18 @@ def _frames(sequence: Path) -> tuple[dict[int, str], Path]:
 
 def _parse(file: Path) -> list[_Box]:
     boxes = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(text_of(file).splitlines(), start=1):
         if not line.strip():
             continue
         cells = line.replace(",", " ").split()
         try:
             values = [float(cell) for cell in cells]
-            if len(values) < 6 or not values[0].is_integer() or not values[1].is_integer():
+            if len(values) < 6 or not all(value.is_integer() and abs(value) < _EXACT for value in values[:2]):
                 raise ValueError
-        except ValueError:
+            kind = int(values[7]) if len(values) > 7 else None
+        except (ValueError, OverflowError):
             raise DataError(f"{file}: line {number}: expected {_LINE}, got '{line[:80]}'") from None
-        flag, kind = (values[6] if len(values) > 6 else None), (int(values[7]) if len(values) > 7 else None)
+        flag = values[6] if len(values) > 6 else None
         boxes.append(_Box(int(values[0]), int(values[1]), (values[2], values[3], values[4], values[5]), flag, kind))
     if not boxes:
         raise DataError(f"{file}: expected lines {_LINE}, got none")

@@ -13,6 +13,7 @@ from pathlib import Path
 from reid.datasets.sources.base import Options, Published, Rows, has_folders, images_of, require_file, rows_of
 from reid.datasets.sources.published import Images, image_benchmark, named, parse_folder
 from reid.errors import DataError
+from reid.files import text_of
 from reid.tracklets import Benchmark
 
 # 30,248 training and 2,373 validation images are one training set of 1,041 persons.
@@ -21,7 +22,7 @@ SHAPE = "list_train.txt, list_val.txt, list_query.txt, list_gallery.txt beside t
 _FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))
 _INNER = ("MSMT17_V1", "MSMT17_V2")
 _EXAMPLE = "0000/0000_000_01_0303morning_0015_0.jpg 0"
-_LINE = re.compile(r"((?:[^/\s]+/)*[^/\s_]+_[^/\s_]+_(\d+)_\S+)\s+(\d+)")
+_LINE = re.compile(r"((?:[^/\s]+/)*[^/\s_]+_[^/\s_]+_(\d{1,18})_\S+)\s+(\d{1,18})")
 _FLAT_PARTS = ("bounding_box_train", "query", "bounding_box_test")
 _FLAT_NAME = re.compile(r"(\d+)_c(\d+)_")
 
@@ -84,7 +85,7 @@ def _image_folders(root: Path) -> tuple[str, str]:
 def _parse_list(root: Path, folder: str, name: str) -> Images:
     file = require_file(root / name, f"MSMT17 has {SHAPE}")
     images = Images([], [], [])
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(text_of(file).splitlines(), start=1):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip())

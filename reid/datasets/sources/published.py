@@ -127,4 +127,7 @@ def _split(root: Path, images: Images) -> Split:
 
 
 def _integers(values: Sequence[int]) -> np.ndarray:
-    return np.asarray(values, dtype=np.int64)
+    try:
+        return np.asarray(values, dtype=np.int64)
+    except OverflowError:
+        raise DataError(f"expected persons and cameras below 2^63, got {max(values, key=abs):g}") from None

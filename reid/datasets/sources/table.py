@@ -13,6 +13,7 @@ from reid.datasets.sources.boxes import BOX, check_boxes
 from reid.datasets.table import Table, read_table
 from reid.errors import DataError
 
+_MOST_FRAMES = 10_000_000  # of one row: two days of video
 SHAPE = "a .csv or .parquet with path,tracklet[,pid,camid,…]"
 
 
@@ -61,7 +62,7 @@ def _numbers(table: Table) -> dict[str, list[Any]]:
 def _frames(table: Table, i: int, path: str, cells: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     if is_video(path):
         first, last = cells.get("first"), cells.get("last")
-        if first is None or last is None or last < first:
+        if first is None or last is None or not 0 <= last - first < _MOST_FRAMES:
             raise table.error(i, "first", f"expected the first and last frame of a video, got {first} to {last}")
         return [(path, {**cells, "first": frame, "last": frame, "frame": frame}) for frame in range(first, last + 1)]
     if not is_image(path) and os.path.isdir(path):

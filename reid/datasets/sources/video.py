@@ -11,9 +11,10 @@ from pathlib import Path
 
 from reid.datasets.images import VIDEO_SUFFIXES
 from reid.datasets.sources import table
-from reid.datasets.sources.base import Options, Rows
+from reid.datasets.sources.base import Options, Rows, require_file
 from reid.datasets.sources.boxes import check_boxes
 from reid.errors import DataError
+from reid.files import text_of
 
 SHAPE = "a video, and beside it (or by --tracks) a CSV of frame,track,x,y,w,h[,pid]"
 _REQUIRED = ("frame", "track", "x", "y", "w", "h")
@@ -38,12 +39,7 @@ def read(source: Path, options: Options) -> Rows:
     given = options.tracks
     file = (given / f"{source.stem}.csv" if given.is_dir() else given) if given else source.with_suffix(".csv")
     rows = Rows(source.stem)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        raise DataError(
-            f"{file}: expected the video's boxes (CSV: {','.join(_REQUIRED)}), got no readable file"
-        ) from None
+    text = text_of(require_file(file, f"the video's boxes, CSV: {','.join(_REQUIRED)}"))
     header = text.partition("\n")[0]
     delimiter = next((mark for mark in ",;\t" if mark in header), ",")
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
