@@ -316,7 +316,7 @@ def _print(
     results: Sequence[EvalResult], baselines: Sequence[tuple[str, EvalResult]] = (), *, markdown: bool = False
 ) -> None:
     if results[0].dataset is not None:
-        print(f"== {results[0].dataset} ==")
+        print(f"\n== {results[0].dataset} ==")
     if len(results) > 1:
         print(protocols_table(results), end="\n\n")
     for name, result in baselines:
