@@ -22,7 +22,7 @@ class Hits:
     """What came nearest to each query, nearest first, ties by row number.
 
     Args:
-        rows: (Q, K) int64 row numbers; -1 where there are fewer.
+        rows: (Q, K) int64 row numbers, K as asked for but no more than N; -1 where there are fewer.
         similarity: (Q, K) float64 cosine in [-1, 1]; 0 where `rows` is -1.
     """
 
@@ -52,7 +52,7 @@ def search(
     Args:
         features: N rows; may be memory-mapped.
         query_QD: real; normalised here.
-        top_k: rows per query, >= 1.
+        top_k: rows per query, >= 1; the list is no longer than the gallery.
         rows: (n,) int row numbers to search among, all by default. Always searched exactly: an index would lose hits.
         own: (Q,) int, a row of the gallery that is the query itself and no hit; -1 = none.
         index: of all N rows.
@@ -65,6 +65,7 @@ def search(
         raise ConfigError(f"top_k: expected 1 or more, got {top_k}")
     query = unit_rows(query_QD, features.features.shape[1])
     own = np.full(len(query), -1) if own is None else np.asarray(own)
+    top_k = min(top_k, len(features.features))
     near, similarity = np.full((len(query), top_k), -1, np.int64), np.zeros((len(query), top_k))
     for first in range(0, len(query), QUERIES_AT_ONCE):
         part = slice(first, first + QUERIES_AT_ONCE)
