@@ -22,7 +22,7 @@ class Hits:
     """Hits of each query, nearest first, ties by row number.
 
     Args:
-        rows: (Q, K) int64 row numbers; -1 where there are fewer.
+        rows: (Q, K) int64 row numbers, K = min(top_k, N); -1 where there are fewer hits.
         similarity: (Q, K) float64 cosine in [-1, 1]; 0 where `rows` is -1.
     """
 
@@ -53,7 +53,7 @@ def search(
     Args:
         features: N rows; may be memory-mapped.
         query_QD: query features, real; normalised here.
-        top_k: hits per query, >= 1.
+        top_k: hits per query, >= 1; no more than the gallery has rows.
         rows: (n,) int row numbers to search among, all by default. They are always searched exactly: an index would lose hits.
         own: (Q,) int, row number of the query itself in the gallery, which is excluded from its hits; -1 = none.
         index: index of all N rows.
@@ -66,6 +66,7 @@ def search(
         raise ConfigError(f"top_k: expected 1 or more, got {top_k}")
     query = unit_rows(query_QD, features.features.shape[1])
     own = np.full(len(query), -1) if own is None else np.asarray(own)
+    top_k = min(top_k, len(features.features))
     near, similarity = np.full((len(query), top_k), -1, np.int64), np.zeros((len(query), top_k))
     for first in range(0, len(query), QUERIES_AT_ONCE):
         part = slice(first, first + QUERIES_AT_ONCE)
