@@ -23,7 +23,8 @@ demo: $(READY) ## render the demo dataset, train with IMAE on 30 % wrong labels,
 test: $(READY) ## run the whole test suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-slow: $(READY) ## the tests that take long: clusters, machines that are lost
+slow: $(READY) ## the tests that take long, with Ray: clusters, machines that are lost
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[ray]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -m slow
 
 faults: $(READY) ## try FAULTS (1000 unless given) hostile inputs of each kind, kills, full disks; appends to build/faults.md what became of them

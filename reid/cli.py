@@ -75,7 +75,7 @@ def run(main: Callable[[], int | None]) -> int:
             sys.stdout.flush()  # so that a full disk is reported here, not at interpreter exit
             return code
     except ReidError as error:
-        from reid.runtime import is_main_process
+        from reid.processes import is_main_process
 
         for problem in error.problems if is_main_process() else ():
             print(f"error: {problem}", file=sys.stderr)
@@ -229,7 +229,7 @@ def _wrapped(line: str, columns: int) -> str:
 
 def log_to_stderr() -> None:
     """Logs to stderr from the main process only; other processes log only critical errors, the reason why all of them must end."""
-    from reid.runtime import is_main_process
+    from reid.processes import is_main_process
 
     root = logging.getLogger()
     root.setLevel(logging.INFO if is_main_process() else logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Execution environment: device, dtype, processes, seeds. No other module reads RANK, LOCAL_RANK and WORLD_SIZE."""
+"""Execution environment: device, dtype, process group, seeds."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from reid import processes
 from reid.errors import ConfigError, ReidError
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def _device(name: str, local_rank: int) -> torch.device:
             raise ConfigError(
                 f"device: 'mps' asked for, but torch {torch.__version__} sees no Apple GPU; use device=cpu"
             )
-        if world_size() > 1:
+        if processes.world_size() > 1:
             raise ConfigError("device: mps is for one process; start without torchrun")
     elif device.type != "cpu":
         raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
@@ -146,7 +147,7 @@ def start(device: str = "auto", dtype: str = "float32") -> Iterator[Runtime]:
         ReidError: without problems, in a process that ends because another one has failed and reports the reason; or the connection to
             another process is lost.
     """
-    world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    world_size, rank = processes.world_size(), processes.rank()
     if world_size == 1:
         yield _placed(device, dtype)
         return
@@ -175,7 +176,7 @@ def alone(device: str = "auto", dtype: str = "float32") -> Runtime:
 
 
 def _placed(device: str, dtype: str, rank: int = 0, world_size: int = 1) -> Runtime:
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    chosen = _device(device, processes.local_rank())
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return Runtime(chosen, _dtype(dtype, chosen), rank, world_size)
@@ -230,16 +231,6 @@ def compiler_errors_in_one_line() -> Iterator[None]:
         raise ConfigError(
             f"machine.compile: torch.compile failed: {reason}; install a C++ compiler, or leave it out"
         ) from error
-
-
-def is_main_process() -> bool:
-    """Whether this is rank 0, the one process that prints and writes; valid before `start` too."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-def world_size() -> int:
-    """Number of processes of this run; valid before `start` too."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def gather_rows(rows: Tensor) -> Tensor:

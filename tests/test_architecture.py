@@ -11,4 +11,4 @@ def test_only_runtime_reads_the_process_variables() -> None:
         for path in (ROOT / "reid").rglob("*.py")
         if "WORLD_SIZE" in path.read_text() or '"RANK"' in path.read_text()
     ]
-    assert readers == ["runtime.py"]
+    assert readers == ["processes.py"]

@@ -21,7 +21,7 @@ PAGES = [
 ]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 MARK = re.compile(
-    r"#.*\b(needs|takes) (MARS|Market-1501|CIFAR-10|a GPU|the network|Milvus|robust-reid demo|"
+    r"#.*\b(needs|takes) (MARS|Market-1501|CIFAR-10|a GPU|the network|Milvus|Ray|two machines|robust-reid demo|"
     r"a minute|minutes|\d+ minutes|an hour|\d+ hours)"
 )
 OTHER_PROGRAMS = {"pip", "python3", "mkdir"}  # installation; not checked here

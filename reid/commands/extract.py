@@ -39,7 +39,8 @@ from reid.gallery.tune import recall
 from reid.models.color_histogram import ColorHistogram
 from reid.models.embedding import Embedding
 from reid.models.pooling import POOLINGS
-from reid.runtime import Runtime, is_main_process, start, sum_over_processes, world_size
+from reid.processes import is_main_process, world_size
+from reid.runtime import Runtime, start, sum_over_processes
 from reid.tracklets import IdNames, Split
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,8 @@
 """Search: find the nearest tracklets in a gallery to images, folders of frames, or tracklets of the gallery itself.
 
-Shapes: Q queries, D feature dimensions.
+torch and the network are imported only if a query must be embedded: a tracklet of the gallery is found without them.
+
+Shapes: Q queries, K list length, D feature.
 """
 
 from __future__ import annotations
@@ -13,29 +15,28 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from reid.commands.extract import features_of
 from reid.datasets import frames
 from reid.datasets.decoding import decode
 from reid.datasets.images import IMAGE_SUFFIXES, WIDE, images_in
-from reid.errors import ConfigError, DataError, counted, in_range
-from reid.experiment import OfRun, OfWeights, Source
+from reid.errors import ConfigError, DataError, counted, in_range, nearest
 from reid.files import atomic
 from reid.gallery import milvus, store, tune
 from reid.gallery.index import Index, num_gpus
-from reid.gallery.search import Hits, rows_of_cameras, search
+from reid.gallery.search import Hits, rows_of, search
 from reid.gallery.store import Gallery
 from reid.gallery.threshold import false_match_threshold
 from reid.report.hits import HitList, write_hits
 from reid.report.records import Kind, Thumbnail
 from reid.report.tables import text_table
-from reid.rundir import RunDirectory
-from reid.runtime import start
 from reid.tracklets import Split
+
+if TYPE_CHECKING:
+    from reid.experiment import Source
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class Options:
         top_k: hits per query.
         camera: search only rows of these cameras, given by number or name.
         not_camera: do not search rows of these cameras.
+        person: search only rows of these persons, given by number or name.
+        not_person: do not search rows of these persons.
         min_similarity: the smallest similarity of a hit.
         false_match_rate: choose this threshold by the share of impostor pairs of the gallery that reach it.
         index: faiss factory string to search with, `Flat` for exact search; by default the folder's index, if it has one.
@@ -74,6 +77,8 @@ class Options:
     top_k: int = 10
     camera: list[str] | None = None
     not_camera: list[str] | None = None
+    person: list[str] | None = None
+    not_person: list[str] | None = None
     min_similarity: float | None = None
     false_match_rate: float | None = None
     index: str | None = None
@@ -164,8 +169,14 @@ def run(
 def _in_folder(folder: Path, queries: Sequence[str], options: Options) -> _Answer:
     gallery = store.open_gallery(folder)
     features = gallery.features
-    camera, not_camera = (_cameras(gallery, given) for given in (options.camera, options.not_camera))
-    rows = rows_of_cameras(features, camera, not_camera)
+    cameras, persons = gallery.names.camid, gallery.names.pid
+    rows = rows_of(
+        features,
+        camera=_numbers("camera", gallery, cameras, options.camera),
+        not_camera=_numbers("camera", gallery, cameras, options.not_camera),
+        person=_numbers("person", gallery, persons, options.person),
+        not_person=_numbers("person", gallery, persons, options.not_person),
+    )
     row_of = store.rows_by_key(gallery)
     named = _named(row_of, queries, f"{folder} (a key is like {next(iter(row_of))!r})")
     least, facts = _least_similarity(gallery, options)
@@ -193,13 +204,19 @@ def _in_database(place: milvus.Address, queries: Sequence[str], options: Options
             logger.warning(
                 "%s: incomplete: robust-reid gallery push %s %s has not come to its end", place, folder, place
             )
-        total, expr = collection.count(), collection.camera_filter(options.camera, options.not_camera)
+        total = collection.count()
+        expr = collection.filter(
+            camera=options.camera,
+            not_camera=options.not_camera,
+            person=options.person,
+            not_person=options.not_person,
+        )
         among = collection.count(expr) if expr else total
         if not total:
             raise DataError(f"{place}: has no rows; push a gallery to it")
         if not among:
             raise DataError(
-                f"{place}: no row is left of {total} by cameras; --camera and --not-camera take names and numbers"
+                f"{place}: no row is left of {total} by cameras and persons; --camera, --person and their --not- take names and numbers"
             )
         held = collection.rows(queries)
         row_of = {key: row for row, key in enumerate(held)}
@@ -239,19 +256,20 @@ def run_tune(folder: Path, top_k: int, factory: str | None) -> None:
         print(f"to keep one: robust-reid gallery index {folder} 'INDEX'")
 
 
-def _cameras(gallery: Gallery, given: Sequence[str] | None) -> list[int] | None:
-    """Converts camera names or numbers to numbers.
+def _numbers(what: str, gallery: Gallery, names: Mapping[int, str], given: Sequence[str] | None) -> list[int] | None:
+    """Converts names or numbers of cameras or persons to numbers.
 
     Raises:
-        ConfigError: the gallery has no such camera.
+        ConfigError: the gallery has no such camera or person.
     """
     if given is None:
         return None
-    number_of = {name: number for number, name in gallery.names.camid.items()}
+    number_of = {name: number for number, name in names.items()}
     for text in given:
         if text not in number_of and not text.lstrip("-").isdecimal():
-            there = sorted({gallery.names.camera(camid) for camid in gallery.features.camid.tolist()})
-            raise ConfigError(f"camera: {gallery.folder} has no camera {text!r}; expected one of {', '.join(there)}")
+            ids = gallery.features.camid if what == "camera" else gallery.features.pid
+            there = sorted({names.get(number, str(number)) for number in np.unique(ids).tolist()})
+            raise ConfigError(f"{what}: {gallery.folder} has no {what} {text!r}; {nearest(text, there)}")
     return [number_of[text] if text in number_of else int(text) for text in given]
 
 
@@ -329,6 +347,9 @@ def _model(maker: _Maker, options: Options) -> tuple[Source, list[str]]:
         ConfigError: gallery.json names no run or weight file, and none is given.
         DataError: the run or weight file does not exist.
     """
+    from reid.experiment import OfRun, OfWeights
+    from reid.rundir import RunDirectory
+
     about = maker.about
     if options.weights is not None or (options.run is None and "weights" in about):
         file = options.weights or Path(about["weights"])
@@ -351,6 +372,9 @@ def _model(maker: _Maker, options: Options) -> tuple[Source, list[str]]:
 
 
 def _embedded(maker: _Maker, queries: Sequence[Query], options: Options) -> np.ndarray:
+    from reid.commands.extract import features_of
+    from reid.runtime import start
+
     source, settings = _model(maker, options)
     _warn_of_full_frames(queries)
     config = source.config([*settings, f"machine.device={json.dumps(options.device)}", "machine.workers=0"])

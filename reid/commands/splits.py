@@ -19,9 +19,10 @@ from reid.engine import checkpoint
 from reid.errors import ConfigError
 from reid.features import SCHEMA
 from reid.files import atomic
+from reid.processes import is_main_process
 from reid.report.tables import text_table
 from reid.rundir import RunDirectory
-from reid.runtime import is_main_process, start
+from reid.runtime import start
 
 logger = logging.getLogger(__name__)
 

@@ -28,9 +28,10 @@ from reid.engine.train import Job, LogWindow, fit
 from reid.errors import CheckpointError, ConfigError, DataError, ReidError, counted
 from reid.evaluation.evaluate import evaluate
 from reid.models.embedding import Classifier
+from reid.processes import is_main_process
 from reid.report.tables import percent
 from reid.rundir import RunDirectory
-from reid.runtime import Runtime, gather_rows, is_main_process, share_buffers, start, sum_over_processes, wait_for_all
+from reid.runtime import Runtime, gather_rows, share_buffers, start, sum_over_processes, wait_for_all
 from reid.tracklets import IdNames, Split
 
 logger = logging.getLogger(__name__)

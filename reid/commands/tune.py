@@ -24,10 +24,11 @@ from reid.datasets.holdout import how_to_judge
 from reid.errors import ConfigError, counted
 from reid.evaluation.evaluate import evaluate
 from reid.files import atomic
+from reid.processes import is_main_process
 from reid.protocol import get_protocols
 from reid.report.tables import percent, text_table
 from reid.rundir import RunDirectory
-from reid.runtime import Runtime, is_main_process, start
+from reid.runtime import Runtime, start
 from reid.tracklets import Split
 
 logger = logging.getLogger(__name__)

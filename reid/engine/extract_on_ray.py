@@ -19,7 +19,6 @@ import platform
 import re
 import signal
 import socket
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +30,7 @@ from torch import nn
 
 from reid.augment import Preprocess
 from reid.datasets.damaged import DamagedImages
+from reid.engine.attempts import Attempts
 from reid.engine.extract import extract_shards, progress_bar
 from reid.errors import ConfigError, ReidError, counted, in_range
 from reid.runtime import Runtime, alone
@@ -207,7 +207,7 @@ def extract_on(asked: Team, work: Work, *, progress: str = "") -> Iterator[tuple
     away, here = os.path.join(root.absolute(), ""), os.path.join(root, "")
     DataContext.get_current().enable_progress_bars = False
     given = ray.put((work, asked, _place()))
-    attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote()
+    attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
     numbers = ray.data.from_items([{"number": number} for number in work.shards], override_num_blocks=len(work.shards))
     pool = ActorPoolStrategy(size=min(asked.actors, len(work.shards)))
     embedded = numbers.map_batches(
@@ -242,17 +242,6 @@ def extract_on(asked: Team, work: Work, *, progress: str = "") -> Iterator[tuple
 def _place() -> dict[str, str]:
     """Name of this machine, and versions that must be the same on all machines; ray itself checks those of Python and ray."""
     return {"machine": platform.node(), "torch": torch.__version__}
-
-
-class _Attempts:
-    """Counts the attempts at each shard: one for which every actor runs out of memory must not be retried forever."""
-
-    def __init__(self) -> None:
-        self.begun: Counter[int] = Counter()
-
-    def begin(self, number: int) -> int:
-        self.begun[number] += 1
-        return self.begun[number]
 
 
 class _Actor:

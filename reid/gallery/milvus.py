@@ -96,14 +96,26 @@ class Collection:
         """Returns the rows with these keys, by key; keys that are not in the collection are skipped."""
         return self.by_key([key for key in keys if _storable(key)], FIELDS)
 
-    def camera_filter(self, camera: Sequence[str] | None, not_camera: Sequence[str] | None) -> str:
-        """Returns a filter expression for rows from some cameras and not from others; cameras are given by name or number.
+    def filter(
+        self,
+        *,
+        camera: Sequence[str] | None = None,
+        not_camera: Sequence[str] | None = None,
+        person: Sequence[str] | None = None,
+        not_person: Sequence[str] | None = None,
+    ) -> str:
+        """Returns a filter expression for rows of some cameras or persons and not of others, given by name or number.
 
         Raises:
-            ConfigError: there is no such camera.
+            ConfigError: there is no such camera or person.
         """
-        parts = [("camid in", camera), ("camid not in", not_camera)]
-        given = [(words, sorted({self._camera(text) for text in texts})) for words, texts in parts if texts is not None]
+        parts = [("camid in", "camera", camera), ("camid not in", "camera", not_camera)]
+        parts += [("pid in", "person", person), ("pid not in", "person", not_person)]
+        given = [
+            (words, sorted({self._number(words.split()[0], what, text) for text in texts}))
+            for words, what, texts in parts
+            if texts is not None
+        ]
         return " and ".join(f"{words} [{', '.join(map(str, numbers))}]" for words, numbers in given)
 
     def candidates(self, query_QD: np.ndarray, limit: int, expr: str = "") -> list[list[Row]]:
@@ -136,11 +148,11 @@ class Collection:
         name = self.address.collection
         return list(self.client.query(name, expr, list(fields), consistency_level=STRONG, **options))
 
-    def _camera(self, text: str) -> int:
-        if "camid" in self.named and (rows := self.query(f"camid_name == {quoted(text)}", ["camid"], limit=1)):
-            return int(rows[0]["camid"])
+    def _number(self, kind: str, what: str, text: str) -> int:
+        if kind in self.named and (rows := self.query(f"{kind}_name == {quoted(text)}", [kind], limit=1)):
+            return int(rows[0][kind])
         if not re.fullmatch(r"-?\d{1,18}", text, re.ASCII):
-            raise ConfigError(f"camera: {self.address} has no camera {text!r}; expected its name or number")
+            raise ConfigError(f"{what}: {self.address} has no {what} {text!r}; expected its name or number")
         return int(text)
 
 

@@ -79,21 +79,33 @@ def search(
     return Hits(near, similarity)
 
 
-def rows_of_cameras(
-    features: FeatureSet, camera: list[int] | None = None, not_camera: list[int] | None = None
+def rows_of(
+    features: FeatureSet,
+    *,
+    camera: list[int] | None = None,
+    not_camera: list[int] | None = None,
+    person: list[int] | None = None,
+    not_person: list[int] | None = None,
 ) -> np.ndarray | None:
-    """Returns the rows from some cameras and not from others; None (all rows) if neither is given.
+    """Returns the rows of some cameras or persons and not of others; None (all rows) if nothing is given.
 
     Raises:
         DataError: no row is left.
     """
-    if camera is None and not_camera is None:
+    if camera is None and not_camera is None and person is None and not_person is None:
         return None
-    kept = np.ones(len(features.camid), bool) if camera is None else np.isin(features.camid, camera)
-    kept &= ~np.isin(features.camid, not_camera or [])
+    kept = np.ones(len(features.camid), bool)
+    for ids, among, without in ((features.camid, camera, not_camera), (features.pid, person, not_person)):
+        if among is not None:
+            kept &= np.isin(ids, among)
+        kept &= ~np.isin(ids, without or [])
     if not kept.any():
-        cameras = ", ".join(map(str, np.unique(features.camid)))
-        raise DataError(f"camera: no row of the gallery is left; it has cameras {cameras} (-1 = unknown)")
+        if person is None and not_person is None:
+            cameras = ", ".join(map(str, np.unique(features.camid)))
+            raise DataError(f"camera: no row of the gallery is left; it has cameras {cameras} (-1 = unknown)")
+        raise DataError(
+            "person: no row of the gallery is left; meta.csv lists the pid of each (0 = distractor or unknown)"
+        )
     return np.flatnonzero(kept)
 
 

@@ -18,8 +18,8 @@ EXAMPLES = """\
   robust-reid search galleries/mars --tune"""
 
 
-def _cameras(text: str) -> list[str]:
-    return [camera.strip() for camera in text.split(",")]
+def _ids(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",")]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,10 +36,10 @@ def parser() -> argparse.ArgumentParser:
     )
     which = parser.add_argument_group("which hits")
     which.add_argument("--top-k", type=int, default=10, metavar="K", help="hits per query (default: 10)")
-    which.add_argument(
-        "--camera", type=_cameras, metavar="ID[,ID…]", help="search these cameras only, by number or name"
-    )
-    which.add_argument("--not-camera", type=_cameras, metavar="ID[,ID…]", help="leave these cameras out")
+    which.add_argument("--camera", type=_ids, metavar="ID[,ID…]", help="search these cameras only, by number or name")
+    which.add_argument("--not-camera", type=_ids, metavar="ID[,ID…]", help="leave these cameras out")
+    which.add_argument("--person", type=_ids, metavar="ID[,ID…]", help="search these persons only, by number or name")
+    which.add_argument("--not-person", type=_ids, metavar="ID[,ID…]", help="leave these persons out")
     least = which.add_mutually_exclusive_group()
     least.add_argument("--min-similarity", type=float, metavar="X", help="hits at least so similar, -1 to 1")
     least.add_argument("--false-match-rate", type=float, metavar="R", help="the same, told from the gallery's labels")

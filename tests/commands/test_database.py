@@ -24,7 +24,12 @@ def test_a_database_answers_as_its_folder(
     assert "Traceback" not in captured.err
     [name] = tracklets(data_root, Path("mine"), slice(6, 7))
     os.rename(Path("mine", name), "mine/new")  # a folder of frames, whose name is no key
-    for flags in (("--top-k", "4"), ("--camera", "1,3"), ("--not-camera", "1", "--min-similarity", "0.9")):
+    for flags in (
+        ("--top-k", "4"),
+        ("--camera", "1,3"),
+        ("--not-camera", "1", "--min-similarity", "0.9"),
+        ("--not-person", "0"),
+    ):
         queries = [key, "mine/new", *flags]
         assert call("search", gallery, *queries, "--json", "folder.json", "--html", "folder.html") == 0
         printed = capsys.readouterr().out

@@ -18,10 +18,13 @@ from reid.rundir import RunDirectory
 from tests.commands.conftest import CONFIG, ROOT
 from tests.commands.test_resume import rows_of
 
-STEPS = 400
+STEPS = 5000  # more than are waited for
 ELASTIC = ["--nnodes", "1:2", "--max-restarts", "5", "--monitor-interval", "0.5"]
 # How long a node may be silent, and how long the others wait for one more: here little, as both are on one machine.
 CONF = "keep_alive_interval=2,keep_alive_max_attempt=5,last_call_timeout=3"
+
+# The agents' store, which torch would share with the processes: a node that joins later asks in vain where it is (torch 2.14).
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def free_port() -> int:
@@ -35,8 +38,10 @@ def train(*words: str, iterations: int) -> list[str]:
     return [*command, "--resume", "auto", f"train.iterations={iterations}", "test.protocols=market1501"]
 
 
-def start(folder: Path, *words: str, iterations: int, log: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def start(
+    folder: Path, *words: str, iterations: int, log: str, settings: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(settings or {})}
     with (folder / log).open("ab") as file:
         return subprocess.Popen(
             train(*words, iterations=iterations), cwd=folder, env=environment, stdout=file, stderr=file
@@ -110,25 +115,34 @@ def test_a_node_is_lost_and_comes_back(workplace: Path) -> None:
     port = free_port()
     meet = [*ELASTIC, "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "people", "--rdzv-conf", CONF]
     meet += ["--rdzv-endpoint", f"127.0.0.1:{port}"]
-    first = start(workplace, *meet, iterations=STEPS, log="first.log")
+    first = start(workplace, *meet, iterations=STEPS, log="first.log", settings=OWN_STORE)
     with ended(first):
         time.sleep(2)  # the first holds the meeting point
-        second = start(workplace, *meet, iterations=STEPS, log="second.log")
+        second = start(workplace, *meet, iterations=STEPS, log="second.log", settings=OWN_STORE)
         with ended(second):
             wait_for("2 processes", workplace, first, second)
-            wait_for("step 20", workplace, first, second)
+            wait_for(f"iter 20/{STEPS}", workplace, first, second)
+            before = len(resumed_at(workplace))  # more than none where the first began alone
             lose(second)
         log = workplace / "runs/run/log.txt"
         lines = len(log.read_text().splitlines())
         wait_for(", 1 process\n", workplace, first)
-        third = start(workplace, *meet, iterations=STEPS, log="third.log")
+        third = start(workplace, *meet, iterations=STEPS, log="third.log", settings=OWN_STORE)
         with ended(third):
-            assert [first.wait(300), third.wait(300)] == [0, 0], said(workplace)
-    later = log.read_text().splitlines()[lines:]
-    worlds = [line.rpartition(", ")[2] for line in later if " device: " in line]
+            deadline = time.monotonic() + 200
+            while len(resumed := resumed_at(workplace)[before:]) < 2:
+                assert time.monotonic() < deadline, said(workplace)
+                time.sleep(0.05)
+            wait_for(f"iter {resumed[1] // 4 * 4 + 8}/{STEPS}", workplace, first, third)
+    worlds = [line.rpartition(", ")[2] for line in log.read_text().splitlines()[lines:] if " device: " in line]
     assert worlds == ["1 process", "2 processes"]
-    resumed = [int(line.rpartition(" ")[2]) for line in later if "resuming from" in line]
     assert 0 < resumed[0] < resumed[1] < STEPS
     steps = [row["step"] for row in rows_of(workplace)]
-    assert steps == sorted(set(steps)) and steps[-1] == STEPS  # no step is told twice
-    assert checkpoint.load(RunDirectory(workplace / "runs/run").last)["step"] == STEPS
+    assert steps == sorted(set(steps))  # no step is told twice
+
+
+def resumed_at(folder: Path) -> list[int]:
+    """The steps at which any main process went on."""
+    logs = [folder / f"{name}.log" for name in ("first", "third")]
+    lines = "".join(log.read_text() for log in logs if log.exists()).splitlines()
+    return [int(line.rpartition(" ")[2]) for line in lines if "resuming from" in line]

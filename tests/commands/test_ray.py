@@ -16,6 +16,7 @@ import torch
 from reid.augment import Preprocess
 from reid.datasets.folders import load_folders
 from reid.engine import extract_on_ray
+from reid.engine.attempts import Attempts
 from reid.models.color_histogram import ColorHistogram
 from reid.models.pooling import POOLINGS
 from tests.commands.conftest import ROOT, call, tracklets
@@ -115,7 +116,7 @@ def a_shard_that_costs_every_actor() -> None:
     preprocess = Preprocess([32, 16], [32, 16], [0.5] * 3, [0.5] * 3)
     work = extract_on_ray.Work(model, preprocess, split, {7: np.arange(2)}, options)
     team = extract_on_ray.Team(1, 1, 0, torch.float32, "here")
-    attempts = ray.remote(num_cpus=0)(extract_on_ray._Attempts).remote()
+    attempts = ray.remote(num_cpus=0)(Attempts).remote()
     actor = extract_on_ray._Actor(ray.put((work, team, extract_on_ray._place())), attempts)
     rows = [actor({"number": np.array([7])}).to_pylist()[0] for _ in range(extract_on_ray.MOST_ATTEMPTS + 1)]
     assert [row["problems"] for row in rows[:-1]] == [[]] * extract_on_ray.MOST_ATTEMPTS

@@ -5,6 +5,8 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 
 from reid.datasets import packing
 from reid.gallery import store
-from tests.commands.conftest import call, tracklets
+from tests.commands.conftest import ROOT, call, tracklets
 
 
 def read_json(name: str) -> list[dict]:
@@ -82,6 +84,8 @@ def test_filters_and_thresholds(gallery: Path, capsys: pytest.CaptureFixture[str
         (("--camera", "1,3"), np.isin(features.camid, [1, 3])),
         (("--not-camera", "1,3"), ~np.isin(features.camid, [1, 3])),
         (("--camera", "1,3", "--not-camera", "3"), features.camid == 1),
+        (("--person", str(features.pid[5])), features.pid == features.pid[5]),
+        (("--not-person", f"0,{features.pid[5]}"), ~np.isin(features.pid, [0, features.pid[5]])),
         (("--min-similarity", "0.999"), features.features @ features.features[5] >= 0.999),
     ):
         assert call("search", gallery, key, "--top-k", everything, *flags, "--json", "a.json") == 0
@@ -238,3 +242,20 @@ def test_a_gallery_of_another_size_or_pooling_is_searched_as_it_was_made(
         assert call("search", out, picture, Path("t") / name, "--json", "a.json") == 0
         hit = json.loads(Path("a.json").read_text())[1]["hits"][0]
         assert hit["key"] == name and hit["similarity"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_tracklet_of_the_gallery_is_found_without_torch(gallery: Path) -> None:
+    """Which takes seconds to import, and embeds nothing here."""
+    key = str(store.read(gallery).key[5])
+    script = f"""
+import sys
+from reid.__main__ import main
+sys.argv = ["robust-reid", "search", {str(gallery)!r}, {key!r}, "--not-camera", "1"]
+assert main() == 0
+print(*({{"torch", "timm", "scipy", "pyarrow"}} & sys.modules.keys()), file=sys.stderr)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"query {key}" in done.stdout
+    assert done.stderr.splitlines()[-1] == ""

@@ -20,7 +20,7 @@ import pytest
 from reid.errors import ConfigError, DataError
 from reid.features import FeatureSet
 from reid.gallery import change, milvus, store
-from reid.gallery.search import rows_of_cameras, search
+from reid.gallery.search import rows_of, search
 from reid.tracklets import Split
 from tests.gallery.conftest import features_of, split_of
 
@@ -100,12 +100,14 @@ def test_answers_are_the_folders(hostile: store.Gallery, where: milvus.Address) 
         held = collection.rows([*keys, "nobody", "\udcff"])
         assert list(held) != [] and set(held) == set(keys)
         for given, rows in (
-            ((None, None), None),
-            ((['gate "3"', "gate 'b'"], None), rows_of_cameras(features, [0, 1])),
-            ((None, ["5"]), rows_of_cameras(features, None, [2])),  # a name comes before a number
-            ((['gate "3"'], ["1"]), rows_of_cameras(features, [0], [1])),
+            ({}, None),
+            ({"camera": ['gate "3"', "gate 'b'"]}, rows_of(features, camera=[0, 1])),
+            ({"not_camera": ["5"]}, rows_of(features, not_camera=[2])),  # a name comes before a number
+            ({"camera": ['gate "3"'], "not_camera": ["1"]}, rows_of(features, camera=[0], not_camera=[1])),
+            ({"person": ['O"Neil', "0"]}, rows_of(features, person=[0, 1])),
+            ({"not_person": ["it's \\ me", "3"], "camera": ["0"]}, rows_of(features, camera=[0], not_person=[2, 3])),
         ):
-            expr, own = collection.camera_filter(*given), np.arange(40)
+            expr, own = collection.filter(**given), np.arange(40)
             found = milvus.nearest(collection, features.features, top_k=7, expr=expr, own=[held[key] for key in keys])
             expected = search(features, features.features, top_k=7, rows=rows, own=own)
             assert np.array_equal(found.hits.similarity, expected.similarity)
@@ -121,7 +123,9 @@ def test_answers_are_the_folders(hostile: store.Gallery, where: milvus.Address) 
         assert (everything.names.pid, everything.names.camid) == (PERSONS, CAMERAS)
         assert (everything.path.tolist(), everything.num_frames.tolist()) == (hostile.path.tolist(), [1] * 40)
         with pytest.raises(ConfigError, match=r"has no camera 'gate'; expected its name or number"):
-            collection.camera_filter(["gate"], None)
+            collection.filter(camera=["gate"])
+        with pytest.raises(ConfigError, match=r"has no person 'bob'; expected"):
+            collection.filter(person=["bob"])
         with pytest.raises(DataError, match="no row is left"):
             milvus.nearest(collection, features.features[:1], expr="camid in [9]")
         with pytest.raises(ConfigError, match="top_k: expected 1 to 4095"):

@@ -8,7 +8,7 @@ from reid.features import FeatureSet
 from reid.gallery import index as indexes
 from reid.gallery import search as searching
 from reid.gallery.index import Index
-from reid.gallery.search import Hits, rows_of_cameras, search
+from reid.gallery.search import Hits, rows_of, search
 
 
 def made_up(n: int, dim: int, seed: int = 0, copies: int = 1) -> FeatureSet:
@@ -52,7 +52,7 @@ def test_equal_rows_beyond_the_first_depth_are_sought() -> None:
 
 def test_filtered_search_loses_no_hit() -> None:
     features = made_up(400, 6)
-    rows = rows_of_cameras(features, camera=[1, 2], not_camera=[2])
+    rows = rows_of(features, camera=[1, 2], not_camera=[2])
     assert rows is not None
     assert set(features.camid[rows]) == {1}
     coarse = Index("IVF32,Flat", 6).build(features.features)  # looks into one cell of 32: would miss most
@@ -63,11 +63,21 @@ def test_filtered_search_loses_no_hit() -> None:
 
 def test_camera_filters() -> None:
     features = made_up(8, 3)
-    assert rows_of_cameras(features) is None
-    assert rows_of_cameras(features, not_camera=[0]).tolist() == [0, 2, 3, 4, 6, 7]  # type: ignore[union-attr]
-    assert rows_of_cameras(features, camera=[-1]).tolist() == [0, 4]  # type: ignore[union-attr]
+    assert rows_of(features) is None
+    assert rows_of(features, not_camera=[0]).tolist() == [0, 2, 3, 4, 6, 7]  # type: ignore[union-attr]
+    assert rows_of(features, camera=[-1]).tolist() == [0, 4]  # type: ignore[union-attr]
     with pytest.raises(DataError, match=r"no row .* cameras -1, 0, 1, 2"):
-        rows_of_cameras(features, camera=[9])
+        rows_of(features, camera=[9])
+
+
+def test_person_filters() -> None:
+    features = made_up(8, 3)
+    first, *others = np.unique(features.pid).tolist()
+    assert rows_of(features, person=[first]).tolist() == np.flatnonzero(features.pid == first).tolist()  # type: ignore[union-attr]
+    left = np.flatnonzero((features.pid != first) & (features.camid != 0))
+    assert rows_of(features, not_person=[first], not_camera=[0]).tolist() == left.tolist()  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="person: no row of the gallery is left"):
+        rows_of(features, not_person=[first, *others])
 
 
 def test_lists_longer_than_the_gallery_end_in_minus_one() -> None:
