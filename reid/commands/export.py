@@ -234,8 +234,11 @@ def _version() -> str:
 
 def _calibration(source: Source, config: Config, preprocess: Preprocess, model: Deployed) -> list[np.ndarray]:
     """Returns batches of training images to calibrate int8 with; the comparison uses test images."""
-    drawn = RunDirectory(source.path).drawn() if isinstance(source, OfRun) else None
-    split = experiment.load_data(config, drawn).train.split
+    if isinstance(source, OfRun):
+        data = experiment.data_as_trained(config, RunDirectory(source.path))
+    else:
+        data = experiment.load_data(config)
+    split = data.train.split
     pixels = _resized(_middle_frames(split, _spread(np.arange(len(split)), CALIBRATION)), preprocess)
     return [model.prepared(torch.from_numpy(part)).numpy() for part in _batches(pixels)]
 

@@ -266,7 +266,7 @@ def _numbers(what: str, gallery: Gallery, names: Mapping[int, str], given: Seque
         return None
     number_of = {name: number for number, name in names.items()}
     for text in given:
-        if text not in number_of and not text.lstrip("-").isdecimal():
+        if text not in number_of and not text.removeprefix("-").isdecimal():
             ids = gallery.features.camid if what == "camera" else gallery.features.pid
             there = sorted({names.get(number, str(number)) for number in np.unique(ids).tolist()})
             raise ConfigError(f"{what}: {gallery.folder} has no {what} {text!r}; {nearest(text, there)}")

@@ -67,8 +67,8 @@ def joined(held: Gallery, new: Gallery, features: np.ndarray) -> Gallery:
         features: (N, D), the rows of both, in that order.
     """
     first, second, offset = held.features, new.features, len(held.features.pid)
-    pid, pid_names = _joined_ids(first.pid, held.names.pid, second.pid, new.names.pid)
-    camid, camid_names = _joined_ids(first.camid, held.names.camid, second.camid, new.names.camid)
+    pid, pid_names = _joined_ids(first.pid, held.names.pid, second.pid, new.names.pid, lowest=1)
+    camid, camid_names = _joined_ids(first.camid, held.names.camid, second.camid, new.names.camid, lowest=0)
     names = IdNames(pid_names, camid_names)
     assert first.key is not None and second.key is not None, "rows of a gallery have keys"
     rows = FeatureSet(
@@ -93,23 +93,29 @@ def joined(held: Gallery, new: Gallery, features: np.ndarray) -> Gallery:
 
 
 def _joined_ids(
-    first: np.ndarray, first_names: Mapping[int, str], second: np.ndarray, second_names: Mapping[int, str]
+    first: np.ndarray,
+    first_names: Mapping[int, str],
+    second: np.ndarray,
+    second_names: Mapping[int, str],
+    *,
+    lowest: int,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Merges two id columns so that each person or camera has one number; returns the merged ids and their names.
 
     Ids with the same name are the same person or camera; without any names, ids with the same number are. Ids of the first column
-    keep their numbers.
+    keep their numbers. Numbers below `lowest` (junk, distractors, unknown cameras) are nobody: they have no name to match by.
     """
     if not first_names and not second_names:
         return np.concatenate([first, second]), {}
-    number_of = {first_names.get(number, str(number)): number for number in np.unique(first).tolist()}
+    known = np.unique(first[first >= lowest]).tolist()
+    number_of = {first_names.get(number, str(number)): number for number in known}
     number_of |= {name: number for number, name in first_names.items()}
     names, taken = dict(first_names), set(number_of.values())
     next_one = max([0, *taken, *np.setdiff1d(second, list(second_names)).tolist()]) + 1
     new_number: dict[int, int] = {}
     for number in np.unique(second).tolist():
         name = second_names.get(number, str(number))
-        if number <= 0 and number not in second_names:  # junk, distractors and unknown ids have no name to match by
+        if number < lowest:
             new_number[number] = number
         elif name in number_of:
             new_number[number] = number_of[name]

@@ -203,7 +203,8 @@ def _cut_video(
     wanted: dict[int, list[_Crop]] = {}
     for crop in crops:
         frame = first[crop.row]
-        wanted.setdefault(crop.row if frame is None else frame, []).append(crop)
+        assert frame is not None, "rows of a video have the number of their frame"
+        wanted.setdefault(frame, []).append(crop)
     needed = {frame for frame, held in wanted.items() if not all(_is_there(crop.file) for crop in held)}
     yield sum(len(held) for frame, held in wanted.items() if frame not in needed), set()
     for frame, picture in frames_of_video(Path(path), needed):
@@ -237,4 +238,4 @@ def _with_files(rows: Rows, crops: list[_Crop], outside: set[int]) -> Rows:
     }
     files = {crop.row: os.fspath(crop.file.absolute()) for crop in crops}
     columns["path"] = [files.get(row, rows.columns["path"][row]) for row in kept]
-    return Rows(rows.name, columns, rows.said, rows.is_dataset)
+    return Rows(rows.name, columns, rows.said, rows.is_dataset, rows.published)

@@ -126,7 +126,7 @@ def _plausible(pattern: str, name: str) -> bool:
         return False
     fields = match.groupdict()
     numbers = [fields["camid"], fields["frame"]] if "c{camid}" in pattern else list(fields.values())
-    return all(number.lstrip("-").isdecimal() for number in numbers) and not any(
+    return all(number.removeprefix("-").isdecimal() for number in numbers) and not any(
         "_" in text for text in fields.values()
     )
 
