@@ -1,9 +1,9 @@
-"""How well the audit finds labels that were made wrong on purpose, on the demo data: by kind and rate of noise, loss and seed.
+"""Accuracy of the audit on the demo data with deliberate label noise: by kind and rate of noise, loss and seed.
 
-Every cell is `robust-reid train demo` on the true labels with `data.noise`, and then the audit of that run, judged against the noise
-manifest beside it. Beside the audit stand a small-loss ranking (mean p of the annotated label over training) and cleanlab's label quality
-on leave-one-out probabilities from the same features. Finished cells are not run again, and an interrupted one goes on from its
-checkpoint. Needs the demo data (`robust-reid render`), and `pip install cleanlab`.
+Every cell is `robust-reid train demo` on the true labels with `data.noise`, then the audit of that run, compared with its noise manifest.
+Baselines are a small-loss ranking (mean p of the annotated label over training) and cleanlab's label quality on leave-one-out
+probabilities from the same features. Finished cells are skipped, and an interrupted one resumes from its checkpoint. Needs the demo
+data (`robust-reid render`), and `pip install cleanlab`.
 
     python benchmarks/audit.py --json benchmarks/results/audit.json
     python benchmarks/audit.py --cells imae/uniform_others/0.3/0 cce/uniform_others/0.3/0
@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def run_cell(cell: str, flags: argparse.Namespace) -> dict[str, Any]:
-    """Trains and audits one cell unless that is done; returns its figures."""
+    """Train and audit one cell unless its results exist; returns its metrics."""
     loss, kind, rate, seed = cell.split("/")
     run = flags.runs / cell.replace("/", "_")
     kept = run / "audit_judged.json"
@@ -102,7 +102,7 @@ def run_cell(cell: str, flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def train(run: Path, settings: list[str], data_root: Path) -> float:
-    """Trains on the demo's true labels with the settings unless that is done; returns the mAP under `mars-official`."""
+    """Train on the demo's true labels with the settings unless the run is finished; returns the mAP under `mars-official`."""
     if not (run / "report.html").exists():
         command = [sys.executable, "-m", "reid", "train", "demo", "--resume", "auto", "--output-dir", str(run)]
         command += [
@@ -115,7 +115,7 @@ def train(run: Path, settings: list[str], data_root: Path) -> float:
         ]
         print(shlex.join(command), flush=True)
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as training:
-            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # it saves what it has; wait for it
+            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # it saves a checkpoint first; wait for it
         if training.returncode:
             raise SystemExit(training.returncode)
     results = json.loads((run / "eval.json").read_text())
@@ -123,7 +123,7 @@ def train(run: Path, settings: list[str], data_root: Path) -> float:
 
 
 def embedded(run: Path) -> Audited:
-    """The run's training tracklets; features are kept beside it, so that another way to judge them costs seconds."""
+    """Embed the run's training tracklets; features are stored in the run, so that re-evaluating the audit takes seconds."""
     kept = run / "audit_features.npy"
     stored = mock.patch("reid.commands.audit.extract_shards", lambda *_, **__: iter([np.load(kept)]))
     with start("auto", "float32") as runtime, stored if kept.exists() else contextlib.nullcontext():
@@ -134,11 +134,11 @@ def embedded(run: Path) -> Audited:
 
 
 def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[str, Any]:
-    """The audit against the truth; figures that have no meaning for a cell are left out."""
+    """Compare the audit with the ground truth; metrics that are undefined for a cell are left out."""
     split, rows = audited.split, audited.rows
     by_row = {found.row: found for found in result.findings}
     found = [by_row[row] for row in rows.tolist()]
-    place = {one.row: rank for rank, one in enumerate(result.findings)}  # equal suspicion is ordered by the margin
+    place = {one.row: rank for rank, one in enumerate(result.findings)}  # ties in suspicion are broken by the margin
     relabelled, switched = read_manifest(RunDirectory(run).noise)
     wrong = np.array([relabelled.get(split.key(row), False) for row in rows.tolist()])
     figures: dict[str, Any] = {"wrong": float(wrong.mean()), "estimated": result.rate.value}
@@ -147,7 +147,7 @@ def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[s
         figures["audit"] = ranked(wrong, -np.array([place[row] for row in rows.tolist()], float))
         figures["margin"] = ranked(wrong, -np.array([one.evidence["margin"] for one in found]))
         figures["neighbours"] = ranked(wrong, -np.array([one.evidence["neighbours"] for one in found]))
-        for name in ("neighbours", "confidence"):  # a quarter of the weight, by rank
+        for name in ("neighbours", "confidence"):  # added at a quarter of the weight, by rank
             other = np.array([one.evidence[name] for one in found])
             both = (
                 rankdata([one.evidence["margin"] for one in found])
@@ -178,7 +178,7 @@ def judge(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[s
         keys = {key for key, _ in switched}
         hit = [bool(one.frames) for one in found if split.key(one.row) in keys]
         figures["switched_tracklets_found"] = float(np.mean(hit))
-        # Which of two persons a switched tracklet is of, frames alone do not tell: the cut counts, whichever side is called foreign.
+        # Frames alone do not tell which of two persons a switched tracklet belongs to: the cut counts, whichever side is called foreign.
         parts = np.split(truth_F == told_F, np.cumsum([split.lengths[row] for row in rows])[:-1])
         agree = [
             max(part.mean(), 1 - part.mean())
@@ -208,7 +208,7 @@ RANKINGS = {
 
 
 def table(cells: list[dict[str, Any]]) -> str:
-    """Markdown: whole labels that are wrong, by loss, kind and rate, means over seeds; then frames and persons, a line per cell."""
+    """Format as Markdown: wrong labels of whole tracklets by loss, kind and rate, means over seeds; then frames and persons by cell."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for cell in cells:
         loss, kind, rate, _ = cell["cell"].split("/")
@@ -255,7 +255,7 @@ def ranked(wrong: np.ndarray, score: np.ndarray) -> dict[str, float]:
 
 
 def read_manifest(file: Path) -> tuple[dict[str, bool], set[tuple[str, int]]]:
-    """key -> whether the whole tracklet's label is wrong; (key, position) of exchanged frames."""
+    """Read a manifest: key -> whether the whole tracklet's label is wrong; (key, position) of exchanged frames."""
     relabelled, switched = {}, set()
     for row in manifest(file):
         if row["frame"] and row["source_key"]:
@@ -266,7 +266,7 @@ def read_manifest(file: Path) -> tuple[dict[str, bool], set[tuple[str, int]]]:
 
 
 def changed_pids(file: Path) -> list[list[int]]:
-    """(true, given) pids of relabelled tracklets, each pair once, by how often: of merged and split persons, those pairs."""
+    """List the distinct (true, given) pids of tracklets relabelled by merged or split identities."""
     pairs: dict[tuple[int, int], int] = defaultdict(int)
     for row in manifest(file):
         if not row["frame"] and row["kind"] in ("merged_identities", "split_identities"):
@@ -281,13 +281,13 @@ def manifest(file: Path) -> Iterator[dict[str, str]]:
 
 
 def frame_kinds(data_root: Path) -> Iterator[tuple[bytes, int]]:
-    """Name and kind of every training frame of the demo: 0 its tracklet's person, else somebody or nobody."""
+    """Yield name and kind of every training frame of the demo: 0 for its tracklet's person, else another person or background."""
     names = load_mars(data_root / "demo", "demo").train.names
     return zip(map(bytes, names), load_truth(data_root / "demo").train_frame_kind.tolist(), strict=True)
 
 
 def by_cleanlab(audited: Audited, probabilities: Probabilities) -> tuple[np.ndarray, float, float]:
-    """cleanlab's label quality, the seconds it took with its probabilities, and the share that it calls issues."""
+    """Run cleanlab: its label quality, the seconds taken including the probabilities, and the share of labels it flags."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from cleanlab.filter import find_label_issues
@@ -296,12 +296,12 @@ def by_cleanlab(audited: Audited, probabilities: Probabilities) -> tuple[np.ndar
     features, label = pooled(audited)
     probability = probabilities(audited, features, label)
     quality = get_label_quality_scores(label, probability)
-    issues = find_label_issues(label, probability, n_jobs=1)  # forked workers hang beside threads
+    issues = find_label_issues(label, probability, n_jobs=1)  # forked workers deadlock with threads
     return quality, time.perf_counter() - began, float(np.mean(issues))
 
 
 def pooled(audited: Audited) -> tuple[np.ndarray, np.ndarray]:
-    """(N, D) unit rows and (N,) labels of the tracklets."""
+    """Pool the features to (N, D) unit rows, with the (N,) labels of the tracklets."""
     assert audited.lengths is not None
     first = np.cumsum(audited.lengths) - audited.lengths
     x = unit(np.add.reduceat(audited.features.astype(np.float32), first, axis=0)).astype(np.float32)
@@ -309,9 +309,9 @@ def pooled(audited: Audited) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cross_validated(audited: Audited, x: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """(N, K) by five-fold logistic regression, as cleanlab's tutorials have it for features of a network."""
+    """(N, K) probabilities by five-fold logistic regression, as in cleanlab's tutorials on features of a network."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of persons with fewer than five tracklets
+        warnings.simplefilter("ignore")  # about persons with fewer than five tracklets
         model = LogisticRegression(C=10, max_iter=200)
         probability = np.zeros((len(x), label.max() + 1))
         for train, test in StratifiedKFold(5, shuffle=True, random_state=0).split(x, label):
@@ -321,7 +321,7 @@ def cross_validated(audited: Audited, x: np.ndarray, label: np.ndarray) -> np.nd
 
 
 def leave_one_out(audited: Audited, x: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """(N, K) softmax over similarities to the audit's own centroids, a tracklet never being part of its own."""
+    """(N, K) softmax over similarities to the audit's centroids, each tracklet excluded from its own person's centroid."""
     persons = persons_of(x, label, audited.split.camid[audited.rows])
     own = fit_of(persons, draws=0).own
     logits = np.concatenate([x[rows] @ persons.centroid.T for rows in blocks(len(x))])

@@ -1,10 +1,10 @@
-"""Size and speed of the audit's page in a headless Chromium: to open, to scroll, to decide.
+"""Size and speed of the audit page in a headless Chromium: opening, scrolling, deciding.
 
     python benchmarks/audit_page.py [--tracklets 20000] [--frames 40] [--repeat 5] [--json FILE]
 
-Pictures are smooth noise, of which JPEG makes about what it makes of crops. Each opening has a profile of its own. Opened: from the
-address to the first cards, their pictures some time later. A decision: from the key to the next card. Scrolling: 240 frames of 600
-pixels each; a screen that is never late shows one every 16.7 ms. Files come from the system's cache.
+Images are smooth noise, whose JPEG size is about that of crops. Each opening has a new browser profile. Opening: from navigation to the
+first cards; their images follow some time later. A decision: from the key to the next card. Scrolling: 240 frames of 600 pixels each;
+without delays, a screen shows one every 16.7 ms. Files come from the page cache.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ DECIDE = """() => {
 
 
 def write(folder: Path, tracklets: int, frames: int) -> float:
-    """The page of as many findings as there are tracklets, ten of each person; returns the seconds it took."""
+    """Write a page with one finding per tracklet, ten per person; returns the seconds taken."""
     rng, rows = np.random.default_rng(0), np.arange(tracklets)
     coarse = rng.integers(0, 255, (64, 16, 8, 3), np.uint8)
     pictures = [np.asarray(Image.fromarray(one).resize((128, 256), Image.Resampling.BICUBIC)) for one in coarse]
@@ -80,7 +80,7 @@ def write(folder: Path, tracklets: int, frames: int) -> float:
 
 
 def measure(browser: Browser, page: Path) -> dict[str, float]:
-    """One opening, a scroll and a hundred decisions, in milliseconds."""
+    """Measure one opening, a scroll and a hundred decisions, in milliseconds."""
     context = browser.new_context(viewport={"width": 1280, "height": 860})
     tab = context.new_page()
     begin = perf_counter()

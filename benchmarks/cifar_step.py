@@ -1,11 +1,11 @@
-"""Times a training step of the label-noise study beside the plain loop: eager float32 with a DataLoader and per-image transforms.
+"""Time of a training step of the label-noise study, compared with a plain loop: eager float32, DataLoader, per-image transforms.
 
     python benchmarks/cifar_step.py --data-root DIR [--json FILE]
 
-Both train ResNet20 on CIFAR-10 with the same batch size, learning rate and augmentation; they take turns, `--repeat` times, and medians
-are compared: the machine may be shared. The plain loop has a process of its own, because the study's changes how a process keeps memory.
+Both train ResNet20 on CIFAR-10 with the same batch size, learning rate and augmentation. They take turns, `--repeat` times, and medians
+are compared, because the machine may be shared. The plain loop has its own process, because the study changes the memory allocator.
 The study is timed as one cell on all cores, and as it runs on a CPU: one process per core, a cell each. The floor is the arithmetic of
-the step's convolutions at the rate of this machine's matrix product, measured in the same run.
+the step's convolutions at the speed of this machine's matrix product, measured in the same run.
 """
 
 import argparse
@@ -42,7 +42,7 @@ CONV_FLOPS = 2 * (
 
 
 def main() -> None:
-    """Runs the contenders in turns and prints a Markdown table."""
+    """Time the contenders in turns and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", help="folder that holds cifar-10-batches-py; else REID_DATA, else ./data")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def measured(flags: argparse.Namespace, runtime: Runtime) -> dict:
-    """Seconds per step of every contender, and the floor."""
+    """Measure seconds per step of every contender, and the floor."""
     settings = StudyConfig(
         data=StudyData(root=str(data_root(flags.data_root))), train=StudyTrain(batch_size=flags.batch_size)
     )
@@ -80,7 +80,7 @@ def measured(flags: argparse.Namespace, runtime: Runtime) -> dict:
     if runtime.device.type == "cpu":
         seconds["cells side by side, per step"] = side_by_side(flags, settings)
         seconds["cells side by side, compiled"] = side_by_side(flags, compiled)
-    flops = 3 * CONV_FLOPS * flags.batch_size  # backward: once for the weights, once for the inputs
+    flops = 3 * CONV_FLOPS * flags.batch_size  # backward: weight and input gradients
     return {
         "device": str(runtime.device),
         "dtype": str(runtime.dtype),
@@ -92,7 +92,7 @@ def measured(flags: argparse.Namespace, runtime: Runtime) -> dict:
 
 
 class Plain(Dataset):
-    """What a DataLoader usually reads: one image at a time, through transforms."""
+    """A typical Dataset: one image at a time, through transforms."""
 
     def __init__(self, images_NCHW: torch.Tensor, labels_N: torch.Tensor) -> None:
         self.images, self.labels = images_NCHW, labels_N
@@ -115,7 +115,7 @@ class Plain(Dataset):
 
 
 def plain(settings: StudyConfig, runtime: Runtime, workers: int) -> Callable[[int], float]:
-    """The plain loop, running through its DataLoader for as many turns as are asked for."""
+    """Return a function that times steps of the plain loop, continuing through its DataLoader."""
     train = load_data(settings).cifar.train
     loader = DataLoader(
         Plain(torch.from_numpy(train.images_NCHW), torch.from_numpy(train.labels_N)),
@@ -141,14 +141,14 @@ def plain(settings: StudyConfig, runtime: Runtime, workers: int) -> Callable[[in
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loss.item()  # for the log line that such loops print
+            loss.item()  # such loops log the loss
         return (time.perf_counter() - began) / steps
 
     return turn
 
 
 def one_cell(settings: StudyConfig, runtime: Runtime) -> Callable[[int], float]:
-    """The study's own loop."""
+    """Return a function that times steps of the study's own loop."""
     cell = Trainer(settings, load_data(settings), Files(Path()), runtime).build(CELL)
     if runtime.device.type == "cuda":
         cell.capture()
@@ -163,7 +163,7 @@ def one_cell(settings: StudyConfig, runtime: Runtime) -> Callable[[int], float]:
 
 
 def side_by_side(flags: argparse.Namespace, settings: StudyConfig) -> list[float]:
-    """Seconds per step, over all, of one process per core."""
+    """Time one process per core: wall seconds divided by the total steps of all processes."""
     cores = torch.get_num_threads()
     work = functools.partial(_alone, settings.dump(), flags.steps)
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
@@ -171,7 +171,7 @@ def side_by_side(flags: argparse.Namespace, settings: StudyConfig) -> list[float
         return [max(pool.map(work, range(cores), chunksize=1)) / cores for _ in range(flags.repeat)]
 
 
-_TURN: list[Callable[[int], float]] = []  # in a process beside this one: its contender
+_TURN: list[Callable[[int], float]] = []  # in a subprocess: its contender
 
 
 def begin_plain(settings: str, runtime: Runtime, workers: int) -> None:
@@ -190,7 +190,7 @@ def _alone(settings: str, steps: int, _number: int) -> float:
 
 
 def table(report: dict) -> str:
-    """One row per contender, the plain loop as 1."""
+    """Format one row per contender; speed-ups are relative to the plain loop."""
     seconds, floor = report["seconds_per_step"], report["floor_seconds"]
     rows = [
         f"| {name} | {1e3 * value:.4g} | {seconds['plain loop'] / value:.2f} | {value / floor:.2f} |"

@@ -1,14 +1,14 @@
-"""Frames per second per core that leave the decoding workers, and the memory of the index that the workers share (Linux).
+"""Frames per second and core that the decoding workers deliver, and the memory of the index shared by the workers (Linux).
 
     python benchmarks/data.py --data-root DIR [--mars-info DIR] [--json FILE]
 
-The frames are crops of the demo dataset of `make data`, enlarged to 128 x 256 and written as JPEGs; they lie in the page cache. The
-usual recipe reads one with Pillow, sends it through torchvision's transforms and collates in a torch DataLoader. Without workers, CPU
+The frames are crops of the demo dataset of `make data`, enlarged to 128 x 256 and written as JPEGs; they are in the page cache. The
+usual recipe reads one with Pillow, applies torchvision's transforms and collates in a torch DataLoader. Without workers, CPU
 time is counted; with workers, CPU time of all processes and wall time, their start included. The contenders take turns.
 
-With `--mars-info` (MARS' three tables; the name lists are rebuilt from them) 8 workers read from an index of all 1,191,003 frames, ours
-beside a list of (path, pid, camid) tuples. Every process is counted with its proportional share of each page (PSS), in the same
-run with an index of a few frames too: the difference is what the index takes. What is read for each name is one small image.
+With `--mars-info` (MARS' three tables; the name lists are rebuilt from them), 8 workers read from an index of all 1,191,003 frames: ours,
+and a list of (path, pid, camid) tuples. Every process counts its proportional share of each page (PSS). The same is measured with an
+index of a few frames, and the difference is the size of the index. One small image is read for every name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ USUAL, OURS, WHOLE = "usual recipe", "ours: uint8 frames", "ours: resized, cropp
 
 
 def main() -> None:
-    """Measures and prints Markdown tables."""
+    """Measure and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", help="folder that holds demo/; else REID_DATA, else ./data")
     parser.add_argument("--frames", type=int, default=2000, help="JPEGs to write")
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def written(demo: Path, folder: Path, number: int) -> Split:
-    """JPEGs of 128 x 256 from the demo's crops."""
+    """Write JPEGs of 128 x 256 from the demo's crops."""
     crops = sorted(demo.rglob("*.jpg"))
     for i in range(number):
         with Image.open(crops[i * len(crops) // number]) as crop:
@@ -90,7 +90,7 @@ def written(demo: Path, folder: Path, number: int) -> Split:
 
 
 class Usual(Dataset):
-    """What a DataLoader usually reads: a list of tuples, one image at a time, through Pillow and transforms."""
+    """A typical Dataset: a list of tuples, one image at a time, through Pillow and transforms."""
 
     def __init__(self, split: Split, resize: tuple[int, int], crop: tuple[int, int]) -> None:
         self.items = [(str(path), 0, 0) for path in split[0].paths]
@@ -108,7 +108,7 @@ class Usual(Dataset):
 
 
 def speeds(flags: argparse.Namespace, split: Split) -> dict[str, object]:
-    """Seconds per frame of every contender and turn."""
+    """Measure seconds per frame of every contender and turn."""
     chosen = contenders(flags, split)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
     for turn, (name, work) in product(range(flags.repeat + 1), chosen.items()):
@@ -126,7 +126,7 @@ def speeds(flags: argparse.Namespace, split: Split) -> dict[str, object]:
 
 
 def contenders(flags: argparse.Namespace, split: Split) -> dict[str, Callable[[np.ndarray], None]]:
-    """Each reads the frames of some numbers."""
+    """Functions that each read the frames of given indices."""
     rng = torch.Generator().manual_seed(0)
 
     def usual(setting: str, workers: int) -> Callable[[np.ndarray], None]:
@@ -165,13 +165,13 @@ def contenders(flags: argparse.Namespace, split: Split) -> dict[str, Callable[[n
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of its children that have ended."""
+    """CPU time of this process and of its finished children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 class Listed(Dataset):
-    """An index as a list of tuples."""
+    """An index that is a list of tuples."""
 
     def __init__(self, split: Split, image: bytes) -> None:
         self.items = [(str(path), 0, 0) for path in map(split.path, range(len(split.names)))]
@@ -184,7 +184,7 @@ class Listed(Dataset):
 
 
 def held(kind: str, share: float, tables: str, workers: int = 8, batch: int = 100) -> dict[str, float]:
-    """MB of this process and its workers when the first batch is there, and after a share of an epoch; in a fresh process."""
+    """Measure MB of this process and its workers at the first batch, and after a share of an epoch; to be called in a fresh process."""
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     out = io.BytesIO()
     Image.new("RGB", (8, 16)).save(out, "JPEG")
@@ -210,7 +210,7 @@ def held(kind: str, share: float, tables: str, workers: int = 8, batch: int = 10
 
 
 def whole_mars(tables: Path | None) -> Split:
-    """All frame names of MARS in one split, or a few."""
+    """Build one split of all frame names of MARS, or of a few names."""
     if tables is None:
         names = np.array([b"bbox_train/0001/0001C1T0001F%03d.jpg" % i for i in range(100)])
     else:
@@ -222,13 +222,13 @@ def whole_mars(tables: Path | None) -> Split:
 
 
 def proportional_mb(pid: int) -> float:
-    """A process's proportional set size."""
+    """A process's proportional set size in MB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
 
 
 def memory(flags: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """MB of main process and 8 workers with each kind of index, of all frames and of a few."""
+    """Measure MB of the main process and 8 workers for each kind of index, with all frames and with a few."""
     sizes = {}
     for kind, tables in product(("ours", "list"), (str(flags.mars_info), "")):
         command = [sys.executable, __file__, "--hold", kind, str(flags.share), tables]
@@ -239,7 +239,7 @@ def memory(flags: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def tables(report: dict) -> str:
-    """One row per contender; times faster than the usual recipe of the same setting, the slower one's where there are two."""
+    """Format one row per contender; speed-ups are relative to the usual recipe of the same setting, or to each if there are two."""
     medians = report["cpu_and_wall_seconds_per_frame"]
     lines = [
         "| | CPU µs per frame | frames/s per core | frames/s by the clock | CPU: times the usual |",
@@ -261,7 +261,7 @@ def tables(report: dict) -> str:
 
 
 def peers(name: str, names: dict) -> list[str]:
-    """The usual recipes to compare a contender with: of its setting, or of all, and with as many workers."""
+    """The usual recipes to compare a contender with: of its setting, or of all settings, with the same use of workers."""
     if name.startswith("limit"):
         return []
     workers = name.endswith("workers")

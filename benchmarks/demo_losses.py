@@ -1,8 +1,8 @@
-"""CCE, MAE, GCE and IMAE on the demo data at 0, 30 and 60 % wrong tracklet labels, from one resumable command.
+"""CCE, MAE, GCE and IMAE on the demo data at 0, 30 and 60 % wrong tracklet labels, by one resumable command.
 
 Every cell is `tools/train.py configs/demo.yaml` with another loss and another share of wrong labels, drawn by the same seed for every
-loss (at 30 % they are the labels that the demo's files carry); all else is equal. Finished cells are not run again, an interrupted one
-goes on from its checkpoint. Prints the table; writes it, with command, commit, hardware and every figure, to --json.
+loss (at 30 % they are the labels in the demo's files); everything else is equal. Finished cells are skipped, an interrupted one resumes
+from its checkpoint. Prints the table; writes it, with command, commit, hardware and all metrics, to --json.
 
     python benchmarks/demo_losses.py --json benchmarks/results/demo_losses.json
 """
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def run_cell(name: str, loss: list[str], rate: float, seed: int, flags: argparse.Namespace) -> dict[str, float]:
-    """Trains and tests one cell unless that is done; returns its figures under the MARS protocol."""
+    """Train and test one cell unless it is finished; returns its metrics under the MARS protocol."""
     slug = "".join(c for c in name.lower().replace(" ", "") if c.isalnum() or c == ".")
     run = ROOT / flags.runs / f"{slug}_{round(100 * rate)}_{seed}"
     if not (run / "eval.json").exists():
@@ -73,7 +73,7 @@ def run_cell(name: str, loss: list[str], rate: float, seed: int, flags: argparse
         ]
         print(shlex.join(command), flush=True)
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as training:
-            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # it saves what it has; wait for it
+            signal.signal(signal.SIGTERM, lambda *_: training.terminate())  # it saves a checkpoint first; wait for it
         if training.returncode:
             raise SystemExit(training.returncode)
     result = next(r for r in json.loads((run / "eval.json").read_text()) if r["protocol"] == "mars-official")
@@ -88,7 +88,7 @@ def run_cell(name: str, loss: list[str], rate: float, seed: int, flags: argparse
 
 
 def table(cells: list[dict], rates: list[float]) -> str:
-    """mAP and Rank-1 in per cent, means over seeds."""
+    """Format mAP and Rank-1 in per cent, means over seeds."""
     lines = [
         "| loss | " + " | ".join(f"{rate:.0%} wrong: mAP / Rank-1" for rate in rates) + " |",
         "|---|" + "---|" * len(rates),

@@ -1,12 +1,12 @@
-"""Times the evaluation beside the bare matrix product it cannot do without, and beside torchreid's evaluator.
+"""Time of the evaluation, compared with the bare matrix product that it needs, and with torchreid's evaluator.
 
     python benchmarks/evaluation.py --mars-info DIR [--peer-path DIR] [--json FILE]
     python benchmarks/evaluation.py --queries 3368 --gallery 519505 --dim 512 --repeat 1
     python benchmarks/evaluation.py --queries 3368 --gallery 519505 --dim 512 --parts figures verification
 
-The contenders take turns, `--repeat` times, and medians are compared: the machine may be shared. The peer is imported
+The contenders take turns, `--repeat` times, and medians are compared, because the machine may be shared. torchreid is imported
 from a checkout of deep-person-reid whose Cython has been built in place; it gets the same float32 features.
-Identities are made up unless --mars-info names the folder of MARS' own tables; features are made up in any case.
+Identities are synthetic unless --mars-info names the folder of MARS' own tables; features are always synthetic.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from reid.features import FeatureSet
 from reid.protocol import MARS_HIT_AP
 from reid.report.tables import text_table
 
-LATENT = 64  # dimensions in which identities, cameras and tracklets differ
-PARTS: dict[str, Callable[[FeatureSet], object]] = {  # what a run may be asked for
+LATENT = 64  # dimensions that contain the variance of identities, cameras and tracklets
+PARTS: dict[str, Callable[[FeatureSet], object]] = {  # choices of --parts
     "figures": lambda features: evaluate(features, MARS_HIT_AP),
     "intervals": lambda features: bootstrap(evaluate(features, MARS_HIT_AP), features.pid),
     "camera-pairs": lambda features: camera_pairs(features, MARS_HIT_AP),
@@ -44,7 +44,7 @@ PARTS: dict[str, Callable[[FeatureSet], object]] = {  # what a run may be asked 
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the contenders in turns and prints a Markdown table."""
+    """Time the contenders in turns and print a Markdown table."""
     arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
     logging.disable(logging.WARNING)
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def beside_others(features: FeatureSet, arguments: argparse.Namespace) -> dict[str, object]:
-    """Our memory and result, and the seconds of all contenders."""
+    """Measure our memory and result, and the seconds of all contenders."""
     contenders = {
         "matrix product": lambda: product(features),
         "this evaluation": lambda: evaluate(features, MARS_HIT_AP),
@@ -77,7 +77,7 @@ def beside_others(features: FeatureSet, arguments: argparse.Namespace) -> dict[s
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=1980)
     parser.add_argument("--gallery", type=int, default=12180, help="rows, the queries among them")
@@ -95,7 +95,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def made_up_features(arguments: argparse.Namespace) -> FeatureSet:
-    """Identity + a shift by camera + a tracklet's own noise, in few dimensions, mapped to many."""
+    """Draw features: identity + camera shift + tracklet noise, in few dimensions, mapped to `--dim`."""
     pid, camid, query = identities(arguments)
     rng = np.random.default_rng(0)
     n = len(pid)
@@ -113,7 +113,7 @@ def made_up_features(arguments: argparse.Namespace) -> FeatureSet:
 
 
 def identities(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """MARS' own, or made-up ones: 16 rows each over 6 cameras, the rest distractors."""
+    """Read MARS' identities, or make synthetic ones: 16 rows each over 6 cameras, the rest distractors."""
     if arguments.mars_info:
         folder = Path(arguments.mars_info)
         tracks = loadmat(folder / "tracks_test_info.mat")["track_test_info"].astype(np.int64)
@@ -126,12 +126,12 @@ def identities(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, n
 
 
 def product(features: FeatureSet) -> np.ndarray:
-    """All similarities at once: what any exact evaluation has to compute."""
+    """Compute all similarities at once, the minimum for any exact evaluation."""
     return features.features[features.query] @ features.features[features.gallery].T
 
 
 def peer(features: FeatureSet, path: str) -> Callable[[], float]:
-    """The peer's cosine distance and its Cython rank, on the gallery without its junk; gives its mAP."""
+    """Return a function that runs torchreid's cosine distance and Cython ranking on the gallery without junk, and returns its mAP."""
     folder = Path(path) / "torchreid" / "metrics"
     sys.path.insert(0, str(folder / "rank_cylib"))
     distance, ranking = (load(folder / name) for name in ("distance.py", "rank_cylib/rank_cy"))
@@ -147,7 +147,7 @@ def peer(features: FeatureSet, path: str) -> Callable[[], float]:
 
 
 def load(path: Path):
-    """One module of the peer, without importing its package and all that it needs."""
+    """Import one module of torchreid without importing its package and the dependencies of that."""
     if not path.suffix:
         path = next(path.parent.glob(f"{path.name}.*.so"))
     spec = importlib.util.spec_from_file_location(path.name.split(".")[0], path)
@@ -157,7 +157,7 @@ def load(path: Path):
 
 
 def take_turns(contenders: dict[str, Callable[[], object]], repeat: int) -> dict[str, list[float]]:
-    """Seconds of every run; the first, cold, round is left out when there are several."""
+    """Time every run in seconds; the first, cold round is dropped if there are several."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeat + (repeat > 1)):
         for name, run in contenders.items():
@@ -168,29 +168,29 @@ def take_turns(contenders: dict[str, Callable[[], object]], repeat: int) -> dict
 
 
 def extra_memory(run: Callable[[], object]) -> tuple[int | None, object]:
-    """Bytes that the process grows by at most during a run (Linux only), and what the run returns."""
+    """Measure the largest growth of the process in bytes during a run (Linux only); also returns the run's result."""
     if not Path("/proc/self/clear_refs").exists():
         return None, run()
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to the current size
     before = high_water_mark()
     result = run()
     return high_water_mark() - before, result
 
 
 def high_water_mark() -> int:
-    """Bytes of memory that this process has held at most."""
+    """The largest resident memory of this process so far, in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 class Costs:
-    """What each part took: seconds on the wall and of the processor, and bytes beside the features."""
+    """Costs of each part: wall seconds, CPU seconds, and peak bytes in addition to the features."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
 
     def of(self, name: str, run: Callable[[], Any]) -> Any:
-        """Runs a part and keeps its costs."""
+        """Run a part and record its costs."""
         start, worked = time.perf_counter(), time.process_time()
         extra, result = extra_memory(run)
         seconds, processor = time.perf_counter() - start, time.process_time() - worked
@@ -198,7 +198,7 @@ class Costs:
         return result
 
     def table(self) -> str:
-        """As text."""
+        """Format the costs as text."""
         rows = []
         for name, one in self.rows.items():
             extra = one["extra_peak_bytes"]
@@ -208,7 +208,7 @@ class Costs:
 
 
 def table(report: dict) -> str:
-    """Medians and ratios, as Markdown."""
+    """Format medians and ratios as Markdown."""
     medians = {name: statistics.median(runs) for name, runs in report["seconds"].items()}
     bare = medians.get("matrix product")
     lines = ["| | seconds (median) | x product | slowest / fastest run |", "|---|---|---|---|"]

@@ -1,7 +1,7 @@
-"""What it costs to take down how well every label is fitted: the share of a training step, and bytes.
+"""Cost of recording, during training, how well the network fits every label: the share of a training step, and bytes.
 
-Processor time of the bookkeeping of one step against that of the whole step, at the size of `configs/demo.yaml`, on images that lie in
-memory, with as many frames, tracklets and persons as MARS has.
+Compares CPU time of recording with that of the whole step, at the size of `configs/demo.yaml`, on images in memory, with the number of
+frames, tracklets and persons of MARS.
 
     python benchmarks/evidence.py --json benchmarks/results/evidence.json
 """
@@ -17,7 +17,7 @@ import torch
 from record import keep
 from torch import nn
 
-import reid.models  # noqa: F401  registers the nets
+import reid.models  # noqa: F401  registers the networks
 from reid.engine.evidence import Evidence, fit_of
 from reid.losses import IMAE
 from reid.models.embedding import Classifier, Embedding

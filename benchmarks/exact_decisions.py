@@ -1,10 +1,10 @@
-"""Counts the (match, row) pairs that float32 cannot order, and so are decided in float64, and times the whole count.
+"""Count the (match, row) pairs that float32 cannot order and that are decided in float64, and time the whole count.
 
     python benchmarks/exact_decisions.py --mars-info DIR [--parts 96 256 4096] [--json FILE]
     python benchmarks/exact_decisions.py --queries 3368 --gallery 519505 --dim 512 [--json FILE]
 
-`--parts`: dimensions multiplied at once (`reid.evaluation.ranking.PART`); more mean a wider proven bound on rounding and so more
-decisions, fewer mean more passes over memory. Data as in benchmarks/evaluation.py.
+`--parts`: dimensions multiplied at once (`reid.evaluation.ranking.PART`). More dimensions give a wider proven bound on rounding errors and
+so more decisions, fewer give more passes over memory. Data as in benchmarks/evaluation.py.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from reid.protocol import MARS_HIT_AP
 
 
 def main(argv: list[str]) -> None:
-    """Prints a line for each size of a part."""
+    """Print a line for each size of a part."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--parts", type=int, nargs="+", default=[ranking.PART])
     own, rest = parser.parse_known_args(argv)

@@ -1,9 +1,9 @@
-"""ONNX files beside PyTorch: how far their features are apart, whether the order of similarity survives, time per image on one core.
+"""ONNX files compared with PyTorch: difference of features, order of similarities, time per image on one core.
 
     python benchmarks/export.py --keep benchmarks/results/export.json
 
-Networks have random weights and the batch statistics of the images, which are rendered people. Both are timed in turns in one process, so
-that only the ratio of the two is to be read on a busy machine.
+Networks have random weights, and batch statistics of the images, which are rendered people. Both are timed in turns in one process; on a
+busy machine only their ratio is meaningful.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NETWORKS = {
 
 
 def images(number: int) -> list[torch.Tensor]:
-    """Frames of as many rendered tracklets."""
+    """Read the first frame of each of `number` rendered tracklets."""
     with tempfile.TemporaryDirectory() as folder:
         write_demo(Path(folder), train_ids=2, test_ids=number // 4 + 1, tracklets_per_id=4, min_frames=2, max_frames=2)
         files = sorted((Path(folder) / "bbox_test").rglob("*F001.jpg"))
@@ -53,7 +53,7 @@ def images(number: int) -> list[torch.Tensor]:
 def measure(
     name: str, size: tuple[int, int], frames: list[torch.Tensor], dtypes: list[str], rounds: int
 ) -> list[dict[str, Any]]:
-    """One row per number format."""
+    """Measure one network; one row per number format."""
     torch.manual_seed(0)
     network = create_backbone(name, pretrained=False)
     cfg: Any = network.pretrained_cfg
@@ -61,7 +61,7 @@ def measure(
     inputs = preprocess(frames, torch.device("cpu"))
     for module in network.modules():
         if isinstance(module, torch.nn.modules.batchnorm._NormBase):
-            module.momentum = None  # statistics are the mean over what was seen
+            module.momentum = None  # cumulative mean of the batch statistics
     network.train()(inputs[:16])
     network.eval()
     plain = fused(network, inputs[:1])
@@ -109,13 +109,13 @@ def measure(
 
 
 def torch_call(network: torch.nn.Module, preprocess: Preprocess) -> Any:
-    """As extraction runs it, preprocessing included."""
+    """Return the network as extraction runs it, preprocessing included."""
     prepared = copy.deepcopy(network).to(memory_format=torch.channels_last)
     return lambda batch: prepared(preprocess(batch, torch.device("cpu")))
 
 
 def timed(run: Run, network: Any, batch: torch.Tensor, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds per image of both, in turns."""
+    """Time both in turns, in seconds per image."""
     ours, theirs = [], []
     for _ in range(rounds):
         start = time.perf_counter()

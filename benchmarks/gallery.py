@@ -1,11 +1,11 @@
-"""Builds indexes of a large gallery and searches them, beside exact search: time, memory, recall.
+"""Build and search indexes of a large gallery, compared with exact search: time, memory, recall.
 
     OMP_NUM_THREADS=1 python benchmarks/gallery.py [--rows 1000000] [--dim 128] [--json FILE]
     OMP_NUM_THREADS=1 python benchmarks/gallery.py --dim 512 --hnsw-rows 0 --index IVF1024,PQ256x4fs      # fewer indexes, sooner
 
-The gallery is a memory-mapped file of made-up identities, as tools/extract.py would leave it; queries are rows of it, each left out
-of its own answer. Times are of the processor, all threads together, because the machine may be shared. HNSW is built of the first
-`--hnsw-rows` rows only: it takes its time.
+The gallery is a memory-mapped file of synthetic identities, as tools/extract.py would write it; queries are rows of it, each excluded
+from its own result. Times are CPU times of all threads together, because the machine may be shared. HNSW is built of the first
+`--hnsw-rows` rows only, because building it is slow.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from record import keep
 from reid.features import FeatureSet
 from reid.gallery import tune
 
-LATENT, ROWS_EACH = 64, 10  # dimensions in which identities differ; rows of each
-NOISE = 0.7  # of a row, beside its identity's 1
+LATENT, ROWS_EACH = 64, 10  # dimensions that contain the variance of identities; rows per identity
+NOISE = 0.7  # standard deviation of a row's noise; that of identities is 1
 BLOCK = 2**16
 PROBES = ["nprobe=4", "nprobe=16", "nprobe=64", "nprobe=256"]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints a Markdown table, one line per index and setting."""
+    """Print a Markdown table, one line per index and setting."""
     arguments = parse(argv)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=128)
@@ -60,12 +60,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def indexes(dim: int) -> list[str]:
-    """Those of the table in docs/scale.md."""
+    """The indexes in the table of docs/scale.md."""
     return ["IVF1024,Flat", f"IVF1024,PQ{dim // 2}x4fs"]
 
 
 def made_up_gallery(file: Path, num_rows: int, dim: int) -> FeatureSet:
-    """Identities and their rows' own noise in few dimensions, mapped to many, unit rows, in random order."""
+    """Draw identities and noise per row in few dimensions, mapped to `dim`, as unit rows in random order."""
     rng = np.random.default_rng(0)
     pid = rng.permutation(num_rows) // ROWS_EACH + 1
     centre = rng.standard_normal((num_rows // ROWS_EACH + 2, LATENT), dtype=np.float32)
@@ -80,18 +80,18 @@ def made_up_gallery(file: Path, num_rows: int, dim: int) -> FeatureSet:
 
 
 def gallery_of(features: np.ndarray, pid: np.ndarray) -> FeatureSet:
-    """A gallery without queries."""
+    """Make a gallery without queries."""
     rows = np.arange(len(pid))
     return FeatureSet(features, pid, np.zeros_like(pid), rows[:0], rows)
 
 
 def first_rows(features: FeatureSet, num_rows: int) -> FeatureSet:
-    """A smaller gallery of the same kind."""
+    """Make a gallery of the first rows."""
     return gallery_of(features.features[:num_rows], features.pid[:num_rows])
 
 
 def measured(features: FeatureSet, factories: dict[str, list[str]]) -> list[dict[str, object]]:
-    """One record per trial; `anonymous_bytes` is what the process holds beside mapped files, the index among it."""
+    """Make one record per trial; `anonymous_bytes` is the process's memory outside mapped files, including the index."""
     records = []
     for trial in tune.tune(features, factories, clock=time.process_time):
         records.append({"rows": len(features.pid), **asdict(trial), "anonymous_bytes": anonymous_bytes()})
@@ -100,7 +100,7 @@ def measured(features: FeatureSet, factories: dict[str, list[str]]) -> list[dict
 
 
 def anonymous_bytes() -> int | None:
-    """Memory of this process that is no mapped file (Linux only)."""
+    """Memory of this process outside mapped files, in bytes (Linux only)."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None
@@ -109,7 +109,7 @@ def anonymous_bytes() -> int | None:
 
 
 def table(trials: list[dict[str, object]]) -> str:
-    """Markdown."""
+    """Format as Markdown."""
     lines = [
         "| rows | index | recall@10 | CPU ms/query | queries/s and core | bytes/row | build CPU s |",
         "|---|---|---|---|---|---|---|",

@@ -1,12 +1,12 @@
-"""When IMAE's logits run away, why, and what stops it: a small network on few images, so that it happens in minutes.
+"""When and why IMAE's logits diverge, and what prevents it: a small network on few images, so that it happens in minutes.
 
     python benchmarks/imae_runaway.py --data-root DIR [--group ends|guard] [--rate R] [--seed S] [--json FILE] [--figure FILE.png]
 
-A perceptron with batch normalisation on 4x4-pooled CIFAR-10 images, symmetric noise, the study's own batches, steps and telemetry.
-Eq. 22 gives every sample a weight of at least 1, fitted or hopeless, so no logit is ever large enough. The group `ends` lets the weight die
-where p -> 1 (fitted), where p -> 0 (hopeless, mostly wrong labels), or at both ends, which is `imae_guarded`; or it holds the head back.
-The group `guard` is the form that IMAE's authors released with guards of different size at p -> 1, its weights divided by their sum or
-their number, in float32 and float64: is the guard the cure, or the normaliser, or the number format?
+A perceptron with batch normalisation on 4x4-pooled CIFAR-10 images with symmetric noise, and the study's batches, steps and telemetry.
+Eq. 22 gives every sample a weight of at least 1, whether fitted or hopeless, so no logit is ever large enough. In the group `ends`, the
+weight vanishes where p -> 1 (fitted), where p -> 0 (hopeless, mostly wrong labels), or at both ends, which is `imae_guarded`; one variant
+has a stronger weight decay instead. The group `guard` is the form released by IMAE's authors, with guards of different size at p -> 1, and
+weights divided by their sum or their number, in float32 and float64: which of guard, normaliser and number format prevents divergence?
 """
 
 import argparse
@@ -39,7 +39,7 @@ EPSILON = 2.5e-3  # of a one-sided guard: a quarter of 1e-2, as 4p(1 - p) is 4p 
 
 
 class OneSided(IMAE):
-    """IMAE whose weight dies at one end only."""
+    """IMAE whose weight vanishes at one end only."""
 
     def __init__(self, fitted: bool) -> None:
         super().__init__(8.0)
@@ -51,7 +51,7 @@ class OneSided(IMAE):
 
 
 class Variant(NamedTuple):
-    """What is trained."""
+    """One training setup."""
 
     loss: nn.Module
     decay: float = 1e-4
@@ -102,7 +102,7 @@ class Perceptron(nn.Module):
 
 
 def main() -> None:
-    """Trains every variant and prints where it ends."""
+    """Train every variant and print its final state."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", help="folder that holds cifar-10-batches-py; else REID_DATA, else ./data")
     parser.add_argument("--images", type=int, default=1000)
@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def trained(trainer: Trainer, name: str, variant: Variant, noise: Component, flags: argparse.Namespace) -> dict:
-    """A record as the study writes them."""
+    """Train one variant; returns a record in the study's format."""
     torch.manual_seed(seed_of(flags.seed, "init"))
     schedule = milestones([flags.iterations // 2, 3 * flags.iterations // 4], flags.iterations)
     optimizer, rate = functools.partial(sgd, weight_decay=variant.decay), lambda step: 0.1 * schedule(step)
@@ -165,14 +165,14 @@ def trained(trainer: Trainer, name: str, variant: Variant, noise: Component, fla
 
 
 def draw(path: Path, records: list[dict]) -> None:
-    """The telemetry of every variant that stayed finite."""
+    """Draw the telemetry of every variant whose logits stayed finite."""
     finite = [record for record in records if record["final"]["max_logit"] is not None]
     (chart,) = study_plots.telemetry(finite)
     charts.save(path, [replace(chart, title=f"perceptron, {records[0]['noise_label']} noise")])
 
 
 def table(records: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Where each variant ends."""
+    """Tabulate the final state of each variant."""
     header = ["loss", "test best", "test final", "train as given", "largest logit", "ever", "head norm", "saturated"]
 
     def row(record: dict) -> list[str]:

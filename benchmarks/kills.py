@@ -1,12 +1,11 @@
-"""Kills a training run with SIGKILL at random moments, resumes it each time, and compares its end with that of an undisturbed run.
+"""Kill a training run with SIGKILL at random moments, resume it each time, and compare its final state with an undisturbed run.
 
     python benchmarks/kills.py [--kills 100] [--workers 0] [--json FILE]
 
 A small network trains on a small rendered dataset through tools/train.py, with a checkpoint every 3 steps, log lines at other
-steps than these, held-out identities (best.pt), an average of the weights, and a test at the end. About a fifth of the kills falls
-while the process starts up, a tenth after the last step (test and report), the others while it trains. A run that is through before
-the kills are used up is compared, and another begins. Weights, optimiser state, all lines of metrics.jsonl but for what a clock
-says, and eval.json must be equal, bit for bit.
+steps, held-out identities (best.pt), an average of the weights, and a test at the end. About a fifth of the kills happens during startup,
+a tenth after the last step (test and report), the others during training. A run that finishes before all kills are done is compared, and
+another begins. Weights, optimiser state, all lines of metrics.jsonl except clock times, and eval.json must be bitwise equal.
 """
 
 from __future__ import annotations
@@ -53,13 +52,13 @@ BUILT, TRAINED, TESTED = (
     "model test_resnet: ",
     "nothing left to train",
     "protocol market1501: ",
-)  # what a run says of itself
-EARLY, LATE = 0.2, 0.1  # shares of the kills while starting up, and after the last step
+)  # log messages of a run
+EARLY, LATE = 0.2, 0.1  # shares of the kills during startup, and after the last step
 
 
 @dataclass
 class Run:
-    """One run directory, and the process that works on it now."""
+    """A run directory and its current process."""
 
     folder: Path
     steps: int
@@ -85,28 +84,28 @@ class Run:
             self.process = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=output)
 
     def says(self, words: str) -> bool:
-        """Whether the process has said it yet."""
+        """Whether the process has printed the words."""
         return words.encode() in self._output.read_bytes()[self._said :]
 
     def wait_until(self, words: str) -> float:
-        """The time when the process says it, or ends."""
+        """Wait until the process prints the words or ends; returns the time."""
         while not self.says(words) and self.process.poll() is None:
             time.sleep(0.002)
         return time.monotonic()
 
     def finish(self) -> float:
-        """The time when the process ends, which it must do well."""
+        """Wait until the process ends, which must succeed; returns the time."""
         if code := self.process.wait():
             raise SystemExit(f"{self._output}: the process that was not killed ended with code {code}")
         return time.monotonic()
 
     def left(self) -> int:
-        """Steps that the next process has to do."""
+        """Steps left for the next process."""
         files = self.directory.resumable()
         return self.steps - (checkpoint.load_first(files)[1]["step"] if files else 0)
 
     def found(self) -> str:
-        """What the killed process was doing, told by what it said and left behind."""
+        """Describe what the killed process was doing, by its output and files."""
         half = [file.name.split(".")[1] for file in self.directory.path.rglob(".*.tmp")]
         if "last" in half:
             previous_alone = self.directory.previous.exists() and not self.directory.last.exists()
@@ -120,7 +119,7 @@ class Run:
 
 @dataclass
 class Tally:
-    """Kills so far: what they found, and the steps behind the checkpoint that was left."""
+    """Kills so far: the states found, and the step of the checkpoint left by each."""
 
     wanted: int
     starts: int = 0
@@ -133,7 +132,7 @@ class Tally:
 
 
 def undisturbed(run: Run) -> dict[str, float]:
-    """Trains without a kill, and tests a second time; returns the seconds of starting up, of a step, and of the end."""
+    """Train without a kill, then test again; returns the seconds of startup, of a step, and of the final test and report."""
     run.start()
     built = run.wait_until(BUILT)
     startup, ended = built - run.started, run.finish()
@@ -144,11 +143,11 @@ def undisturbed(run: Run) -> dict[str, float]:
 
 
 def disturb(run: Run, tally: Tally, seconds: dict[str, float], draw: random.Random) -> None:
-    """Starts a run and kills it, until it is through or the kills are used up; then lets it come to its end."""
+    """Start and kill a run until it finishes or the kills are used up; in the latter case, let it finish."""
     while tally.left:
         _start_and_wait(run, tally, seconds, draw)
         run.process.kill()
-        if run.process.wait() == 0:  # it was quicker
+        if run.process.wait() == 0:  # it finished before the kill
             return
         tally.found[run.found()] += 1
         tally.at_step.append(run.steps - run.left())
@@ -167,18 +166,18 @@ def _start_and_wait(run: Run, tally: Tally, seconds: dict[str, float], draw: ran
         time.sleep(draw.uniform(0, seconds["end"]))
     elif draw.random() < EARLY:
         time.sleep(draw.uniform(0, seconds["startup"]))
-    else:  # spread over the steps that are left, so that the run is not through much before the kills
+    else:  # spread over the steps left, so that the run does not finish long before the kills are used up
         share = min(1.0, 2 / max(1.0, (1 - EARLY) * (tally.left - late)))
         run.wait_until(BUILT)
         time.sleep(draw.uniform(0, share * steps * seconds["step"]))
 
 
 def differences(ours: Run, theirs: Run) -> list[str]:
-    """What differs between the ends of two runs."""
+    """List the differences between the final states of two runs."""
     found = []
     for name in ("last", "best"):
         mine, other = (checkpoint.load(run.directory.checkpoint(name)) for run in (ours, theirs))
-        keys = sorted((mine.keys() | other.keys()) - {"windows"})  # its sums are in the lines; its clocks differ
+        keys = sorted((mine.keys() | other.keys()) - {"windows"})  # its sums are in the lines; its clock times differ
         found += [f"{name}.pt: {key}" for key in keys if not _same(mine.get(key), other.get(key))]
     if _lines(ours) != _lines(theirs):
         found.append("metrics.jsonl")
@@ -200,7 +199,7 @@ def _same(ours: Any, theirs: Any) -> bool:
 
 
 def measured(flags: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Runs everything; the report."""
+    """Run everything; returns the report."""
     write_demo(folder / "demo", **DATASET)
     (folder / "run.yaml").write_text(CONFIG.format(steps=flags.steps, workers=flags.workers))
     whole, tally, draw = Run(folder / "whole", flags.steps), Tally(flags.kills), random.Random(flags.seed)
@@ -224,7 +223,7 @@ def measured(flags: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """What the kills found, and how it ended."""
+    """Format the states found by the kills, and the result."""
     rows = [f"| {what} | {count} |" for what, count in report["found"].items()]
     head = ["| the killed process was | kills |", "|---|---|"]
     equal = f"{report['kills']} kills, {report['starts']} starts, {report['runs']} run(s) of {report['steps']} steps: "
@@ -236,7 +235,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the table; exit code 1 when anything differs."""
+    """Print the table; exit code 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--steps", type=int, default=600, help="of a run")

@@ -1,4 +1,4 @@
-"""Time to index Market-1501's real shape, made up of empty files: 12,936 training images, 3,368 queries, 19,732 gallery rows.
+"""Time to index a dataset of Market-1501's size, made of empty files: 12,936 training images, 3,368 queries, 19,732 gallery rows.
 
     python benchmarks/market_index.py [--repeat 5] [--json FILE]
 
@@ -18,7 +18,7 @@ from record import keep
 
 from reid.datasets.sources.market1501 import load_market1501
 
-# Names as in the archive: persons, junk (-1) and distractors (0000) among the gallery.
+# Names as in the archive; the gallery has persons, junk (-1) and distractors (0000).
 PARTS = {
     "bounding_box_train": [(f"{2 * (i % 751) + 2:04d}", i) for i in range(12_936)],
     "query": [(f"{2 * (i % 750) + 1:04d}", i) for i in range(3_368)],
@@ -31,7 +31,7 @@ PARTS = {
 
 
 def make(root: Path) -> None:
-    """The tree, of empty files."""
+    """Create the folders with empty files."""
     for part, images in PARTS.items():
         (root / part).mkdir()
         for person, i in images:

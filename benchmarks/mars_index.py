@@ -1,10 +1,10 @@
-"""Time and memory of loading the full MARS index, ours beside torchreid's (Linux).
+"""Time and memory of loading the full MARS index, compared with torchreid's (Linux).
 
     python benchmarks/mars_index.py --mars-info DIR [--peer-path DIR] [--repeat 5] [--json FILE]
 
 DIR holds MARS' three tables; the name lists are rebuilt from them by the dataset's naming rule. Every load runs in a
-fresh process; imports are not counted. Added memory is the highest resident size during the load minus the size before
-it. torchreid leaves the junk tracklets out, so its frames are fewer.
+fresh process; imports are not counted. Added memory is the peak resident size during the load minus the size before
+it. torchreid leaves out the junk tracklets, so it has fewer frames.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TABLES = ("tracks_train_info.mat", "tracks_test_info.mat", "query_IDX.mat")
 
 
 def write_layout(tables: Path, folder: Path) -> None:
-    """Copy the tables into a MARS layout and write the name lists that belong to them."""
+    """Copy the tables into a MARS layout and write the matching name lists."""
     from scipy.io import loadmat
 
     (folder / "info").mkdir(parents=True)
@@ -44,28 +44,28 @@ def write_layout(tables: Path, folder: Path) -> None:
 
 
 def _memory(field: str) -> float:
-    """A line of this process's status in MB: VmRSS is the resident size now, VmHWM the highest."""
-    # Not getrusage: its maximum outlives exec, so a child would report its parent's.
+    """Read a field of this process's status in MB: VmRSS is the resident size, VmHWM its peak."""
+    # Not getrusage: its maximum survives exec, so a child would report its parent's.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
 
 def measure(loader: str, data_root: Path) -> dict[str, float]:
     """Load once in this process: seconds, added MB, and the frames that train and test hold."""
-    import scipy.io  # noqa: F401  (not counted in either)
+    import scipy.io  # noqa: F401  (imported by both, not counted)
 
     if loader == "ours":
         from reid.datasets.mars import load_mars
 
         load, frames = lambda: load_mars(data_root / "mars"), lambda b: b.train.num_frames + b.test.num_frames
     else:
-        for unused in ("cv2", "gdown"):  # torchreid's package asks for them, its MARS loader does not
+        for unused in ("cv2", "gdown"):  # imported by torchreid's package, but not used by its MARS loader
             sys.modules.setdefault(unused, ModuleType(unused))
         from torchreid.data.datasets.video.mars import Mars
 
         load = lambda: Mars(root=str(data_root), verbose=False, transform=str)  # noqa: E731
         frames = lambda b: sum(len(item[0]) for item in b.train + b.query + b.gallery)  # noqa: E731
-    Path("/proc/self/clear_refs").write_text("5")  # the highest size begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, begin = _memory("VmRSS"), perf_counter()
     index = load()
     seconds, added = perf_counter() - begin, _memory("VmHWM") - before
@@ -110,10 +110,10 @@ def main(argv: list[str] | None = None) -> None:
     results: dict[str, list[dict[str, float]]] = {loader: [] for loader in paths}
     with tempfile.TemporaryDirectory() as folder:
         write_layout(options.mars_info, Path(folder) / "mars")
-        for loader in list(paths) * options.repeat:  # in turn, so that the machine's moods meet both
+        for loader in list(paths) * options.repeat:  # in turns, so that disturbances of the machine affect both
             results[loader].append(_measure_apart(loader, Path(folder), paths[loader]))
     print(_table(results))
-    from record import keep  # not where memory is measured: it brings torch
+    from record import keep  # not where memory is measured: it imports torch
 
     keep(options.json, {"runs": results}, argv)
 

@@ -1,10 +1,10 @@
-"""The whole evaluation on MARS' own tables with made-up features: every protocol and every figure at full size.
+"""The whole evaluation on MARS' own tables with synthetic features: every protocol and every metric at full size.
 
     python benchmarks/mars_tables.py --info DIR [--protocol all] [--dim 1024] [--after] [--json FILE]
 
 DIR holds MARS' three .mat tables; the name lists are rebuilt from them by the dataset's naming rule, and the index is read
-and checked by the dataset's own loader. Features are drawn from a seed: an identity, a shift by camera, a tracklet's own
-noise. So counts are MARS' own, and figures say nothing of any model.
+and checked by the dataset's own loader. Features are drawn from a seed: identity, camera shift and tracklet noise. Counts are therefore
+those of MARS, and metrics are not those of any model.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from reid.protocol import get_protocols
 from reid.report.tables import analysis_text, protocols_table, text_table
 from reid.tracklets import Benchmark
 
-LATENT = 64  # dimensions in which identities, cameras and tracklets differ
+LATENT = 64  # dimensions that contain the variance of identities, cameras and tracklets
 
 
 def read_tables(info: Path) -> Benchmark:
-    """MARS' index from its three tables, through the layout that its loader reads."""
+    """Load MARS' index from its three tables, through the layout that its loader reads."""
     with tempfile.TemporaryDirectory() as folder:
         write_layout(info, Path(folder) / "mars")
         return load_mars(Path(folder) / "mars")
 
 
 def made_up_features(benchmark: Benchmark, dim: int, noise: float, seed: int) -> FeatureSet:
-    """One row per test tracklet: identities cluster, cameras shift them, distractors and junk are nobody."""
+    """Draw one row per test tracklet: identities cluster, cameras shift them, distractors and junk have no identity."""
     pid, camid = benchmark.test.pid, benchmark.test.camid
     rng = np.random.default_rng(seed)
     person = rng.standard_normal((pid.max() + 1, LATENT), dtype=np.float32)
@@ -51,7 +51,7 @@ def made_up_features(benchmark: Benchmark, dim: int, noise: float, seed: int) ->
 
 
 def counts_table(benchmark: Benchmark) -> str:
-    """What the tables hold, as the protocols see it."""
+    """Tabulate the counts that matter to the protocols."""
     pid = benchmark.test.pid
     rows = [
         ["queries", len(benchmark.query)],
@@ -64,7 +64,7 @@ def counts_table(benchmark: Benchmark) -> str:
 
 
 def main(argv: list[str] | None = None) -> list[EvalResult]:
-    """Evaluates and prints; gives the results."""
+    """Evaluate and print; returns the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--info", type=Path, required=True, help="folder with MARS' three .mat tables")
     parser.add_argument("--protocol", default="all", metavar="NAME|all")

@@ -1,11 +1,11 @@
-"""What a vector database costs beside a feature folder: time to load, latency of one query alone, recall, disk, memory.
+"""Cost of a vector database compared with a feature folder: time to load, latency of a single query, recall, disk, memory.
 
     OMP_NUM_THREADS=1 python benchmarks/milvus.py [--rows 20000] [--dim 512] [--json FILE]
     OMP_NUM_THREADS=1 python benchmarks/milvus.py --uri http://HOST:19530 --index HNSW:M=16,efConstruction=200
 
-Without --uri the database is milvus-lite's, in a scratch folder. Rows are those of benchmarks/gallery.py; queries are rows, each left out
-of its own answer. Seconds are of the clock, since a server works in other processes; each ratio is of one run. The folder is searched
-through `reid.gallery.search`, exactly, already open. A collection that --uri already has is refused.
+Without --uri the database is milvus-lite, in a scratch folder. Rows are those of benchmarks/gallery.py; queries are rows, each excluded
+from its own result. Seconds are wall time, since a server works in other processes; each ratio is of one run. The folder, already open,
+is searched exactly by `reid.gallery.search`. A collection that exists already at --uri is refused.
 """
 
 import argparse
@@ -32,7 +32,7 @@ TOP_K = 10
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints a Markdown table, one line per engine."""
+    """Print a Markdown table, one line per engine."""
     arguments = parse(argv)
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         gallery = folder_of(Path(scratch), arguments.rows, arguments.dim)
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--dim", type=int, default=512)
@@ -65,7 +65,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def folder_of(scratch: Path, num_rows: int, dim: int) -> store.Gallery:
-    """A feature folder of made-up rows."""
+    """Write a feature folder of synthetic rows."""
     made = made_up_gallery(scratch / "features.npy", num_rows, dim)
     count = np.arange(num_rows)
     key = np.array([f"{pid:06}C1T{row:07}" for row, pid in enumerate(made.pid.tolist())])
@@ -81,7 +81,7 @@ def folder_of(scratch: Path, num_rows: int, dim: int) -> store.Gallery:
 
 
 def one_by_one(ask: Callable[[int], list[Any]], own: np.ndarray) -> tuple[np.ndarray, list[Any]]:
-    """Seconds of each query asked alone, and what was found; the first one is asked twice, the second time counts."""
+    """Time each query alone in seconds, and collect the results; an untimed query comes first as warm-up."""
     ask(int(own[0]))
     seconds, found = [], []
     for row in own.tolist():
@@ -94,7 +94,7 @@ def one_by_one(ask: Callable[[int], list[Any]], own: np.ndarray) -> tuple[np.nda
 def trial(
     gallery: store.Gallery, where: milvus.Address, kind: str, own: np.ndarray, exact: list[Hits]
 ) -> dict[str, Any]:
-    """Loads a new collection, and searches it."""
+    """Load a new collection and search it."""
     before, start = anonymous_bytes(), time.perf_counter()
     pushed = milvus.push(gallery, where, index=kind)
     loaded = time.perf_counter() - start
@@ -132,7 +132,7 @@ def trial(
 
 
 def record(name: str, seconds: np.ndarray, recall: float, **more: Any) -> dict[str, Any]:
-    """One engine's figures; latencies in milliseconds."""
+    """Record the measurements of one engine; latencies in milliseconds."""
     median, slow = (float(1000 * np.quantile(seconds, q)) for q in (0.5, 0.95))
     line = {"engine": name, "ms_median": median, "ms_95": slow, "recall": recall, **more}
     print(line, file=sys.stderr, flush=True)
@@ -140,12 +140,12 @@ def record(name: str, seconds: np.ndarray, recall: float, **more: Any) -> dict[s
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files."""
+    """Total bytes of all files."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """Format as Markdown."""
     out = [
         "| engine | load, ms/row | open, s | one query, ms (95 %) | recall@10 | disk, bytes/row |",
         "|---|---|---|---|---|---|",

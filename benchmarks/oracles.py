@@ -1,11 +1,11 @@
-"""Holds the evaluation against other people's code: torchreid's own source, scikit-learn, and a literal port of MARS' evaluation.
+"""Compare the evaluation with independent code: torchreid's source, scikit-learn, and a literal port of MARS' evaluation.
 
     python benchmarks/oracles.py --peer-path DIR [--seeds 200] [--json FILE]
 
-DIR is a checkout of deep-person-reid, or what `pip download torchreid --no-deps` unpacks to; where its Cython has been built in place,
-that is asked too. Every seed makes another data set, with junk, distractors, several cameras and queries without a match. Figures of
-the peer depend on how near ties fall, so no two similarities of a query are equal; its re-ranking works in float32, so sets in which a
-match and a wrong row come nearer than that can tell are left out, and counted. What is printed is the largest difference.
+DIR is a checkout of deep-person-reid, or the content of `pip download torchreid --no-deps`; if its Cython has been built in place, it is
+compared too. Every seed makes another dataset, with junk, distractors, several cameras and queries without a match. torchreid's metrics
+depend on the order of near ties, so no two similarities of a query are equal. Its re-ranking works in float32; datasets in which the
+distances of a match and a wrong row differ by less than float32 resolves are left out. The largest difference is printed.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from reid.features import FeatureSet
 from reid.protocol import MARKET1501, MARS_HIT_AP, MARS_OFFICIAL, MARS_TORCHREID, EvalProtocol
 
 RANKS = 20
-NEAREST = 1e-6  # final distances of the peer's re-ranking nearer than this may stand in either order
+NEAREST = 1e-6  # smaller differences of the final distances in torchreid's re-ranking do not determine the order
 RATES = (0.2, 0.1, 0.05, 0.02)  # false-match rates
-Figures = Iterator[tuple[str, float]]  # what was compared, and by how much it differs
+Figures = Iterator[tuple[str, float]]  # the metric compared, and its difference
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Compares and prints a Markdown table."""
+    """Compare and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-path", type=Path, required=True, metavar="DIR")
     parser.add_argument("--seeds", type=int, default=200)
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def made_up(seed: int, n: int = 220, dim: int = 24, *, apart: bool = False) -> FeatureSet:
-    """Persons of two or three rows on average; `apart`: no query stands in the gallery, as the peer's re-ranking has it."""
+    """Draw persons of a few rows each; `apart`: no query is in the gallery, as required by torchreid's re-ranking."""
     rng = np.random.default_rng(seed)
     pid, camid = rng.integers(-1, n // 5, n), rng.integers(0, 5, n)
     pid[rng.random(n) < 0.15] = 0
@@ -75,12 +75,12 @@ def made_up(seed: int, n: int = 220, dim: int = 24, *, apart: bool = False) -> F
 
 
 class Peer:
-    """torchreid's ranking and re-ranking, each module loaded by itself; its package asks for more than they need."""
+    """torchreid's ranking and re-ranking modules, loaded without its package, which has further dependencies."""
 
     def __init__(self, path: Path) -> None:
         package = path / "torchreid"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that its Cython was not found beside this one file
+            warnings.simplefilter("ignore")  # the warning that Cython was not found beside this file
             self.rank = load(package / "metrics" / "rank.py").evaluate_py
         built = list((package / "metrics" / "rank_cylib").glob("rank_cy.*.so"))
         self.cython = load(built[0]).evaluate_cy if built else None
@@ -90,18 +90,18 @@ class Peer:
 
 
 def similarity(features: FeatureSet, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(len(left), len(right)) float64."""
+    """Compute the (len(left), len(right)) similarities in float64."""
     wide = features.features.astype(np.float64)
     return wide[left] @ wide[right].T
 
 
 def ids(features: FeatureSet, gallery: np.ndarray) -> list[np.ndarray]:
-    """What the peer's evaluators take beside the distances."""
+    """Arguments of torchreid's evaluators besides the distances: pids and cameras of queries and gallery."""
     return [array[rows] for array in (features.pid, features.camid) for rows in (features.query, gallery)]
 
 
 def evaluated(features: FeatureSet, peer: Peer) -> Figures:
-    """mAP and CMC beside the peer's, which knows no junk: it gets the gallery without."""
+    """Compare mAP and CMC with torchreid's, which has no junk and gets the gallery without it."""
     for protocol in (MARKET1501, MARS_TORCHREID):
         gallery = searched_rows(features, protocol)
         gallery = gallery[features.pid[gallery] >= 0]
@@ -116,7 +116,7 @@ def evaluated(features: FeatureSet, peer: Peer) -> Figures:
 
 
 def reranked(features: FeatureSet, peer: Peer) -> Figures:
-    """mAP after k-reciprocal re-ranking as the authors' program has it, of which the peer's is a copy."""
+    """Compare mAP after k-reciprocal re-ranking in the variant of the authors' code, which torchreid copies."""
     query, gallery = features.query, features.gallery
     parts = [(query, gallery), (query, query), (gallery, gallery)]
     near = [np.sqrt(np.maximum(0, 2 - 2 * similarity(features, *part))) for part in parts]
@@ -130,7 +130,7 @@ def reranked(features: FeatureSet, peer: Peer) -> Figures:
         return
     mAP = peer.rank(final, *ids(features, gallery), RANKS, False)[1]
     nearer = count_nearer_reranked(features, MARKET1501, matches, variant="code")
-    start = np.unique(matches.start)  # those of queries with a match
+    start = np.unique(matches.start)  # start positions of queries with a match
     yield (
         "mAP, re-ranked, torchreid (float32)",
         abs(mAP - average_precision(hit_ranks(nearer, start), start, "hit").mean()),
@@ -138,7 +138,7 @@ def reranked(features: FeatureSet, peer: Peer) -> Figures:
 
 
 def gap(features: FeatureSet, gallery: np.ndarray, final: np.ndarray) -> float:
-    """The least difference between a query's distance to a match and to a wrong row."""
+    """The smallest difference between a query's distances to a match and to a wrong row."""
     match = features.pid[features.query][:, None] == features.pid[gallery]
     return min(
         (float(np.abs(row[own][:, None] - row[~own]).min()) for row, own in zip(final, match, strict=True) if own.any())
@@ -146,7 +146,7 @@ def gap(features: FeatureSet, gallery: np.ndarray, final: np.ndarray) -> float:
 
 
 def others(features: FeatureSet) -> Figures:
-    """AP beside scikit-learn's and beside the MARS code; ROC and equal error rate beside scikit-learn's."""
+    """Compare AP with scikit-learn and the MARS code, and ROC and equal error rate with scikit-learn."""
     for protocol in (MARKET1501, MARS_HIT_AP, MARS_TORCHREID):
         ours = evaluate(features, protocol)
         theirs = [average_precision_score(match, near) for near, match in compared(features, protocol) if match.any()]
@@ -165,12 +165,12 @@ def others(features: FeatureSet) -> Figures:
     false, true, _ = roc_curve(match, np.floor(near * FINE), drop_intermediate=False)
     yield "TPR at FPR, scikit-learn", largest([true[false <= rate].max() for rate in RATES], 1 - check.fnmr)
     apart, mean = np.abs(false - (1 - true)), (false + 1 - true) / 2
-    tied = apart <= apart.min() + 1e-12  # two thresholds may be as good: either mean is an equal error rate
+    tied = apart <= apart.min() + 1e-12  # two thresholds may tie: either mean is an equal error rate
     yield "equal error rate, scikit-learn", float(np.abs(mean[tied] - check.eer).min())
 
 
 def compared(features: FeatureSet, protocol: EvalProtocol) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each query, its similarity to every row that is not its junk, and which of those match."""
+    """For each query: its similarity to every row that is not junk for it, and which of these rows match."""
     lists, pid, camid = [], features.pid, features.camid
     for query in features.query:
         rows = searched_rows(features, protocol)
@@ -180,7 +180,7 @@ def compared(features: FeatureSet, protocol: EvalProtocol) -> list[tuple[np.ndar
 
 
 def mars_code(near: np.ndarray, match: np.ndarray, ranks: int) -> tuple[float, np.ndarray]:
-    """AP and CMC of one query as the MARS code walks down its list, where it stops at the last match."""
+    """Compute AP and CMC of one query as the MARS code does, which stops at the last match."""
     area, old_recall, old_precision, hits = 0.0, 0.0, 1.0, 0
     cmc = np.zeros(ranks)
     for place, row in enumerate(np.argsort(-near)):
@@ -196,7 +196,7 @@ def mars_code(near: np.ndarray, match: np.ndarray, ranks: int) -> tuple[float, n
 
 
 def largest(one: object, other: object) -> float:
-    """The largest difference of two lists of figures."""
+    """The largest absolute difference between two lists."""
     return float(np.abs(np.subtract(one, other)).max())
 
 

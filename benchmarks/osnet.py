@@ -1,9 +1,9 @@
-"""OSNet beside torchreid's own code: the same weights, the same images, the largest difference of features.
+"""OSNet compared with torchreid's own code: same weights, same images, largest difference of features.
 
     git clone https://github.com/KaiyangZhou/deep-person-reid
     python benchmarks/osnet.py deep-person-reid/torchreid/models/osnet.py [--json FILE]
 
-The file is run as it is; weights are drawn at random, statistics of normalisation too, and loaded key for key.
+The file is run unchanged; weights and normalisation statistics are random, and loaded key by key.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from record import keep
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import reid.models  # noqa: F401  registers the nets
+import reid.models  # noqa: F401  registers the networks
 from reid.models.osnet import SIZES
 
 MOST = 1e-5

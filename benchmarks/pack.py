@@ -1,13 +1,13 @@
-"""What many small files cost, and what packing gains: images per second read from a folder and from its pack, cold and warm.
+"""Cost of many small files, and the gain of packing: images per second read from a folder and from its pack, cold and warm.
 
     python benchmarks/pack.py --data-root DIR [--scratch DIR] [--json FILE]
 
-The demo dataset's crops are written anew at MARS' size, 128×256, into folders as MARS has them, and packed as tools/pack.py packs.
-Both are then read by `reid.datasets.frames.read`, in turn, `--repeat` times, by fresh processes, and medians are compared: the machine
-may be shared. A turn reads images spread over the whole set, or as many in a row. Nothing is decoded. Cold: the page cache is emptied
-before the turn, with the inodes and names of files in it where this process may do so (root on Linux). Warm: the same images at once
-again. "Batches expected": of every 64 images the disk is told before the first is read, as the loader does. The limit is what one process
-reads of the shards from front to end.
+The demo dataset's crops are rewritten at MARS' size, 128×256, into folders like those of MARS, and packed as tools/pack.py packs.
+Both are then read by `reid.datasets.frames.read`, in turns, `--repeat` times, by fresh processes, and medians are compared, because the
+machine may be shared. A turn reads random images of the whole set, or as many consecutive ones. Nothing is decoded. Cold: the page cache
+is emptied before the turn, including inodes and names if this process may do so (root on Linux). Warm: the same images again immediately.
+"Batches expected": every 64 images are prefetched before the first of them is read, as in the loader. The limit is the speed at which
+one process reads the shards sequentially.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EXPECTED = 64
 
 
 def main() -> None:
-    """Measures and prints Markdown."""
+    """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", help="folder that holds demo/; else REID_DATA, else ./data")
     parser.add_argument("--scratch", type=Path, help="a folder on the disk to be measured (default: the temporary one)")
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measured(flags: argparse.Namespace, scratch: Path) -> dict:
-    """Every figure of the report."""
+    """Measure all numbers of the report."""
     root, packed = scratch / "folder" / "bbox_train", scratch / "packed" / "bbox_train"
     write_images(find_dataset(data_root(flags.data_root), "demo"), root, flags.images)
     names = image_names(root)
@@ -70,7 +70,7 @@ def measured(flags: argparse.Namespace, scratch: Path) -> dict:
                 os.path.join(folder, os.fsdecode(names[row])) for row in chosen(len(names), flags.reads, order, turn)
             ]
             how = empty_cache(scratch)
-            for cache in ("cold", "warm"):  # the same images at once again
+            for cache in ("cold", "warm"):  # the same images again immediately
                 turns.setdefault(f"{place}, {order}, {count}, {cache}", []).append(
                     read_by(paths, count, EXPECTED if place == "pack expected" else 0)
                 )
@@ -88,7 +88,7 @@ def measured(flags: argparse.Namespace, scratch: Path) -> dict:
 
 
 def write_images(demo: Path, root: Path, images: int) -> None:
-    """JPEGs of MARS' size in folders as MARS has them, written in the order of their names."""
+    """Write JPEGs of MARS' size in folders like those of MARS, in the order of their names."""
     crops = []
     for file in sorted(demo.glob("bbox_*/*/*.jpg")):
         held = io.BytesIO()
@@ -102,7 +102,7 @@ def write_images(demo: Path, root: Path, images: int) -> None:
 
 
 def chosen(images: int, reads: int, order: str, turn: int) -> np.ndarray:
-    """The images of a turn, by number."""
+    """Choose the indices of a turn's images."""
     generator = np.random.default_rng(turn)
     if order == "random":
         return generator.choice(images, reads, replace=False)
@@ -111,12 +111,12 @@ def chosen(images: int, reads: int, order: str, turn: int) -> np.ndarray:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file of a folder."""
+    """All files below a folder."""
     return (file for file in folder.rglob("*") if file.is_file())
 
 
 def empty_cache(folder: Path) -> str:
-    """Empties the page cache of the machine, or at least of these files; says which."""
+    """Empty the page cache of the machine, or at least of these files; returns which."""
     os.sync()
     if os.access(DROP_CACHES, os.W_OK):
         DROP_CACHES.write_text("3")
@@ -129,7 +129,7 @@ def empty_cache(folder: Path) -> str:
 
 
 def read_by(paths: list[str], count: int, ahead: int) -> dict[str, float]:
-    """Reads images in fresh processes, each every count-th: images per second, and CPU microseconds per image."""
+    """Read images in fresh processes, each every count-th: images per second, and CPU microseconds per image."""
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     readers = [context.Process(target=_read, args=(paths[part::count], ahead, results)) for part in range(count)]
@@ -156,7 +156,7 @@ def _read(paths: list[str], ahead: int, results: multiprocessing.SimpleQueue) ->
 
 
 def front_to_end(pack: Path, scratch: Path) -> float:
-    """Bytes per second of one process that reads the shards in large pieces, cold."""
+    """Measure the bytes per second of one process that reads the shards in large pieces, cold."""
     empty_cache(scratch)
     began, read = time.perf_counter(), 0
     for shard in sorted(pack.glob("*.zip")):
@@ -167,14 +167,14 @@ def front_to_end(pack: Path, scratch: Path) -> float:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Bytes as files count them, and as the disk does (folders included)."""
+    """Sum the bytes of the files, and the space on disk (folders included)."""
     held = [entry.stat() for entry in (folder, *folder.rglob("*"))]
     apparent = sum(file.stat().st_size for file in files_below(folder))
     return {"apparent": apparent, "on_disk": sum(512 * each.st_blocks for each in held)}
 
 
 def table(report: dict) -> str:
-    """What was measured, in Markdown."""
+    """Format the measurements as Markdown."""
     rates, cpu = report["images_per_second"], report["cpu_microseconds"]
     lines = [
         "| order | processes | cache | folder, images/s | pack | pack, batches expected | gain | CPU µs per image |",

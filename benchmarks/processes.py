@@ -1,9 +1,9 @@
-"""Trains the demo as one process and as two through torchrun, and compares what comes out.
+"""Train the demo as one process and as two through torchrun, and compare the results.
 
-Normalisation layers see their own process's half of each batch, so that the two may part like two seeds: each is run with several.
-With these layers frozen both compute the same step, and part only as far as float32 rounds; that pair is trained with SGD for a few
-steps, because AdamW divides a gradient by its own size, and so makes rounding errors of vanishing gradients as large as any other.
-Finished runs are not trained again, an interrupted one goes on from its checkpoint.
+Normalisation layers use their own process's half of each batch, so that the two may differ like two seeds; each is run with several seeds.
+With these layers frozen both compute the same step, up to float32 rounding. That pair is trained with SGD for a few steps, because AdamW
+divides a gradient by its own magnitude, and so makes rounding errors of vanishing gradients as large as any other gradient.
+Finished runs are skipped, an interrupted one resumes from its checkpoint.
 
     python tools/make_demo.py --out data/demo
     python benchmarks/processes.py --json benchmarks/results/processes.json
@@ -35,7 +35,7 @@ FROZEN = [
 
 
 def main() -> None:
-    """Runs what is missing and prints two Markdown tables."""
+    """Run what is missing and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", default="data", help="folder that holds demo/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def trained(flags: argparse.Namespace, processes: int, name: str, *overrides: str) -> RunDirectory:
-    """The demo's run with this many processes, which share the cores."""
+    """Train the demo with this number of processes, which share the cores; returns the run."""
     run = RunDirectory(flags.runs.absolute() / f"{name}_{processes}")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["tools/train.py", "configs/demo.yaml", "--data-root", os.path.abspath(flags.data_root)]
@@ -72,7 +72,7 @@ def trained(flags: argparse.Namespace, processes: int, name: str, *overrides: st
 
 
 def figures(run: RunDirectory) -> dict[str, float]:
-    """The figures of one run under the MARS protocol."""
+    """Read the metrics of one run under the MARS protocol, and its last loss."""
     result = next(r for r in json.loads((run.path / "eval.json").read_text()) if r["protocol"] == "mars-official")
     return {"mAP": result["mAP"], "rank1": result["cmc"]["1"], "loss": logged(run)[-1]["loss"]}
 
@@ -82,7 +82,7 @@ def logged(run: RunDirectory) -> list[dict]:
 
 
 def differences(one: RunDirectory, other: RunDirectory) -> dict[str, float]:
-    """The largest ones of weights at the end, and of the losses of steps."""
+    """Compute the largest differences of the final weights, and of the losses per step."""
     ends = [checkpoint.load_first(run.resumable())[1]["model"] for run in (one, other)]
     losses = torch.tensor([[row["loss"] for row in logged(run)] for run in (one, other)])
     return {
@@ -92,7 +92,7 @@ def differences(one: RunDirectory, other: RunDirectory) -> dict[str, float]:
 
 
 def table(report: dict) -> str:
-    """mAP and Rank-1 in per cent for each seed, and the frozen pair's."""
+    """Format mAP and Rank-1 in per cent for each seed, and for the frozen pair."""
     lines = ["| | 1 process: mAP / Rank-1 | 2 processes |", "|---|---|---|"]
     seeds, frozen = report["seeds"], report["frozen"]
     for seed in sorted({run["seed"] for run in seeds}):

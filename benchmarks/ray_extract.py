@@ -1,10 +1,10 @@
-"""What Ray costs an extraction: at its start, per shard, in images per second, and where an actor is killed.
+"""Cost of Ray in an extraction: at startup, per shard, in images per second, and after an actor is killed.
 
     OMP_NUM_THREADS=2 python benchmarks/ray_extract.py [--frames 256] [--json FILE]
 
-Rendered people at 256 x 128, shards of 32 frames, a network of random weights (`resnet18`); features by a histogram of colours, which is
-nearly no work, for what one more shard costs. Seconds are of the clock, and of the processors: of this process and all that it started.
-Each ratio is of one run. Every extraction's features must equal those of one process to the last bit, or this stops.
+Rendered people at 256 x 128, shards of 32 frames, a network of random weights (`resnet18`); the cost of one more shard is measured with
+a colour histogram, which takes almost no time. Seconds are wall time, and processor time of this process and all its children; each ratio
+is of one run. Every extraction's features must be bitwise equal to those of one process, or the benchmark stops.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SHARD = 32  # frames
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints a Markdown table."""
+    """Print a Markdown table."""
     arguments = parse(argv)
     PROCESSOR.start()
     with tempfile.TemporaryDirectory() as scratch:
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=256)
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -85,7 +85,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def people(scratch: Path, frames: int) -> Split:
-    """Rendered people, in tracklets of 16 frames."""
+    """Render people, in tracklets of 16 frames."""
     write_demo(scratch / "demo", train_ids=2, test_ids=4, tracklets_per_id=4, min_frames=16, max_frames=16)
     test = DATASETS["demo"](scratch / "demo").test
     for number in range(frames // 16):
@@ -97,7 +97,7 @@ def people(scratch: Path, frames: int) -> Split:
 
 
 def work(model: torch.nn.Module, preprocess: Preprocess, split: Split, dim: int, scratch: Path) -> Work:
-    """All of a split, in shards."""
+    """Split the extraction of all tracklets into shards."""
     options = {"dim": dim, "pooling": POOLINGS["mean"], "batch_size": 64, "workers": 0}
     return Work(model, preprocess, split, dict(enumerate(Shards(scratch, split, SHARD, dim, {}).rows)), options)
 
@@ -196,7 +196,7 @@ def line(name: str, clock: Clock, frames: int = 0) -> dict[str, Any]:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """Format as Markdown."""
     rows = []
     for one in lines:
         first, rest = (f"{one[key]:.1f}" if key in one else "" for key in ("first_s", "rest_s"))

@@ -1,10 +1,10 @@
-"""What pays on the demo data: recipes at 0, 30 and 60 % wrong tracklet labels, per minute of training, from one resumable command.
+"""Training recipes on the demo data at 0, 30 and 60 % wrong tracklet labels, with minutes of training, by one resumable command.
 
 Every cell is `tools/train.py configs/demo.yaml` with a recipe's settings on top; wrong labels are drawn by the same seed for every recipe.
-Data, number of steps, images per step and input size are the same; batches of the recipes with a triplet loss hold 12 persons x 4 images,
-the others any tracklets, as demo.yaml has them. `minutes` is what training took on this machine: run it where nothing else runs.
-Finished cells are not run again, an interrupted one goes on from its checkpoint. Prints the table; writes it, with command, commit,
-hardware and every figure, to --json.
+Data, number of steps, images per step and input size are the same. Recipes with the identity sampler have batches of 12 persons x 4 images,
+the others batches of any tracklets, as in demo.yaml. `minutes` is the training time on this machine, which should be idle otherwise.
+Finished cells are skipped, an interrupted one resumes from its checkpoint. Prints the table; writes it, with command, commit, hardware
+and all metrics, to --json.
 
     python benchmarks/recipes.py --json benchmarks/results/recipes.json
     python benchmarks/recipes.py --recipes "demo.yaml" "BoT" --rates 0.3 --seeds 0
@@ -18,7 +18,7 @@ from demo_losses import run_cell
 from record import keep
 
 TRIPLET = "{name: triplet, margin: 0.3}"
-# Bag of Tricks on the demo's small network and small images: all but ImageNet weights, the last stride and the number of steps.
+# Bag of Tricks for the demo's small network and images, without ImageNet weights, the last stride and the number of steps.
 BOT = [
     f"loss=[{{name: label_smoothing}}, {TRIPLET}]",
     "sampler={name: identities, K: 4, cross_camera: true}",
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def table(cells: list[dict], recipes: list[str], rates: list[float]) -> str:
-    """mAP and Rank-1 in per cent, means over seeds, with the spread of mAP; minutes of training, mean over all cells of the recipe."""
+    """Format mAP and Rank-1 in per cent, means over seeds, with the standard deviation of mAP; minutes, mean over the recipe's cells."""
     heads = [f"{rate:.0%} wrong: mAP / Rank-1" for rate in rates]
     lines = ["| recipe | " + " | ".join([*heads, "minutes"]) + " |", "|---|" + "---|" * (len(rates) + 1)]
     for name in recipes:

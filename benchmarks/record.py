@@ -1,4 +1,4 @@
-"""Keeps a measurement as JSON, with all that a reader needs to repeat it."""
+"""Save a measurement as JSON, with everything needed to repeat it."""
 
 import json
 import os
@@ -22,15 +22,15 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-_COMMIT = _commit()  # of what is about to be measured: the tree may move on meanwhile
+_COMMIT = _commit()  # at import: the checkout may change during the measurement
 
 
 def keep(file: Path | None, report: Mapping[str, Any], argv: list[str] | None = None) -> None:
-    """Writes a report with command, commit, hardware and versions, whole or not at all.
+    """Write a report with command, commit, hardware and versions atomically.
 
     Args:
-        file: None where nothing is to be kept.
-        argv: the script's arguments; those of the process by default. Of an absolute path only the end is written.
+        file: None to write nothing.
+        argv: the script's arguments; by default those of the process. Absolute paths are reduced to their last part.
     """
     if file is None:
         return

@@ -1,7 +1,7 @@
-"""What one pass over the suspects of an audit gives back: train on the demo with 30 % wrong labels, audit, correct, train again.
+"""Gain of one review of an audit's suspects: train on the demo with 30 % wrong labels, audit, correct, train again.
 
-For each loss: as noisy as it is, without the first n suspects, with the first n put right by a reviewer who makes no mistake, and with the
-true labels of all. Uses the runs and audits of `benchmarks/audit.py`, and makes them where they are not there.
+For each loss: with all noise, without the first n suspects, with the first n corrected by a reviewer who makes no mistakes, and with
+true labels only. Uses the runs and audits of `benchmarks/audit.py`, and makes them if missing.
 
     python benchmarks/review.py --json benchmarks/results/review.json
 """
@@ -19,7 +19,7 @@ from record import keep
 from reid.datasets.demo import load_truth
 from reid.datasets.mars import load_mars
 
-SECONDS = 3.0  # of a decision by keyboard: assumed, not measured
+SECONDS = 3.0  # per decision by keyboard: assumed, not measured
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def reviewed(loss: str, flags: argparse.Namespace) -> dict[str, Any]:
-    """mAP of the four trainings, and how many of the first n were wrong."""
+    """Compute the mAP of the four trainings, and how many of the first n suspects were wrong."""
     cell = f"{loss}/uniform_others/{flags.rate}/{flags.seed}"
     run = flags.runs / cell.replace("/", "_")
     noisy = run_cell(cell, flags)["mAP"]

@@ -1,11 +1,12 @@
-"""Times training and extraction beside the plain loop: float32, contiguous memory, per-image Pillow transforms in a DataLoader.
+"""Time of training and extraction, compared with a plain loop: float32, contiguous memory, Pillow transforms in a DataLoader.
 
     python benchmarks/training.py [--model googlenet_bn] [--batch-size 32] [--json FILE]
 
 Both train the same network from the same weights on the same batches of 128 x 256 JPEGs, rendered into a temporary folder, and embed the
-same frames. They take turns, `--repeat` times, and medians are compared: the machine may be shared. The plain training has a process of its
-own, because ours changes how a process keeps memory. `data in place` is our step on one batch that lies on the device already: what the
-data path could reach at best. The floor is the network's arithmetic at the rate of this machine's matrix product, measured in the same run.
+same frames. They take turns, `--repeat` times, and medians are compared, because the machine may be shared. The plain training has its own
+process, because ours changes how a process keeps memory. `data in place` is our step on one batch that is on the device already: the best
+that the data path could reach. The floor is the network's arithmetic at the speed of this machine's matrix product, measured in the
+same run.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-import reid.models  # noqa: F401  registers the nets
+import reid.models  # noqa: F401  registers the networks
 from reid.augment import PLACES, Preprocess
 from reid.commands.profile import product_rate
 from reid.datasets.demo import write_demo
@@ -51,7 +52,7 @@ PLAIN, OURS, IN_PLACE = "plain loop", "this project", "data in place"
 
 
 def main() -> None:
-    """Runs the contenders in turns and prints two Markdown tables."""
+    """Time the contenders in turns and print two Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="googlenet_bn")
     parser.add_argument("--batch-size", type=int, default=32, help="the paper's is 180")
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def write_frames(root: Path, people: int) -> Split:
-    """Rendered people as JPEGs, 128 x 256."""
+    """Render people as JPEGs of 128 x 256."""
     write_demo(root, train_ids=people, test_ids=2, tracklets_per_id=6, distractors=0, junk=0, label_noise=0.0)
     split = load_mars(root, "demo").train
     for frame in split.frames():
@@ -83,7 +84,7 @@ def write_frames(root: Path, people: int) -> Split:
 
 
 def measured(flags: argparse.Namespace, runtime: Runtime, root: Path) -> dict:
-    """Images per second of every contender, what their results differ by, and the floor."""
+    """Measure images per second of every contender, the differences between their results, and the floor."""
     split = write_frames(root, flags.people)
     found = extraction(flags, runtime, split.select(np.arange(flags.tracklets)))  # before training changes the process
     return {
@@ -96,7 +97,7 @@ def measured(flags: argparse.Namespace, runtime: Runtime, root: Path) -> dict:
 
 
 def make_job(flags: argparse.Namespace, runtime: Runtime, split: Split) -> Job:
-    """Our side of the training, without an end."""
+    """Set up our side of the training, with steps for all turns."""
     labels_T, pids = split.labels()
     label_F = torch.full((len(split.names),), -1)
     label_F[split.frames()] = torch.from_numpy(np.repeat(labels_T, split.lengths))
@@ -121,7 +122,7 @@ def make_job(flags: argparse.Namespace, runtime: Runtime, split: Split) -> Job:
 
 
 def lead(flags: argparse.Namespace) -> int:
-    """Steps of a turn that are not timed: on batches that were decoded while the others had theirs."""
+    """Untimed steps at the start of a turn: their batches were decoded while the other contenders ran."""
     return 2 * flags.workers
 
 
@@ -131,7 +132,7 @@ def preprocess(flags: argparse.Namespace) -> Preprocess:
 
 
 class Plain(Dataset):
-    """What a DataLoader usually reads: one image at a time, through Pillow and transforms; with its number."""
+    """A typical Dataset: one image at a time, through Pillow and transforms; also returns the frame index."""
 
     def __init__(self, flags: argparse.Namespace, split: Split, *, train: bool) -> None:
         self.split, side = split, flags.crop * 8 // 7
@@ -148,11 +149,11 @@ class Plain(Dataset):
             return self.transform(image.convert("RGB")), int(frame)
 
 
-_PLAIN: list[Callable[[], tuple[float, list[float]]]] = []  # in the process of the plain loop
+_PLAIN: list[Callable[[], tuple[float, list[float]]]] = []  # in the plain loop's process
 
 
 def begin_plain(flags: argparse.Namespace, root: Path) -> None:
-    """Makes the plain loop on our job's batches from its weights; a call is a turn, which returns its seconds and its losses."""
+    """Set up the plain loop on our job's batches from its weights; `plain_turn` then runs a turn: its seconds and its losses."""
     with start(flags.device) as runtime:
         device = runtime.device
     job = make_job(flags, runtime, load_mars(root, "demo").train)
@@ -166,7 +167,7 @@ def begin_plain(flags: argparse.Namespace, root: Path) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()  # for the log line that such loops print
+        return loss.item()  # such loops log the loss
 
     def turn() -> tuple[float, list[float]]:
         losses = [step(*batch) for batch in itertools.islice(stream, lead(flags))]
@@ -182,7 +183,7 @@ def plain_turn() -> tuple[float, list[float]]:
 
 
 def in_place(flags: argparse.Namespace, runtime: Runtime, job: Job) -> Callable[[], float]:
-    """Our step on a batch that lies on the device, decoded: what remains when the data path costs nothing."""
+    """Return a function that times our step on a decoded batch on the device: a data path without cost."""
     [batch] = load_batches(job.data.split, [job.sampler(0)], workers=0)
     images, target = batch.images.to(runtime.device), job.data.label_F[batch.frames].to(runtime.device)
     draws = torch.rand(flags.batch_size, PLACES, device=runtime.device)
@@ -204,13 +205,13 @@ def in_place(flags: argparse.Namespace, runtime: Runtime, job: Job) -> Callable[
 
 
 def finished(runtime: Runtime) -> float:
-    """The time when the device has done all it was given."""
+    """Wait until the device has finished its work; returns the time."""
     runtime.wait()
     return time.perf_counter()
 
 
 def training(flags: argparse.Namespace, runtime: Runtime, job: Job, root: Path) -> dict:
-    """Images per second of the loops, turn by turn within one call of `fit`, and their losses."""
+    """Measure images per second of the loops, turn by turn within one call of `fit`, and their losses."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, begin_plain, (flags, root)) as plain:
         seconds, losses = turns(flags, runtime, job, plain, in_place(flags, runtime, job))
@@ -225,7 +226,7 @@ def training(flags: argparse.Namespace, runtime: Runtime, job: Job, root: Path) 
 def turns(
     flags: argparse.Namespace, runtime: Runtime, job: Job, plain: ProcessPoolExecutor, in_place: Callable[[], float]
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each turn, and the mean losses of the last."""
+    """Measure the seconds of each turn, and the mean losses of the last."""
     seconds: dict[str, list[float]] = {PLAIN: [], OURS: [], IN_PLACE: []}
     losses: dict[str, float] = {}
     began = time.perf_counter()
@@ -247,7 +248,7 @@ def turns(
 
 
 def extraction(flags: argparse.Namespace, runtime: Runtime, split: Split) -> dict:
-    """Frames per second of whole extractions, and what the features differ by."""
+    """Measure frames per second of whole extractions, and the differences between their features."""
     torch.manual_seed(0)
     model = settled(runtime.place(Embedding(timm.create_model(flags.model, num_classes=0))), flags, split, runtime)
     network = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
@@ -280,7 +281,7 @@ def extraction(flags: argparse.Namespace, runtime: Runtime, split: Split) -> dic
 
 
 def settled(model: nn.Module, flags: argparse.Namespace, split: Split, runtime: Runtime) -> nn.Module:
-    """The network in evaluation mode, its running statistics those of the data: at first they are the identity's."""
+    """Set the running statistics to those of the data, since the initial ones are the identity's; returns the network in eval mode."""
     with torch.no_grad():
         for images in itertools.islice(decoded(split), 10):
             model.train()(preprocess(flags)(images, runtime.device))
@@ -288,7 +289,7 @@ def settled(model: nn.Module, flags: argparse.Namespace, split: Split, runtime: 
 
 
 def decoded(split: Split) -> Iterator[Tensor]:
-    """Some frames after others, in order."""
+    """Decode the frames in order, about 8 at a time."""
     chunks = np.array_split(split.frames(), max(1, split.num_frames // 8))
     return (batch.images for batch in load_batches(split, chunks, workers=0))
 
@@ -299,12 +300,12 @@ def embedded(network: nn.Module, inputs: Iterator[Tensor], runtime: Runtime) -> 
 
 
 def pooled(features: Tensor, split: Split) -> Tensor:
-    """Mean over each tracklet's frames, of unit length."""
+    """Average over each tracklet's frames, and normalise to unit length."""
     return F.normalize(torch.stack([part.mean(0) for part in features.split(split.lengths.tolist())]))
 
 
 def has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself."""
+    """Whether this CPU has bfloat16 matrix instructions."""
     flags = Path("/proc/cpuinfo")
     return flags.exists() and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.read_text().split())
 
@@ -315,7 +316,7 @@ def rates(seconds: dict[str, list[float]], images: int, flops: float) -> dict:
 
 
 def table(title: str, report: dict, product: float) -> str:
-    """One row per contender, the plain loop as 1."""
+    """Format one row per contender; speed-ups are relative to the plain loop."""
     rate, limit = report["images_per_second"], product / report["gflop_per_image"] / 1e9
     rows = [f"| {n} | {r:.1f} | {r / rate[PLAIN]:.2f} | {100 * r / limit:.0f} % |" for n, r in rate.items()]
     head = [f"| {title} | images/s | times faster | of the matrix product's rate |", "|---|---|---|---|"]

@@ -1,4 +1,4 @@
-"""Person re-identification on tracklets whose labels are wrong: the entrance for programs, which imports the rest when it is used."""
+"""Person re-identification on tracklets with label noise. This module is the Python entry point; it imports the rest on first use."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 def load(source: str | Path, *, checkpoint: str = "last", device: str = "auto") -> Embedder:
-    """A trained network, ready to embed.
+    """Loads a trained network to embed images with.
 
     Args:
         source: a run directory, a folder of `save_pretrained`, or an id of the Hugging Face hub such as `someone/model`.
-        checkpoint: of a run: `last`, `best`, or a path.
+        checkpoint: checkpoint of a run: `last`, `best`, or a path.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        reid.errors.ReidError: there is no such thing, or it is damaged.
+        reid.errors.ReidError: the source does not exist, or is damaged.
     """
     from reid.embedder import Embedder
 

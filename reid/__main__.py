@@ -8,7 +8,7 @@ from pathlib import Path
 from reid import cli
 from reid.errors import nearest
 
-VERBS = {  # module of reid.verbs -> what it does, as people come to need it; each has `main(argv)` with its own --help
+VERBS = {  # module of reid.verbs -> what it does, in the order a new user needs them; each has `main(argv)` with its own --help
     "demo": "rendered people: make them, train on them, test, report",
     "import": "one table from folders, trackers, annotations, public datasets",
     "doctor": "look a dataset or table over: counts, images, labels, leaks",
@@ -31,7 +31,7 @@ VERBS = {  # module of reid.verbs -> what it does, as people come to need it; ea
 
 
 def main() -> int:
-    """Runs the verb that the command line names; returns the exit code."""
+    """Runs the command given on the command line; returns the exit code."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print("usage: robust-reid VERB …   (robust-reid VERB --help tells more)\n")
@@ -45,8 +45,8 @@ def main() -> int:
         print(f"error: unknown command {name!r}; {nearest(name, list(VERBS))}", file=sys.stderr)
         return 2
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # of libraries, beside our own lines; -W and PYTHONWARNINGS bring them back
-    sys.argv = [f"robust-reid {name}", *rest]  # what usage lines and logs name
+        warnings.simplefilter("ignore")  # hides warnings of libraries; -W and PYTHONWARNINGS show them
+    sys.argv = [f"robust-reid {name}", *rest]  # the name in usage lines and logs
     return cli.run(import_module(f"reid.verbs.{name}").main)
 
 
@@ -54,11 +54,11 @@ def _version() -> str:
     from importlib.metadata import (
         PackageNotFoundError,
         version,
-    )  # a third of the time of --help, which needs none of it
+    )  # imported here: takes a third of the time of --help, which does not need it
 
     try:
         return version("robust-reid")
-    except PackageNotFoundError:  # a checkout that was never installed has no record of its version
+    except PackageNotFoundError:  # a checkout that was never installed has no version metadata
         return f"(not installed; the checkout in {Path(__file__).parents[1]})"
 
 

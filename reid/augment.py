@@ -1,7 +1,7 @@
-"""From uint8 frames to network input, batched on the training device: resize, crop, flip, colour, normalise, erase.
+"""Preprocessing of uint8 frames, batched on the training device: resize, crop, flip, colour jitter, normalisation, random erasing.
 
-Every random choice is a uniform number that the caller draws, so that a result is a pure function of frames and draws.
-Shapes: B batch, H W pixels on disk, h w pixels of the crop, C = 3 channels.
+All random numbers are drawn by the caller, uniform in [0, 1), so that the result is a pure function of frames and draws.
+Shapes: B batch, H W pixels of the (resized) frame, h w pixels of the crop, C = 3 channels.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from reid.errors import ConfigError
 
-PLACES, COLORS, ERASING = 3, 3, 5  # draws per image of the crop, of `jitter` and of `erase`, in this order
-_AT_ONCE = 8  # images that a CPU's caches hold
+PLACES, COLORS, ERASING = 3, 3, 5  # draws per image for crop and flip, for `jitter` and for `erase`, in this order
+_AT_ONCE = 8  # images processed at once on a CPU, so that they fit in its caches
 _GREY = (0.2989, 0.587, 0.114)  # luma of red, green, blue (ITU-R BT.601)
 
 
@@ -23,13 +23,13 @@ class Preprocess:
     """Callable: frames -> (B, C, h, w) float32, channels last in memory.
 
     Args:
-        resize: (height, width) before the crop; bilinear with antialiasing, as Pillow's but without its rounding to uint8.
+        resize: (height, width) before the crop; bilinear with antialiasing, as in Pillow but without its rounding to uint8.
         crop: (height, width) of the result.
         mean: of red, green, blue in [0, 1].
-        std: likewise.
+        std: of red, green, blue in [0, 1].
         flip: probability of a horizontal flip in training.
-        erase: probability of random erasing in training, as `erase` does it.
-        color: strength of the colour changes in training, as `jitter` makes them.
+        erase: probability of random erasing in training (see `erase`).
+        color: strength of the colour jitter in training (see `jitter`).
         pad: black pixels added on every side in training, after the resize and before the crop.
     """
 
@@ -53,17 +53,17 @@ class Preprocess:
 
     @property
     def extra_draws(self) -> int:
-        """Draws per image that colours and erasing take beside the `PLACES` of the crop; 0 when both are off."""
+        """Draws per image for colour jitter and erasing, in addition to the `PLACES` of the crop; 0 if both are off."""
         return COLORS + ERASING if self.color or self.erase else 0
 
     def __call__(self, images: Tensor | list[Tensor], device: torch.device, draws_BR: Tensor | None = None) -> Tensor:
-        """Frames to network input.
+        """Convert frames to network input.
 
         Args:
-            images: (B, H, W, C) uint8, or a list of (H, W, C) uint8 of different sizes; page-locked for a CUDA device.
+            images: (B, H, W, C) uint8, or a list of (H, W, C) uint8 of different sizes; pinned (page-locked) for a CUDA device.
             device: where to compute.
-            draws_BR: (B, PLACES + extra_draws) uniform in [0, 1), for training: where each crop lies (top, left), whether it is flipped,
-                then those of `jitter` and `erase`. None: the centre crop as it is.
+            draws_BR: (B, PLACES + extra_draws) uniform in [0, 1), for training: position of the crop (top, left) and flip, then those of
+                `jitter` and `erase`. None: the centre crop without augmentation.
         """
         at_once = _AT_ONCE if device.type == "cpu" and not isinstance(images, list) else max(len(images), 1)
         if len(images) <= at_once:
@@ -88,17 +88,17 @@ class Preprocess:
         return crops_BhwC.permute(0, 3, 1, 2)
 
     def _resized(self, images: Tensor | list[Tensor], device: torch.device) -> Tensor:
-        """(B, H, W, C): the frames themselves, still uint8, where they have the size already."""
+        """(B, H, W, C) float32; frames that already have the size are returned unchanged, as uint8."""
         if isinstance(images, list):
             return torch.cat([self._resized(image[None], device) for image in images])
         pixels = images.to(device, non_blocking=True)
         if list(pixels.shape[1:3]) == self.resize:
             return pixels
-        # A side doubled or left as it is has nothing to smooth: the same bits without, in less of a CPU's time.
+        # Antialiasing has no effect on a side that is doubled or unchanged; without it the bits are the same and a CPU is faster.
         doubled = all(new in (old, 2 * old) for new, old in zip(self.resize, pixels.shape[1:3], strict=True))
         antialias = not doubled or device.type != "cpu"
         pixels = pixels.permute(0, 3, 1, 2).float()
-        if device.type == "cpu" and antialias:  # which is twice as fast plane by plane
+        if device.type == "cpu" and antialias:  # twice as fast with contiguous channels
             pixels = pixels.contiguous()
         pixels = F.interpolate(pixels, self.resize, mode="bilinear", antialias=antialias, align_corners=False)
         return pixels.permute(0, 2, 3, 1)
@@ -108,7 +108,7 @@ class Preprocess:
         return resized_BHWC[:, top : top + self.crop[0], left : left + self.crop[1]]
 
     def _crops(self, resized_BHWC: Tensor, draws_B3: Tensor) -> Tensor:
-        """Crops of all images, gathered pixel by pixel in one operation; a flip reverses the columns."""
+        """Crop all images in one gather operation over pixels; a flip reverses the columns."""
         device = resized_BHWC.device
         if self.pad:
             resized_BHWC = F.pad(resized_BHWC, (0, 0, *[self.pad] * 4))
@@ -118,20 +118,20 @@ class Preprocess:
         column_Bw = left_B1 + torch.where(draws_B3[:, 2:] < self.flip, column_w.flip(0), column_w)
         row_Bh = top_B1 + torch.arange(h, device=device) + height * torch.arange(len(draws_B3), device=device)[:, None]
         pixel_Bhw = row_Bh[:, :, None] * width + column_Bw[:, None, :]
-        # A third of the time of indexing with rows and columns.
+        # Takes a third of the time of indexing with rows and columns.
         return resized_BHWC.reshape(-1, 3).index_select(0, pixel_Bhw.flatten()).view(*pixel_Bhw.shape, 3)
 
     def _normalised(self, pixels_BhwC: Tensor) -> Tensor:
         device = pixels_BhwC.device
-        if device not in self._on_device:  # sent once: a copy from pageable memory waits for the device
-            mean, std = (value.repeat(self.crop[1]) for value in (self.mean, self.std))  # a loop over 3 would be slow
+        if device not in self._on_device:  # copied once: a copy from pageable memory synchronises
+            mean, std = (value.repeat(self.crop[1]) for value in (self.mean, self.std))  # inner loops over 3 are slow
             self._on_device[device] = mean.to(device), std.to(device)
         mean, std = self._on_device[device]
         return (pixels_BhwC.flatten(2) - mean).div_(std).view(pixels_BhwC.shape)
 
 
 def jitter(images_BhwC: Tensor, draws_B3: Tensor, strength: float) -> Tensor:
-    """Brightness, contrast and saturation, in this order, each times a factor uniform in [max(0, 1 - strength), 1 + strength].
+    """Colour jitter: scale brightness, contrast and saturation, in this order, by factors uniform in [max(0, 1 - strength), 1 + strength].
 
     Args:
         images_BhwC: float32, 0..255.
@@ -139,7 +139,7 @@ def jitter(images_BhwC: Tensor, draws_B3: Tensor, strength: float) -> Tensor:
         strength: >= 0.
 
     Returns:
-        (B, h, w, C) float32, 0..255; values beyond are cut after each of the three.
+        (B, h, w, C) float32, clamped to 0..255 after each of the three operations.
     """
     low = max(0.0, 1 - strength)
     factors_B3111 = (low + draws_B3 * (1 + strength - low)).to(images_BhwC.dtype)[..., None, None, None]
@@ -162,17 +162,17 @@ def erase(
     area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> Tensor:
-    """Random erasing: a rectangle of some images becomes 0, which is the pixels' mean once they are normalised.
+    """Random erasing, in place: a rectangle of some images is set to 0, the mean of normalised pixels.
 
-    In closed form where the source draws until a rectangle fits: the area is uniform, the aspect uniform among those with which it
-    fits into the image, the place uniform among those where it does. (Drawing again favours small rectangles; this does not.)
+    The source draws rectangles until one fits; here they are drawn in closed form: the area is uniform, the aspect ratio is uniform among
+    those with which the rectangle fits into the image, and the position is uniform. (Redrawing favours small rectangles; this does not.)
 
     Args:
-        images_BhwC: float32, normalised.
+        images_BhwC: float32, normalised; modified in place.
         draws_B5: uniform in [0, 1): whether to erase, area, aspect, top, left.
-        probability: of erasing, for each image.
-        area: range of the rectangle's share of the image.
-        aspect: range of its height / width.
+        probability: probability that an image is erased.
+        area: range of the area of the rectangle, as a share of the image.
+        aspect: range of height / width of the rectangle.
 
     Source: Zhong et al., "Random Erasing Data Augmentation", 2017, Algorithm 1.
     """
@@ -188,6 +188,6 @@ def erase(
 
 
 def _between(start_B1: Tensor, length_B1: Tensor, size: int) -> Tensor:
-    """(B, size) bool, true at the `length` places from `start` on."""
+    """(B, size) bool, true at the `length` positions from `start` on."""
     places = torch.arange(size, device=start_B1.device)
     return (places >= start_B1) & (places < start_B1 + length_B1)

@@ -1,4 +1,4 @@
-"""Binding a config's components to the signatures of what they name, before the first batch, with every mistake reported."""
+"""Binds config components to the signatures of what they name, before the first batch, and reports every mistake."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Built = TypeVar("Built")
 def problems_of_component(
     section: str, registry: Registry, component: Component, given: Mapping[str, Any]
 ) -> list[str]:
-    """What is wrong with a component's settings: unknown name, unknown or missing setting, type, range; empty when nothing is.
+    """The problems of a component's settings: unknown name, unknown or missing setting, wrong type, out of range; empty if there are none.
 
     Args:
-        section: dotted path of the component, named in every problem.
-        registry: name -> what it stands for, a class or function whose signature says what may be set.
+        section: dotted path of the component; every problem names it.
+        registry: name -> class or function; its signature defines the settings.
         component: the settings.
-        given: stand-ins for the arguments that the wiring will pass; everything else in the signature is the user's.
+        given: placeholders for the arguments that the program itself passes; all other parameters of the signature are settings.
     """
     factory = registry.get(component.name)
     if factory is None:
@@ -48,7 +48,7 @@ def problems_of_component(
 
 
 def with_defaults(registry: Registry, component: Component) -> Component:
-    """The component with every default of what it names written out, and whole numbers made floats where floats are meant."""
+    """The component with all defaults of its signature written out, and integers converted to float for float parameters."""
     factory = registry[component.name]
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     defaults = {name: p.default for name, p in _parameters(factory).items() if p.default is not p.empty}
@@ -58,7 +58,7 @@ def with_defaults(registry: Registry, component: Component) -> Component:
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Named parameters; a module without settings of its own shows only nn.Module's *args and **kwargs."""
+    """Named parameters; leaves out the *args and **kwargs of nn.Module, the signature of a module without settings."""
     named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     return {name: p for name, p in inspect.signature(factory).parameters.items() if p.kind in named}
 
@@ -68,7 +68,7 @@ def _required(settings: Mapping[str, inspect.Parameter]) -> set[str]:
 
 
 def problems_of(attempt: Callable[[], Any]) -> list[str]:
-    """The problems that an attempt raises as a ConfigError; empty when it succeeds."""
+    """The problems of the ConfigError that `attempt` raises; empty if it succeeds."""
     try:
         attempt()
     except ConfigError as error:
@@ -77,10 +77,10 @@ def problems_of(attempt: Callable[[], Any]) -> list[str]:
 
 
 def build(section: str, registry: Mapping[str, Callable[..., Built]], component: Component, **given: Any) -> Built:
-    """What the component stands for, made from its settings and those of the given arguments that it takes.
+    """Creates what the component names, from its settings and from those `given` arguments that its signature has.
 
     Raises:
-        ConfigError: a setting is out of range; the section is named.
+        ConfigError: a setting is out of range; the message names the section.
     """
     factory = registry[component.name]
     wanted = _parameters(factory)

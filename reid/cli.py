@@ -1,4 +1,4 @@
-"""What all tools share: flags, exit codes, signals, logging. Imports torch only when work begins, so that --help is quick."""
+"""Shared parts of all command-line tools: flags, exit codes, signals, logging. Imports torch only when work begins, so --help is fast."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from reid.errors import ReidError, one_line
 logger = logging.getLogger(__name__)
 
 
-# Ctrl-C; a polite kill; what cluster managers send ahead of a job's time limit (SLURM: --signal=USR1@120).
+# Ctrl-C; the default of kill; what cluster managers send before a job's time limit (SLURM: --signal=USR1@120).
 STOPPING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-)  # Windows has two
-_SIGPIPE = 13  # which Windows does not have either
-ECHO = 1.0  # seconds
+)  # Windows has no SIGUSR1
+_SIGPIPE = 13  # Windows has no signal.SIGPIPE
+ECHO = 1.0  # seconds within which a second signal is a duplicate of the first
 
 
 class Interrupted(BaseException):
-    """One of `STOPPING` came in; the run can be resumed. `code` is the exit code, 128 and the signal's number: 130, 143 or 138."""
+    """Raised for a signal of `STOPPING`; the run can be resumed. `code` is the exit code, 128 plus the signal's number: 130, 143 or 138."""
 
     def __init__(self, signum: int) -> None:
         self.code = 128 + signum
 
 
 class StopFlag:
-    """Remembers a signal of `STOPPING`, so that a loop can stop where its state is whole; a second signal stops at once.
+    """Records a signal of `STOPPING`, so that a loop can stop at the end of a step; a second signal stops at once.
 
-    A second one within `ECHO` seconds is the first again: sent to a whole job, it comes in both directly and passed on by torchrun.
+    A second signal within `ECHO` seconds is ignored as a duplicate: one sent to a whole job arrives both directly and through torchrun.
     """
 
     def __init__(self) -> None:
@@ -64,14 +64,15 @@ class StopFlag:
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Calls a tool's main and returns the exit code: 0 done, 2 the user's error, 130, 143 and 138 after SIGINT, SIGTERM and SIGUSR1.
+    """Calls a tool's main and returns the exit code.
 
-    Any other exception is our bug; it keeps its traceback and exit code 1.
+    0: done. 2: an error that is not a bug, such as a wrong setting, an unusable file, a full disk or too little memory. 130, 143, 138:
+    SIGINT, SIGTERM, SIGUSR1. 141: stdout was closed. 1: any other exception, which is a bug; its traceback is printed.
     """
     try:
         with _interruptible():
             code = main() or 0
-            sys.stdout.flush()  # a full disk shows here, not when the interpreter ends
+            sys.stdout.flush()  # so that a full disk is reported here, not at interpreter exit
             return code
     except ReidError as error:
         from reid.processes import is_main_process
@@ -79,7 +80,7 @@ def run(main: Callable[[], int | None]) -> int:
         for problem in error.problems if is_main_process() else ():
             print(f"error: {problem}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+    except BrokenPipeError:  # the reader of stdout has closed it, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + _SIGPIPE
     except Interrupted as interrupted:
@@ -94,14 +95,14 @@ def run(main: Callable[[], int | None]) -> int:
         if (told := _of_the_machine(error)) is not None:
             print(f"error: {one_line(told)}", file=sys.stderr)
             return 2
-        traceback.print_exc()  # the interpreter would keep the frames, and wait for ever for decoding processes that they hold
+        traceback.print_exc()  # the interpreter would keep the frames, and wait forever for the workers that they refer to
         return 1
 
 
 def _of_the_machine(error: Exception) -> str | None:
-    """What is no bug, and no mistake of the user's: a full disk, no memory. None for all else."""
+    """Message for an error of the machine, neither a bug nor the user's mistake: disk full, out of memory. None for any other error."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        with contextlib.suppress(OSError):  # what is left to be printed has no room either
+        with contextlib.suppress(OSError):  # buffered output cannot be written either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return f"{error.strerror}: the disk, or whatever the output goes to, is full; free some space and give the command again"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
@@ -111,14 +112,14 @@ def _of_the_machine(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turns signals into `Interrupted`, and ignores them afterwards: torchrun sends them to processes that are ending by themselves."""
-    for signum in STOPPING[1:]:  # Python makes a KeyboardInterrupt of SIGINT by itself
+    """Turns signals into `Interrupted`; afterwards ignores them, because torchrun sends them also to processes that are already exiting."""
+    for signum in STOPPING[1:]:  # Python itself turns SIGINT into a KeyboardInterrupt
         signal.signal(signum, _interrupt)
     try:
         yield
     finally:
         for signum in STOPPING[1:]:
-            signal.signal(signum, _ignore)  # SIG_IGN would be inherited by programs started from here
+            signal.signal(signum, _ignore)  # child processes would inherit SIG_IGN
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -130,9 +131,9 @@ def _ignore(signum: int, frame: FrameType | None) -> None:
 
 
 def parser(description: str, examples: str) -> argparse.ArgumentParser:
-    """A parser that shows examples as they are written; they must fit 80 columns, as the rest of its help does."""
+    """An argument parser that shows the examples without wrapping them; like the rest of its help, they must fit 80 columns."""
     return argparse.ArgumentParser(
-        prog=Path(sys.argv[0]).name,  # `python -m reid` would otherwise be named from Python 3.14 on
+        prog=Path(sys.argv[0]).name,  # from Python 3.14 on, the default would show `python -m reid`
         description=textwrap.fill(description, 80),
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -140,12 +141,12 @@ def parser(description: str, examples: str) -> argparse.ArgumentParser:
 
 
 def path_or_text(text: str) -> str:
-    """What may be a path or something else, as typed; completion offers files for it, as it does for a `Path`."""
+    """Argument type for a path or any other text, returned unchanged; shell completion offers files for it, as for a `Path`."""
     return text
 
 
 def add_config_flags(arguments: argparse.ArgumentParser, example: str = "machine.workers=8") -> None:
-    """Flags that stand for config keys, and free overrides; `overrides_of` turns both into one list."""
+    """Adds flags that stand for config keys, and free overrides; `overrides_of` turns both into one list."""
     arguments.add_argument(
         "overrides", nargs="*", metavar="key.path=value", help=f"change a setting, e.g. {example} (or with a space)"
     )
@@ -156,7 +157,7 @@ def add_config_flags(arguments: argparse.ArgumentParser, example: str = "machine
 
 
 def add_weights_flags(arguments: argparse._ActionsContainer) -> None:
-    """Flags that name a network without a run."""
+    """Adds flags that specify a network by a weight file, in place of a run."""
     arguments.add_argument(
         "--weights", type=Path, metavar="FILE", help="by this file, of another toolkit or a checkpoint, in RUN's place"
     )
@@ -172,7 +173,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def check_weights_flags(arguments: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
-    """Refuses flags of `add_weights_flags` that do not go together; ends the program as argparse does."""
+    """Checks that flags of `add_weights_flags` are consistent; if not, exits as argparse does."""
     if flags.weights is None and (flags.model or flags.size):
         arguments.error("--model and --size tell what --weights FILE is; a run knows it")
     if flags.weights is not None and flags.checkpoint:
@@ -180,16 +181,16 @@ def check_weights_flags(arguments: argparse.ArgumentParser, flags: argparse.Name
 
 
 def check_run_or_weights(arguments: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
-    """`check_weights_flags` where RUN is the first word, and is not given beside --weights: then that word is the first override."""
+    """Runs `check_weights_flags` for tools whose first positional argument is RUN; with --weights, that argument is the first override."""
     check_weights_flags(arguments, flags)
     if flags.weights is not None and flags.run is not None:
         flags.run, flags.overrides = None, [str(flags.run), *flags.overrides]
 
 
 def overrides_of(flags: argparse.Namespace) -> list[str]:
-    """The overrides, flags last."""
+    """The list of overrides, those of flags last."""
     named = {"data.root": flags.data_root, "machine.device": flags.device, "seed": flags.seed}
-    # Quoted, because a folder may be named like a number.
+    # Quoted, because the name of a folder may look like a number.
     return [
         *flags.overrides,
         *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in named.items() if value is not None),
@@ -197,16 +198,17 @@ def overrides_of(flags: argparse.Namespace) -> list[str]:
 
 
 class _TerminalFormatter(logging.Formatter):
-    """Log lines no wider than the terminal that shows them; a file or a pipe gets them whole.
+    """Formats log lines no wider than the terminal that shows them; files and pipes get whole lines.
 
-    A line too long is wrapped between words; a record that carries a `short` text shows that in its place. Tables stay as they are.
+    Lines that are too long are wrapped between words. If a record has an attribute `short`, it replaces a message that is too long. Lines
+    of tables, which contain " | ", are not wrapped.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         if not sys.stderr.isatty():
             return text
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # 0 where the terminal does not know
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # 0 if the terminal does not report it
         if len(text) >= columns:
             text = getattr(record, "short", text)
         return "\n".join(
@@ -226,7 +228,7 @@ def _wrapped(line: str, columns: int) -> str:
 
 
 def log_to_stderr() -> None:
-    """Log lines on stderr, from the main process only; the others say no more than why all must end."""
+    """Logs to stderr from the main process only; other processes log only critical errors, the reason why all of them must end."""
     from reid.processes import is_main_process
 
     root = logging.getLogger()
@@ -234,12 +236,12 @@ def log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_TerminalFormatter("%(message)s"))
     root.handlers = [handler]
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # else it tells which of its builds it tried
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # else it logs which of its builds it tries to load
 
 
 @contextlib.contextmanager
 def logging_to_file(path: Path) -> Iterator[None]:
-    """The same lines, with times, appended to a file too."""
+    """Appends the log lines, with times, to a file as well, for the duration of the context."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)

@@ -1,7 +1,7 @@
 """The typed config: structure and types. `load` reads YAML and overrides, and reports every mistake at once.
 
-A component's own settings (those of a loss, a sampler, a schedule, a noise model) stand beside its `name`; their meaning, default
-and range live in that component's signature, to which `reid.experiment` binds them.
+A component (loss, sampler, schedule, noise model) has its settings beside its `name`. Their meaning, default and range are defined by
+the component's signature; `reid.binding` checks settings against it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PlainValidator, Tag, ValidationError
+from pydantic_core import PydanticCustomError
 
 from reid.errors import ConfigError, nearest
 from reid.files import require_few_brackets
@@ -43,7 +44,7 @@ Schema = TypeVar("Schema", bound=Section)
 
 
 class Component(BaseModel):
-    """Something chosen by name; every other key is an argument of what the name stands for."""
+    """A component chosen by name; all other keys are arguments of the class or function with that name."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     name: str
@@ -53,7 +54,7 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
-# Told apart by hand, so that a mistake in one kind is not reported as one in the other too; `_explain` leaves their names out.
+# An explicit discriminator, so that a mistake in one variant is not reported for the other too; `_explain` leaves the tags out.
 _ONE, _SEVERAL = "<one>", "<several>"
 OneOrMore = Annotated[
     Annotated[Component, Tag(_ONE)] | Annotated[list[Component], Tag(_SEVERAL), Field(min_length=1)],
@@ -61,26 +62,51 @@ OneOrMore = Annotated[
 ]
 
 
+def _split_or_all(given: Any) -> int | str | None:
+    if given is None or given == "all" or (type(given) is int and 0 <= given < 10):
+        return given
+    raise PydanticCustomError("split", "a split from 0 to 9, or all")
+
+
+class Dataset(Section):
+    """One dataset; its keys are those of the section `data`."""
+
+    name: str
+    path: str | None = None
+    root: str | None = None
+    split: Annotated[int, Field(ge=0, lt=10)] | None = None
+
+
+# A list may contain bare names.
+_DatasetOrName = Annotated[Dataset, BeforeValidator(lambda given: {"name": given} if isinstance(given, str) else given)]
+
+
 class Data(Section):
-    name: str = Field(
+    name: Annotated[
+        Annotated[str, Tag(_ONE)] | Annotated[list[_DatasetOrName], Tag(_SEVERAL), Field(min_length=2)],
+        Discriminator(lambda given: _SEVERAL if isinstance(given, list) else _ONE),
+    ] = Field(
         "mars",
-        description="dataset: mars, demo, market1501, msmt17, cuhk03, … or manifest: the table that `path` names",
+        description="dataset: mars, demo, market1501, msmt17, cuhk03, … or manifest: the table that `path` names; or a list of names and "
+        "of {name, path, root, split}: trained on together, each tested by itself",
     )
     path: str | None = Field(None, description="table of tracklets (CSV or Parquet) of the dataset manifest")
     test_share: Share = Field(0.3, description="share of persons drawn to test on where the table has no column split")
     split_seed: Natural = Field(0, description="of that draw; the run's own seed does not change who is tested")
     root: str | None = Field(None, description="folder that holds one folder per dataset; else REID_DATA, else ./data")
-    split: Annotated[int, Field(ge=0, lt=10)] | None = Field(
-        None, description="which of the ten published splits (ilids-vid, prid2011); the first by default"
+    split: Annotated[int | Literal["all"] | None, PlainValidator(_split_or_all)] = Field(
+        None,
+        description="which of the ten published splits (ilids-vid, prid2011); the first by default; all: a run for each, and the mean",
     )
     labels: Literal["given", "truth"] = Field("given", description="truth: the demo's side file, not the names on disk")
     noise: OneOrMore | None = Field(
         None,
         description="extra label noise on training tracklets: {name, rate, seed}, or a list of them, one after another",
     )
-    corrections: str | None = Field(
+    corrections: str | list[str] | None = Field(
         None,
-        description="file of corrected labels (CSV), applied to the training tracklets after noise, not to what is on disk",
+        description="file of corrected labels (CSV), applied to the training tracklets after noise, not to what is on disk; or a list "
+        "of files, each of which corrects what those before it have left",
     )
     weights: str | None = Field(
         None,
@@ -94,8 +120,22 @@ class Data(Section):
     damaged: Literal["error", "skip"] = Field("error", description="skip: damaged images are left out and listed")
 
     @property
+    def correction_files(self) -> list[str]:
+        """The correction files in order."""
+        return [self.corrections] if isinstance(self.corrections, str) else self.corrections or []
+
+    @property
+    def sets(self) -> dict[str, Dataset]:
+        """All datasets by config path: ``data``, or ``data.name.0`` and so on; the section's `root` is the default for those of a list."""
+        if isinstance(self.name, str):
+            split = None if self.split == "all" else self.split
+            return {"data": Dataset(name=self.name, path=self.path, root=self.root, split=split)}
+        rooted = [one.model_copy(update={"root": one.root or self.root}) for one in self.name]
+        return {f"data.name.{i}": one for i, one in enumerate(rooted)}
+
+    @property
     def noises(self) -> dict[str, Component]:
-        """Every noise in its order, by its place in the config: ``data.noise``, or ``data.noise[0]`` and so on."""
+        """All noise models in order, by config path: ``data.noise``, or ``data.noise[0]`` and so on."""
         if isinstance(self.noise, list):
             return {f"data.noise[{i}]": noise for i, noise in enumerate(self.noise)}
         return {} if self.noise is None else {"data.noise": self.noise}
@@ -172,7 +212,7 @@ class Machine(Section):
 
 
 class Config(Section):
-    """Everything a run depends on."""
+    """All settings of a run."""
 
     name: str = Field("", description="name of the run; the config file's name by default")
     seed: Natural = 0
@@ -193,29 +233,31 @@ class Config(Section):
         return self.loss if isinstance(self.loss, list) else [self.loss]
 
     def training_settings(self) -> dict[str, Any]:
-        """What a resumed run must share with its checkpoint: all but where it runs, how it is tested, and how often it reports."""
+        """Settings that a resumed run must share with its checkpoint: all but name, machine, test, file locations and logging intervals."""
         settings = self.model_dump(exclude={"name", "test", "machine"})
-        # A run that a damaged image has stopped may go on without it; of corrections the content counts, which checkpoints know.
+        # A run stopped by a damaged image may resume without that image. Corrections are compared by content, which checkpoints store.
         for key in ("root", "path", "corrections", "damaged"):
             settings["data"].pop(key)
+        for one in settings["data"]["name"] if isinstance(self.data.name, list) else ():
+            one.pop("root"), one.pop("path")
         for key in ("log_freq", "checkpoint_freq"):
             settings["train"].pop(key)
         return settings
 
     def differences(self, other: Config, *, but: str = "") -> list[str]:
-        """Training settings in which this config differs from another, in words: `loss.T: 8.0 there, 4 here`; `but` one of them."""
+        """Training settings that differ from another config's, such as `loss.T: 8.0 there, 4 here`; the setting `but` is ignored."""
         here, there = _flat(self.training_settings()), _flat(other.training_settings())
         changed = [key for key in sorted(here | there) if key != but and here.get(key) != there.get(key)]
         return [f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed]
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that differ when `training_settings` do."""
+        """Hash of `training_settings`, 16 hexadecimal digits."""
         text = json.dumps(self.training_settings(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number and refuses a key given twice."""
+    """YAML loader that reads 1e-3 as a number and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -226,7 +268,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would otherwise read as a number."""
+    """YAML dumper that quotes strings that `_Loader` would read as numbers."""
 
 
 for _side in (_Loader, _Dumper):
@@ -236,18 +278,18 @@ for _side in (_Loader, _Dumper):
 
 
 def find(name: Path | str) -> Path:
-    """The config file of that path, or the packaged one of that name; a file that exists wins.
+    """The config file at that path, or the packaged config with that name; an existing file takes precedence.
 
     Args:
         name: a path, or a name such as `mars_imae`.
 
     Raises:
-        ConfigError: neither is there.
+        ConfigError: neither exists.
     """
     path = Path(name)
-    if path.exists() and not path.is_dir():  # a pipe will do
+    if path.exists() and not path.is_dir():  # a pipe is allowed
         return path
-    inside = Path(__file__).parent / "configs"  # as installed; in a checkout they lie beside the package
+    inside = Path(__file__).parent / "configs"  # as installed; in a checkout the configs are beside the package
     folder = inside if inside.is_dir() else inside.parents[1] / "configs"
     packaged = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     if path.name == str(path) and path.name in packaged:
@@ -258,13 +300,13 @@ def find(name: Path | str) -> Path:
 
 
 def load(path: Path | str, overrides: Sequence[str] = (), schema: type[Schema] = Config) -> Schema:  # type: ignore[assignment]
-    """Reads a config file, its `base` (one level), and overrides.
+    """Loads a config file, its `base` (one level), and overrides.
 
     Args:
-        path: YAML file. A key `base` names another file, relative to this one, whose settings it changes. A section whose `name`
-            chooses a component is replaced as a whole when the name changes, so that `loss.name=cce` does not inherit IMAE's T.
+        path: YAML file. Its key `base` names another file, relative to this one, which provides the settings that this file changes. If
+            the `name` of a component changes, its whole section is replaced, so that `loss.name=cce` does not inherit IMAE's T.
         overrides: `key.path=value`, or `key.path` followed by `value`; values are YAML.
-        schema: what the file describes; a run's `Config`, unless it is another tool's.
+        schema: type of the config: that of a run by default; other tools have their own.
 
     Raises:
         ConfigError: with one line for each unknown key, wrong type or value out of range.
@@ -283,24 +325,24 @@ def load(path: Path | str, overrides: Sequence[str] = (), schema: type[Schema] =
     settings.setdefault("name", path.stem)
     return _validated(
         _merge(schema().model_dump(), settings), path, schema
-    )  # so that train.optimizer.momentum=0.5 needs no name
+    )  # merged with the defaults, so that train.optimizer.momentum=0.5 needs no name
 
 
 def parse(text: str, source: Path | str, schema: type[Schema] = Config) -> Schema:  # type: ignore[assignment]
-    """A config from the text that `dump` made, such as a checkpoint's; `source` is named in errors."""
+    """Parses a config from the text of `dump`, such as the one in a checkpoint; error messages name `source`."""
     return _validated(_mapping(text, source), source, schema)
 
 
 def changed(config: Schema, overrides: Sequence[str], source: Path | str) -> Schema:
-    """A config with overrides, as `load` takes them; `source` is named in errors."""
+    """A copy of a config with overrides in the format of `load`; error messages name `source`."""
     return _validated(_merge(config.model_dump(), _parse_overrides(overrides)), source, type(config))
 
 
 def values(text: str) -> list[Any]:
-    """The values of a text with commas between them, each as an override reads it.
+    """Parses comma-separated values, each as in an override.
 
     Raises:
-        ConfigError: it is not YAML.
+        ConfigError: the text is not valid YAML.
     """
     try:
         read: list[Any] = yaml.load(f"[{text}]", _Loader)
@@ -338,16 +380,16 @@ def _mapping(text: str, source: Path | str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text stands for: plain types only.
+    """Parses a YAML text into plain Python types.
 
     Raises:
-        ValueError: it is not valid; dates and numbers that there are not, and nesting without end, included.
+        ValueError: the text is not valid; this includes impossible dates and numbers, and excessive nesting.
     """
     try:
         return yaml.load(require_few_brackets(text), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
-    except (RecursionError, TypeError, AttributeError, LookupError) as error:  # PyYAML does not foresee them
+    except (RecursionError, TypeError, AttributeError, LookupError) as error:  # PyYAML lets them through
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
@@ -366,7 +408,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _merge_list(key: str, old: list[Any], value: Mapping[str, Any]) -> Any:
-    """A list some of whose items are changed, by number: `loss.1.weight=0.5`; a new component replaces it whole."""
+    """Changes items of a list by index, as in `loss.1.weight=0.5`; a new component replaces the whole list."""
     if "name" in value:
         return value
     if not all(str(number).isdigit() and int(number) < len(old) for number in value):
@@ -374,7 +416,7 @@ def _merge_list(key: str, old: list[Any], value: Mapping[str, Any]) -> Any:
         raise ConfigError(
             f"{key}: a list of {len(old)} in this config; expected one of {places}, got {', '.join(value)}"
         )
-    changed = {str(i): item for i, item in enumerate(old)}
+    changed = {str(i): item if isinstance(item, dict) else {"name": item} for i, item in enumerate(old)}
     for number, settings in value.items():
         item = changed[str(int(number))]
         named = isinstance(settings, dict) and settings.get("name", item.get("name")) == item.get("name")
@@ -413,7 +455,7 @@ def _parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def _explain(item: Any, schema: type[Section]) -> str:
-    """One pydantic error as: dotted path, expected, got, nearest valid key."""
+    """Formats one pydantic error as: dotted path, expected, got, nearest valid key."""
     where = ".".join(str(part) for part in item["loc"] if part not in (_ONE, _SEVERAL))
     if item["type"] == "extra_forbidden":
         key = str(item["loc"][-1])
@@ -431,12 +473,20 @@ def _explain(item: Any, schema: type[Section]) -> str:
 
 def _keys_beside(location: Sequence[str | int], section: Any) -> list[str]:
     for part in location[:-1]:
-        section = section.model_fields[part].annotation
+        if isinstance(part, str) and part not in (_ONE, _SEVERAL):
+            section = _section_in(section.model_fields[part].annotation)
     return list(section.model_fields)
 
 
+def _section_in(annotation: Any) -> Any:
+    """The section class in a field's annotation, alone or in a list; None if there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part)) is not None), None)
+
+
 def _places(schema: type[Section], key: str) -> list[str]:
-    """Where a key of that name belongs, such as `train.lr` for `lr`; a `name` belongs nearly everywhere."""
+    """Sections with that key, as dotted paths such as `train.lr` for `lr`; none for `name`, which nearly every section has."""
     sections = {name: field.annotation for name, field in schema.model_fields.items()}
     held = [name for name, kind in sections.items() if isinstance(kind, type) and issubclass(kind, Section)]
     return [f"{name}.{key}" for name in held if key != "name" and key in sections[name].model_fields]  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""A trained network for programs: images, tracklets and detections to features, by the preprocessing of extraction.
+"""Python interface to a trained network: features of images, tracklets and detections, with the preprocessing of extraction.
 
 Shapes: N images, T tracklets, Q queries, G gallery, H W pixels, D feature.
 """
@@ -29,21 +29,21 @@ logger = logging.getLogger(__name__)
 
 Colour: TypeAlias = Literal["rgb", "bgr"]
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
-_AT_ONCE = 8  # images of a forward pass on a CPU, as in extraction
+_AT_ONCE = 8  # images per forward pass on a CPU, as in extraction
 
 
 class Detections(Protocol):
-    """What a detector or tracker found in one frame, such as supervision's `Detections`; only `xyxy` is looked at."""
+    """Boxes that a detector or tracker found in one frame, such as supervision's `Detections`; only `xyxy` is used."""
 
     xyxy: Any
     """(N, 4) left, top, right, bottom in pixels."""
 
 
 class Embedder:
-    """A trained network, ready to embed; `reid.load` makes it.
+    """A trained network that embeds images; create it with `reid.load`.
 
-    Images are paths, Pillow images, or arrays (H, W, 3): uint8, or floats in [0, 1]. Arrays are RGB unless `colour="bgr"` says that they
-    are OpenCV's. Each shows one person.
+    Images are paths, Pillow images, or arrays (H, W, 3) of uint8 or of floats in [0, 1]. Arrays are RGB; for those of OpenCV give
+    `colour="bgr"`. Each image shows one person.
     """
 
     def __init__(self, trained: Trained, source: Source, runtime: Runtime) -> None:
@@ -58,7 +58,7 @@ class Embedder:
 
     @classmethod
     def load(cls, source: str | Path, *, checkpoint: str = "last", device: str = "auto") -> Embedder:
-        """As `reid.load`."""
+        """Loads a network, as `reid.load` does."""
         found = published.find(source, checkpoint)
         config = found.config([f"machine.device={json.dumps(device)}"])
         runtime = alone(config.machine.device, config.machine.dtype)
@@ -66,44 +66,45 @@ class Embedder:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, device: str = "auto") -> Embedder:
-        """What `save_pretrained` wrote: a folder, or an id of the Hugging Face hub."""
+        """Loads what `save_pretrained` wrote: a folder, or an id of the Hugging Face hub."""
         return cls.load(source, device=device)
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """Feature dimension D."""
         return self._trained.embedding.num_features
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that a feature depends on, as in `gallery.json`: features of different fingerprints never mix."""
+        """Hash of everything that a feature depends on, as in `gallery.json`: features with different fingerprints must not be mixed."""
         return self._trained.fingerprint
 
     def embed(self, images: Picture | Iterable[Picture], *, colour: Colour = "rgb") -> np.ndarray:
-        """Features of images.
+        """Computes the features of images.
 
         Args:
-            images: any number; one alone will do.
-            colour: the order of channels in arrays; paths and Pillow images know theirs.
+            images: any number of images, or a single one.
+            colour: channel order of arrays; ignored for paths and Pillow images.
 
         Returns:
-            (N, D) float32 rows of unit length.
+            (N, D) float32 rows of unit norm.
 
         Raises:
-            DataError: an image is missing, damaged, or an array of another shape or range.
+            DataError: an image is missing or damaged, or an array has another shape, type or range.
+            ConfigError: `colour` is neither rgb nor bgr.
         """
         features = [*self._features(self._pixels(images, colour))]
         return _unit(torch.cat(features)) if features else np.zeros((0, self.num_features), np.float32)
 
     def embed_tracklets(self, tracklets: Iterable[Iterable[Picture]], *, colour: Colour = "rgb") -> np.ndarray:
-        """Features of tracklets, pooled over all their frames as in extraction.
+        """Computes the features of tracklets, pooled over all their frames as in extraction.
 
         Args:
-            tracklets: the images of each, at least one.
+            tracklets: the images of each tracklet, at least one.
             colour: as in `embed`.
 
         Returns:
-            (T, D) float32 rows of unit length.
+            (T, D) float32 rows of unit norm.
 
         Raises:
             DataError: as in `embed`, or a tracklet has no image.
@@ -121,18 +122,18 @@ class Embedder:
         return _unit(torch.cat(rows)) if rows else np.zeros((0, self.num_features), np.float32)
 
     def embed_detections(self, image: Picture, detections: Detections, *, colour: Colour = "rgb") -> np.ndarray:
-        """Features of what a detector found in one frame.
+        """Computes the features of the detections in one frame.
 
         Args:
             image: the whole frame.
-            detections: what has boxes `xyxy`, such as supervision's `Detections`; parts outside of the frame are cut off.
+            detections: an object with boxes `xyxy`, such as supervision's `Detections`; parts outside of the frame are cut off.
             colour: as in `embed`.
 
         Returns:
-            (N, D) float32 rows of unit length, in the order of the boxes.
+            (N, D) float32 rows of unit norm, in the order of the boxes.
 
         Raises:
-            DataError: as in `embed`, or a box is none, or lies outside of the frame.
+            DataError: as in `embed`, or a box is invalid or lies outside of the frame.
         """
         frame = _pixels_of(image, colour, "image")
         boxes = np.asarray(getattr(detections, "xyxy", None), np.float64)
@@ -142,17 +143,17 @@ class Embedder:
         return self.embed(crops)
 
     def similarity(self, features: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-        """Cosine similarities.
+        """Computes cosine similarities.
 
         Args:
-            features: (Q, D) unit rows, as `embed` gives them.
-            others: (G, D) likewise; `features` themselves by default.
+            features: (Q, D) rows of unit norm, as from `embed`.
+            others: (G, D) rows of unit norm; `features` themselves by default.
 
         Returns:
             (Q, G) float32, in [-1, 1] up to rounding.
 
         Raises:
-            DataError: rows of another length, of another network, say.
+            DataError: the rows do not have this network's D dimensions.
         """
         others = features if others is None else others
         for given in (features, others):
@@ -161,16 +162,16 @@ class Embedder:
         return features @ others.T
 
     def save_pretrained(self, folder: str | Path, *, licence: str | None = None) -> None:
-        """Writes weights (safetensors), settings (JSON) and a model card, for `reid.load` and for the Hugging Face hub.
+        """Saves weights (safetensors), settings (JSON) and a model card, for `reid.load` and for the Hugging Face hub.
 
-        The card tells of training data, wrong labels, protocol and figures; read it over before you publish it.
+        The card describes training data, wrong labels, protocol and results; review it before publishing it.
 
         Args:
-            folder: need not exist.
-            licence: of the weights, such as `cc-by-nc-4.0`; None: the card says that none was stated.
+            folder: created if it does not exist.
+            licence: of the weights, such as `cc-by-nc-4.0`; None: the card states that none was given.
 
         Raises:
-            ReidError: the folder is a run's, or cannot be written.
+            ReidError: the folder is a run directory, or cannot be written.
         """
         published.write(Path(folder), self._trained, self._source, licence)
 
@@ -192,7 +193,7 @@ class Embedder:
             yield pixels
 
     def _features(self, images: Iterable[np.ndarray]) -> Iterator[Tensor]:
-        """(n, D) float32 on the CPU, a batch at a time, not scaled to unit length."""
+        """(n, D) float32 features on the CPU, one batch at a time, not normalised to unit norm."""
         device = self._runtime.device
         at_once = _AT_ONCE if device.type == "cpu" else self._trained.config.test.batch_size
         batch: list[Tensor] = []
@@ -217,7 +218,7 @@ def _unit(features_ND: Tensor) -> np.ndarray:
 
 
 def _pixels_of(image: Picture, colour: Colour, where: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB."""
+    """An image as (H, W, 3) uint8 RGB."""
     if colour not in ("rgb", "bgr"):
         raise ConfigError(f"colour: expected 'rgb' or 'bgr', got {colour!r}")
     if isinstance(image, (str, Path)):
@@ -234,14 +235,14 @@ def _pixels_of(image: Picture, colour: Colour, where: str) -> np.ndarray:
         raise DataError(f"{where}: expected an array (height, width, 3), got {array.shape}{_advice(array.shape)}")
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
-        if not (low >= 0 and high <= 1):  # not a number is neither
+        if not (low >= 0 and high <= 1):  # NaN fails both comparisons
             raise DataError(
                 f"{where}: expected floats in [0, 1], got {low:g} to {high:g}; give uint8 for values of 0 to 255"
             )
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise DataError(f"{where}: expected uint8, or floats in [0, 1], got {array.dtype}")
-    return np.require(array[:, :, ::-1] if colour == "bgr" else array, requirements=["C", "W"])  # as torch wants it
+    return np.require(array[:, :, ::-1] if colour == "bgr" else array, requirements=["C", "W"])  # as torch needs it
 
 
 def _advice(shape: Sequence[int]) -> str:
@@ -255,7 +256,7 @@ def _advice(shape: Sequence[int]) -> str:
 
 
 def _crop(frame: np.ndarray, box: np.ndarray, number: int) -> np.ndarray:
-    """The part of a frame in a box, whole pixels that it touches."""
+    """The part of a frame inside a box, extended to whole pixels."""
     height, width = frame.shape[:2]
     if np.isfinite(box).all():
         left, top = (max(0, int(np.floor(edge))) for edge in box[:2])

@@ -1,18 +1,18 @@
-"""Errors that users can mend. Tools print one line per problem on stderr and exit with code 2; anything else is our bug (code 1)."""
+"""Errors that users can fix. Tools print one line per problem on stderr and exit with code 2; any other exception is a bug (code 1)."""
 
 import difflib
 import math
 from collections.abc import Sequence
 
-LONGEST = 500  # characters of a line: what a screen shows at a glance
+LONGEST = 500  # maximum characters of a line, to fit on a screen
 
 
 class ReidError(Exception):
-    """One or more problems, each a full line: what, where, expected, got, what to do.
+    """One or more problems, each a complete line: what, where, expected, got, what to do.
 
     Args:
-        problems: one string per problem; line breaks inside a problem become spaces, and of one longer than `LONGEST` the beginning
-            and the end are kept, as it may quote a file.
+        problems: one string per problem. Line breaks become spaces. Of a problem longer than `LONGEST`, which may quote a file, only the
+            beginning and the end are kept.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -21,10 +21,10 @@ class ReidError(Exception):
 
 
 def one_line(text: str) -> str:
-    """A text in one line of at most `LONGEST` characters that a terminal shows as they are.
+    """Converts a text to one line of at most `LONGEST` printable characters.
 
-    Of a longer one the middle is left out; control characters, which could move a terminal's cursor or colour it, and halves of surrogate
-    pairs, which no stream takes, become escapes.
+    The middle of a longer text is left out. Control characters, which could move a terminal's cursor or colour it, and lone surrogates,
+    which cannot be encoded, become escapes.
     """
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
     if len(line) <= LONGEST:
@@ -34,12 +34,12 @@ def one_line(text: str) -> str:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """A number with its noun: `1 tracklet`, `1,980 tracklets`; `many` is the plural where it is not made by an s."""
+    """A number with its noun: `1 tracklet`, `1,980 tracklets`; `many` is the plural if it is not formed with an s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def nearest(word: str, valid: Sequence[str]) -> str:
-    """Advice on an unknown word: the nearest valid one when there is one, and the list."""
+    """Advice on an unknown word: the nearest valid word if there is one, and the list of valid words."""
     close = difflib.get_close_matches(word, valid, n=1)
     return (f"did you mean {close[0]!r}? " if close else "") + f"expected one of: {', '.join(valid) or '(none)'}"
 
@@ -57,10 +57,10 @@ class CheckpointError(ReidError):
 
 
 def in_range(name: str, value: float, low: float, high: float = math.inf, *, above: bool = False) -> float:
-    """The value, when low <= value <= high (low < value with `above`) and it is finite.
+    """Returns the value if it is finite and low <= value <= high (low < value with `above`).
 
     Raises:
-        ConfigError: naming the setting, its range and the value.
+        ConfigError: the value is out of range; the message names the setting, its range and the value.
     """
     if math.isfinite(value) and value <= high and (low < value if above else low <= value):
         return value

@@ -1,4 +1,4 @@
-"""What comes out of a model and of an evaluation: features, ranked lists and results, each checked at birth.
+"""Features, ranked lists and evaluation results. A `FeatureSet` is validated when it is created.
 
 Shapes: N rows, D feature dimensions, Q queries, G gallery, K list length, R ranks.
 """
@@ -25,12 +25,12 @@ OPTIONAL_ARRAYS = ("gallery", "key", "fingerprint")
 _ADVICE = (
     "; --leave-one-out takes every row as a query; queries in a file of their own: --query-file and --gallery-file"
 )
-UNIT_NORM_TOLERANCE = 1e-6  # float32 rows that are of unit norm already stay bit for bit as they are
+UNIT_NORM_TOLERANCE = 1e-6  # float32 rows within it are kept bit for bit
 ROWS_AT_ONCE = 16384  # rows checked at once: bounds the float64 working copy
 
 
 def float32_error(dimensions: int) -> float:
-    """Proven bound on the rounding error of a float32 inner product of two rows of unit norm.
+    """Upper bound on the rounding error of a float32 inner product of two rows of unit norm.
 
     Holds for every order of summation, with or without fused multiply-add, so for every processor and library. Each of n
     products takes part in at most n roundings of relative size u = 2**-24, hence |error| <= n u / (1 - n u) * sum |x_i y_i|,
@@ -49,19 +49,20 @@ def float32_error(dimensions: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """One unit-norm feature per row, who and where it is, and which rows are queries and gallery.
+    """Features of unit norm with person ids and camera ids, one row each, and the row numbers of queries and gallery.
 
     Args:
-        features: (N, D) real; kept as float32 rows of unit norm, normalised on entry where they are not.
+        features: (N, D) real; stored as float32 rows of unit norm, normalised if necessary.
         pid: (N,) int; < 0 is junk; 0 is an identity like any other.
         camid: (N,) int; -1 = unknown, never equal to any camera.
-        query: (Q,) int, 0-based row numbers, each at most once; may be empty where nothing is evaluated.
-        gallery: (G,) int, likewise.
+        query: (Q,) int, 0-based row numbers without duplicates; may be empty if nothing is evaluated.
+        gallery: (G,) int, 0-based row numbers without duplicates.
         key: (N,) unicode names of the rows, or None.
-        fingerprint: of model and preprocessing, or None when made elsewhere.
+        fingerprint: of model and preprocessing, or None for features from another program.
 
     Raises:
-        DataError: a zero or non-finite row (named), a wrong shape or type, a row number out of range or twice.
+        DataError: a row is zero or non-finite (the message names it), a shape or type is wrong, or a row number is out of range or
+            duplicated.
     """
 
     features: np.ndarray
@@ -98,16 +99,16 @@ class FeatureSet:
 
     @classmethod
     def load(cls, path: str | Path, *, leave_one_out: bool = False) -> "FeatureSet":
-        """Reads a feature file.
+        """Loads a feature file.
 
         Args:
-            path: `.npz` with `features`, `pid`, `camid`, `query`; optional `gallery` (all rows when absent), `key`,
-                `fingerprint`. Pickled objects are refused. Or `query_features`, `gallery_features`, and pid and camid likewise:
-                queries that are not in the gallery.
-            leave_one_out: every row but junk is a query against all the others, whatever the file says.
+            path: `.npz` with `features`, `pid`, `camid`, `query`; optional `gallery` (all rows by default), `key`, `fingerprint`. Pickled
+                objects are refused. Or with `query_features` and `gallery_features`, and pid and camid likewise, if the queries are not in
+                the gallery.
+            leave_one_out: every row that is not junk is a query against all other rows, whatever `query` and `gallery` the file has.
 
         Raises:
-            DataError: the file is missing or damaged, lacks an array, or holds one that does not fit.
+            DataError: the file is missing or damaged, lacks an array, or has an invalid one.
         """
         arrays = _columns_as_lists(_joined(_read_arrays(Path(path)), path), path)
         if leave_one_out:
@@ -135,7 +136,7 @@ class FeatureSet:
             raise DataError(*(f"{path}: {problem}" for problem in error.problems)) from None
 
     def save(self, path: str | Path) -> None:
-        """Writes a feature file that `load` gives back bit for bit; a crash leaves the old file or the new one.
+        """Saves a feature file atomically; `load` restores it bit for bit.
 
         Args:
             path: the `.npz` to write.
@@ -147,10 +148,10 @@ class FeatureSet:
 
 
 def beside(query: FeatureSet, gallery: FeatureSet) -> FeatureSet:
-    """One set of the rows of two: the queries are the first's, the gallery is the second's.
+    """Concatenates two sets: the rows of the first are the queries, those of the second the gallery.
 
     Raises:
-        DataError: features of different sizes.
+        DataError: the features have different dimensions.
     """
     sizes = query.features.shape[1], gallery.features.shape[1]
     if sizes[0] != sizes[1]:
@@ -166,14 +167,14 @@ def beside(query: FeatureSet, gallery: FeatureSet) -> FeatureSet:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The nearest gallery rows of each query, junk removed, nearest first, ties by row number.
+    """The nearest gallery rows of each query without junk, nearest first, ties by row number.
 
     Args:
-        protocol: which rows were searched and which were junk.
+        protocol: the rules for gallery and junk.
         query: (Q,) int64 row numbers.
         rows: (Q, K) int64 row numbers; -1 where fewer than K rows remain.
         similarity: (Q, K) float64 cosine in [-1, 1]; 0 where `rows` is -1.
-        match: (Q, K) bool: the query's own pid; False where `rows` is -1.
+        match: (Q, K) bool, whether the row has the query's pid; False where `rows` is -1.
     """
 
     protocol: EvalProtocol
@@ -185,19 +186,20 @@ class Ranking:
 
 @dataclass(frozen=True, eq=False)
 class EvalResult:
-    """A number that never travels without its definition.
+    """Result of an evaluation, together with the protocol that defines it.
 
     Args:
-        protocol: how it was computed.
-        mAP: mean of `ap`, a fraction; None when no query counts.
-        cmc: (R,) float64: `cmc[k - 1]` is the share of the counted queries with a hit at rank k or better;
-            (0,) when no query counts.
+        protocol: the evaluation protocol.
+        mAP: mean of `ap`, a fraction; None if no query is counted.
+        cmc: (R,) float64: `cmc[k - 1]` is the fraction of the counted queries with a hit at rank k or better;
+            (0,) if no query is counted.
         ap: (num_queries,) float64 average precision of the counted queries, in the order of `query`.
-        query: (num_queries,) int64 their row numbers.
-        num_without_match: queries left out because they have no match.
-        num_gallery: rows searched, junk included.
-        inp: (num_queries,) float64: matches of each counted query over the rank of its last one; None = not computed.
+        query: (num_queries,) int64 row numbers of the counted queries.
+        num_without_match: number of queries left out because they have no match.
+        num_gallery: number of rows searched, junk included.
+        inp: (num_queries,) float64: number of matches of each counted query divided by the rank of its last one; None = not computed.
         first_rank: (num_queries,) int64 rank of each counted query's first hit, 0 = no match; None = not computed.
+        dataset: name of the dataset if several are tested separately; None if there is one.
     """
 
     protocol: EvalProtocol
@@ -209,21 +211,28 @@ class EvalResult:
     num_gallery: int
     inp: np.ndarray | None = None
     first_rank: np.ndarray | None = None
+    dataset: str | None = None
 
     @property
     def num_queries(self) -> int:
-        """Queries in the means."""
+        """Number of counted queries."""
         return len(self.query)
 
     @property
+    def title(self) -> str:
+        """Name of the protocol, after that of the dataset if several are tested."""
+        return self.protocol.name if self.dataset is None else f"{self.dataset}, {self.protocol.name}"
+
+    @property
     def mINP(self) -> float | None:
-        """Mean of `inp`; None when it was not computed or no query counts."""
+        """Mean of `inp`; None if it was not computed or no query is counted."""
         return None if self.inp is None or not len(self.inp) else float(self.inp.mean())
 
     def to_json(self) -> dict[str, Any]:
-        """The public object of `eval.json`: fractions, None where no query counts, never NaN."""
+        """The public object of `eval.json`: fractions, None if no query is counted, never NaN."""
         return {
             "schema": SCHEMA,
+            **({} if self.dataset is None else {"dataset": self.dataset}),
             "protocol": self.protocol.name,
             "mAP": self.mAP,
             "cmc": {str(rank): self.at_rank(rank) for rank in RANKS},
@@ -234,14 +243,16 @@ class EvalResult:
         }
 
     def at_rank(self, rank: int) -> float | None:
-        """CMC at a rank from 1 on; ranks beyond the curve repeat its last value; None when no query counts."""
+        """CMC at a rank >= 1, a fraction; ranks beyond the curve repeat its last value; None if no query is counted."""
+        if rank < 1:
+            raise ValueError(f"rank: expected 1 or more, got {rank}")
         return float(self.cmc[min(rank, len(self.cmc)) - 1]) if len(self.cmc) else None
 
 
 def save_results(
     path: str | Path, results: Sequence[EvalResult], further: Sequence[Mapping[str, Any]] | None = None
 ) -> None:
-    """Writes `eval.json`: a list of one object per protocol, whole or not at all.
+    """Saves `eval.json` atomically: a list of one object per protocol.
 
     Args:
         path: the file to write.
@@ -257,7 +268,7 @@ def save_results(
 
 
 def _joined(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, np.ndarray]:
-    """Arrays of queries and of gallery one behind the other, where a file has them apart."""
+    """Concatenates the arrays of queries and gallery, if a file has them separately."""
     names = [name for name in (*REQUIRED_ARRAYS[:3], "key") if {f"query_{name}", f"gallery_{name}"} <= arrays.keys()]
     if "features" not in names or "features" in arrays:
         return arrays
@@ -277,7 +288,7 @@ def _joined(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, np.nda
 
 
 def _columns_as_lists(arrays: dict[str, np.ndarray], path: str | Path) -> dict[str, np.ndarray]:
-    """Ids and row numbers as MATLAB keeps them, (N, 1) or (1, N), as lists."""
+    """Flattens ids and row numbers of shape (N, 1) or (1, N), as MATLAB stores them."""
     lists = ("pid", "camid", "query", "gallery")
     columns = [name for name in lists if name in arrays and arrays[name].ndim == 2 and 1 in arrays[name].shape]
     if columns:
@@ -329,15 +340,15 @@ def _checked_text(value: np.ndarray) -> str:
 
 
 def _unit_rows(features: np.ndarray, key: np.ndarray | None) -> np.ndarray:
-    """Float32 rows of unit norm; memory that is so already (mapped files too) is not copied."""
+    """Float32 rows of unit norm; features that have it already are not copied (memory-mapped files included)."""
     n, renormalised = len(features), 0
-    with np.errstate(over="ignore"):  # what float32 cannot hold is scaled below
+    with np.errstate(over="ignore"):  # rows that overflow float32 are normalised below
         out = features.astype(np.float32, copy=False)
     for start in range(0, n, ROWS_AT_ONCE):
         rows = np.array(features[start : start + ROWS_AT_ONCE], dtype=np.float64)
         peak = np.abs(rows).max(axis=1)
         _refuse_dead_rows(peak, start, key)
-        rows /= peak[:, None]  # so that squares neither overflow nor vanish
+        rows /= peak[:, None]  # so that squares neither overflow nor underflow
         norm = np.sqrt(np.square(rows).sum(axis=1))
         other = np.flatnonzero(np.abs(norm * peak - 1) > UNIT_NORM_TOLERANCE)
         if other.size:
@@ -364,8 +375,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise DataError(f"{path}: one bare array, not an .npz of named arrays; save them with numpy.savez")
-            check_zip(file, contents=False)  # numpy compares the contents with their checksums
-            # What is no array inside the archive comes as its bytes.
+            check_zip(file, contents=False)  # numpy verifies the checksums of the contents
+            # numpy returns a member that is not an array as its bytes.
             return {name: np.asarray(archive[name]) for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such feature file; expected an .npz") from None

@@ -1,4 +1,4 @@
-"""What an audit of labels comes out with: one record for each tracklet. Shapes: T tracklets."""
+"""Result of a label audit: one record per tracklet. Shapes: T tracklets."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 Kind = Literal["", "wrong", "switch", "merge", "split", "duplicate", "background"]
 KINDS: tuple[str, ...] = get_args(Kind)
-"""``wrong``: the whole tracklet carries another person's label. ``switch``: some of its frames show somebody else. ``merge``: its person
-goes by a second pid. ``split``: its pid holds two persons. ``duplicate``: its pictures are those of another tracklet. ``background``:
-nobody is there. Empty: nothing stands out."""
+"""``wrong``: the whole tracklet carries another person's label. ``switch``: some of its frames show another person. ``merge``: its person
+has a second pid. ``split``: its pid contains two persons. ``duplicate``: its images are those of another tracklet. ``background``: its
+images show no person. Empty: no error stands out."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,17 @@ class Exemplar:
 
 @dataclass(frozen=True)
 class Finding:
-    """What speaks against one tracklet's label.
+    """How suspicious one tracklet's label is, and the evidence.
 
     Args:
         row: the tracklet's row, 0 <= row < T.
-        suspicion: in [0, 1], how likely the label is wrong against the other tracklets'; it ranks them.
-        kind: what seems to be wrong.
-        suggested_pid: the person that fits better, None where none stands out.
-        frames: spans (first, last) of positions inside the tracklet, counted from 0, end included, rising; where in it a ``switch`` is.
-        evidence: kind of evidence -> value; NaN where it cannot be told.
-        own: tracklets of its own person that are nearest to it, nearest first.
-        other: likewise of the person that fits best among the others.
+        suspicion: in [0, 1], how likely the label is wrong relative to those of other tracklets; findings are ranked by it.
+        kind: suspected error, one of `KINDS`.
+        suggested_pid: the person that fits better; None if no person stands out.
+        frames: spans (first, last) of positions in the tracklet, 0-based, end included, ascending: where a ``switch`` is.
+        evidence: kind of evidence -> value; NaN if it cannot be computed.
+        own: nearest tracklets with the same pid, nearest first.
+        other: nearest tracklets of the best-fitting other person, nearest first.
     """
 
     row: int

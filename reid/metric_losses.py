@@ -1,11 +1,11 @@
-"""Losses that compare features: each pulls those of one label together and pushes those of different labels apart.
+"""Metric losses: they pull features of one label together and push features of different labels apart.
 
-They see the features before a BN neck, as "Bag of Tricks" does (Luo et al. 2019, Sec. 3.5), those of all processes at once with
-gradients to each (`gather_with_gradient`): a batch costs the same and teaches the same however many processes share it. Every loss
-gives one value per sample, 0 where a sample has nobody to be compared with; the caller takes the mean. All compute in float32
-(float64 stays float64).
+They are applied to the features before a BN neck, as in "Bag of Tricks" (Luo et al. 2019, Sec. 3.5). Features of all processes are
+gathered, with gradients to each process (`gather_with_gradient`), so that loss and gradients of a batch do not depend on the number of
+processes. Every loss returns one value per sample, 0 for a sample without positives or negatives; the caller takes the mean. All are
+computed in float32 (float64 stays float64).
 
-Shapes: B samples of this process, N of all processes, D feature, K classes.
+Shapes: B samples of this process, N samples of all processes, D feature, K classes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ Trust = Literal["none", "w"]
 
 
 class MetricLoss(nn.Module):
-    """A loss on features; see the module.
+    """Base class of the losses on features.
 
     Args:
-        weights: ``none``: all samples weigh alike; ``w``: by w(p) of the classification loss beside it, divided by its mean over the batch.
+        weights: ``none``: equal weights; ``w``: each sample is weighted by w(p) of the classification loss, divided by its mean over the
+            batch.
     """
 
     needs_whole_batch = True
@@ -42,7 +43,7 @@ class MetricLoss(nn.Module):
         Args:
             features_BD: (B, D) float, any length.
             target_B: (B,) int64 labels in [0, K).
-            weight_B: (B,) float >= 0, how far each sample is trusted, with mean 1 over all processes; None: all alike.
+            weight_B: (B,) float >= 0, weight of each sample, with mean 1 over all processes; None: equal weights.
 
         Returns:
             (B,) float32 (float64 for float64 features).
@@ -51,11 +52,13 @@ class MetricLoss(nn.Module):
 
 
 class Triplet(MetricLoss):
-    """Batch-hard triplet loss, max(0, d(a, p) - d(a, n) + margin): p is the farthest sample of the anchor's label, n the nearest of
-    another; d is the Euclidean distance of features as they are.
+    """Batch-hard triplet loss, max(0, d(a, p) - d(a, n) + margin).
 
-    With weights, a triplet counts as the geometric mean of its three samples' weights: a wrong label spoils it at any of its corners,
-    and those with wrong labels are the farthest positives and the nearest negatives.
+    p is the farthest sample with the label of the anchor a, n the nearest with another label; d is the Euclidean distance of the
+    features, which are not normalised.
+
+    With weights, the weight of a triplet is the geometric mean of those of its three samples: a wrong label of any of them spoils it,
+    and samples with wrong labels tend to be the farthest positives and the nearest negatives.
 
     Args:
         margin: >= 0.
@@ -72,7 +75,7 @@ class Triplet(MetricLoss):
         features_BD = _precise(features_BD)
         features_ND, first = gather_with_gradient(features_BD)
         positive_B, negative_B, found_B = _hardest(features_BD, target_B, features_ND, gather_rows(target_B), first)
-        # Only the chosen distances are needed with gradients, and these are free of the cancellation of |a|^2 - 2ab + |b|^2.
+        # Only the selected distances need gradients; computed directly, they have no cancellation as in |a|^2 - 2ab + |b|^2.
         gap_B = _distance(features_BD, features_ND[positive_B]) - _distance(features_BD, features_ND[negative_B])
         loss_B = self._loss(gap_B) * found_B
         if weight_B is None:
@@ -85,7 +88,7 @@ class Triplet(MetricLoss):
 
 
 class SoftTriplet(Triplet):
-    """As `Triplet` with a soft margin, log(1 + exp(d(a, p) - d(a, n))), which goes on pulling and has no margin to choose."""
+    """`Triplet` with a soft margin, log(1 + exp(d(a, p) - d(a, n))): no margin to choose, and the gradient never vanishes."""
 
     def __init__(self, weights: Trust = "none") -> None:
         super().__init__(0.0, weights)
@@ -95,15 +98,15 @@ class SoftTriplet(Triplet):
 
 
 class Circle(MetricLoss):
-    """Circle loss over all pairs of the batch: of cosine similarities s, those far from their aim (1 + m, -m) pull harder.
+    """Circle loss over all pairs of the batch: cosine similarities s far from their optimum (1 + m, or -m for negatives) weigh more.
 
     Per anchor, softplus(logsumexp over negatives of gamma max(0, s + m) (s - m) + logsumexp over positives of
-    -gamma max(0, 1 + m - s) (s - 1 + m)), the two factors max(…) without gradient.
+    -gamma max(0, 1 + m - s) (s - 1 + m)), without gradients through the two factors max(…).
 
     Args:
-        margin: m, 0 <= m < 1; the source takes 0.25 for persons.
-        gamma: scale, > 0; the source takes 128 for persons, fast-reid 64 or 128.
-        weights: as in `MetricLoss`; each anchor's own.
+        margin: m, 0 <= m < 1; the source uses 0.25 for person re-identification.
+        gamma: scale, > 0; the source uses 128 for person re-identification, fast-reid 64 or 128.
+        weights: as in `MetricLoss`; the weight of the anchor.
 
     Source: Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", CVPR 2020, Eq. 6-8.
     """
@@ -126,16 +129,16 @@ class Circle(MetricLoss):
 
 
 class Centre(MetricLoss):
-    """Centre loss, half the squared distance to the centre of one's class, which follows the features.
+    """Centre loss: half the squared distance to the centre of the sample's class; the centres are moved towards the features.
 
-    After each step of training, centre_j moves by -alpha sum(centre_j - x) / (1 + n_j) over the n_j samples of class j in the batch
-    of all processes. Centres begin at 0.
+    In each training step, after the loss is computed, centre_j moves by -alpha sum(centre_j - x) / (1 + n_j) over the n_j samples of
+    class j in the batch of all processes. Centres are initialised with 0.
 
     Args:
         num_classes: K.
         num_features: D.
-        alpha: 0 < alpha <= 1, how fast centres follow.
-        weights: as in `MetricLoss`; each sample's own, for the loss alone.
+        alpha: 0 < alpha <= 1, update rate of the centres.
+        weights: as in `MetricLoss`; the weight of the sample, applied to the loss but not to the update of the centres.
 
     Source: Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016, Eq. 2-4. "Bag of Tricks" adds
     it with weight 0.0005.
@@ -166,11 +169,11 @@ def _precise(features: Tensor) -> Tensor:
 
 
 def _distance(a_BD: Tensor, b_BD: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(a_BD - b_BD, dim=1)  # its gradient at 0 is 0
+    return torch.linalg.vector_norm(a_BD - b_BD, dim=1)  # with gradient 0 at distance 0
 
 
 def _pairs(target_B: Tensor, target_N: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """(B, N) bool, who else has the sample's label, and who has another; sample i is row first + i of all."""
+    """(B, N) bool masks: other samples with the same label, and samples with another label; sample i is row first + i of all N."""
     same_BN = target_B[:, None] == target_N
     itself_BN = torch.arange(len(target_N), device=target_N.device) == first + torch.arange(
         len(target_B), device=target_B.device
@@ -182,7 +185,7 @@ def _pairs(target_B: Tensor, target_N: Tensor, first: int) -> tuple[Tensor, Tens
 def _hardest(
     features_BD: Tensor, target_B: Tensor, features_ND: Tensor, target_N: Tensor, first: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(B,) numbers of the farthest of the same label and of the nearest of another, and whether there are both."""
+    """(B,) index of the farthest sample with the same label, of the nearest with another label, and whether both exist."""
     same_BN, other_BN = _pairs(target_B, target_N, first)
     distance_BN = torch.cdist(features_BD, features_ND)
     positive_B = distance_BN.masked_fill(~same_BN, -torch.inf).argmax(1)
@@ -191,7 +194,7 @@ def _hardest(
 
 
 def _logsumexp(values_BN: Tensor, chosen_BN: Tensor, found_B: Tensor) -> Tensor:
-    """Over the chosen ones; of rows that are not found, finite and without a gradient worth anything."""
+    """logsumexp over the `chosen` entries of each row; rows that are not `found` get a finite value, which the caller sets to 0."""
     return values_BN.masked_fill(~chosen_BN & found_B[:, None], -torch.inf).logsumexp(1)
 
 

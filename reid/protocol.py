@@ -1,4 +1,4 @@
-"""Evaluation protocols as values: three different numbers are published for MARS under the one name "mAP"."""
+"""Evaluation protocols. Three different metrics are published for MARS under the one name "mAP"."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,21 +18,21 @@ WithoutMatchRule = Literal["zero", "skip", "error"]
 
 @dataclass(frozen=True)
 class EvalProtocol:
-    """What a query searches, what counts as junk, how AP is computed, and what a query without a match means.
+    """Rules of an evaluation: the gallery, junk, how AP is computed, and queries without a match.
 
-    In every protocol a gallery row with pid < 0 is junk, and ties are stable by row number.
+    In every protocol a gallery row with pid < 0 is junk, and ties are broken by row number.
 
     Args:
-        name: written beside every number.
-        gallery: `as_given`, or `without_queries`: as given, less the rows that are queries.
+        name: shown with every result.
+        gallery: `as_given`, or `without_queries`: as given, without the rows that are queries.
         ap: `trapezoid` = area under the interpolated precision-recall steps; `hit` = mean precision at the hits.
-        without_match: `zero` counts AP 0 and a miss at every rank; `skip` leaves the query out and counts it;
-            `error` refuses to evaluate.
-        camera_filter: rows of the query's own pid and own known camera (camid >= 0) are junk. Off: they are matches,
-            all but the query's own row.
+        without_match: `zero` counts AP 0 and a miss at every rank; `skip` leaves the query out of the means and reports the number of
+            such queries; `error` refuses to evaluate.
+        camera_filter: gallery rows with the query's pid and its known camera (camid >= 0) are junk. If False, they are matches,
+            except the query's own row.
 
     Raises:
-        ConfigError: a rule is not one of those above.
+        ConfigError: a rule is not one of those above, or the name is empty.
 
     Source: MARS' evaluation code (trapezoid); Zheng et al., Market-1501, ICCV 2015 (camera filter, junk).
     """
@@ -63,17 +63,17 @@ PROTOCOLS = {protocol.name: protocol for protocol in (MARS_OFFICIAL, MARS_HIT_AP
 
 
 def get_protocols(choice: str | Sequence[str | Mapping[str, Any]], *, any_camera: bool = False) -> list[EvalProtocol]:
-    """The protocols chosen, by name or by their rules.
+    """The chosen protocols, given by name or by their rules.
 
     Args:
-        choice: a name in `PROTOCOLS`; `all` for every one of them; a list of names and of one's own protocols, each the fields
-            of an `EvalProtocol` as a mapping, a rule left out being that of `mars-official`; or a YAML file (`.yaml`, `.yml`)
-            that holds such a list or one such mapping.
-        any_camera: count matches seen by the query's own camera too, as data from a single camera needs; the protocol is
-            then no longer the published one, and its name says so.
+        choice: a name in `PROTOCOLS`; `all` of them; a list of names and of custom protocols, each a mapping with the fields of an
+            `EvalProtocol`, where missing rules are those of `mars-official`; or a YAML file (`.yaml`, `.yml`) with such a list or a
+            single mapping.
+        any_camera: also count matches from the query's own camera, as data from a single camera needs. The protocol is then no longer
+            the published one, and its name says so.
 
     Raises:
-        ConfigError: no such name, the nearest is suggested; no such rule; or no protocol in the file.
+        ConfigError: a name is unknown (the message suggests the nearest one), a rule is unknown, or the file has no protocol.
 
     Examples:
         >>> [protocol.ap for protocol in get_protocols("market1501")]
@@ -97,7 +97,7 @@ def get_protocols(choice: str | Sequence[str | Mapping[str, Any]], *, any_camera
 
 
 def _read(file: Path) -> list[str | Mapping[str, Any]]:
-    """What a file of protocols holds."""
+    """The entries of a protocol file."""
     try:
         held = yaml.safe_load(require_few_brackets(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, TypeError, AttributeError, LookupError, yaml.YAMLError) as error:

@@ -1,4 +1,4 @@
-"""The run directory: what a training run leaves on disk, and when an existing one may be continued or replaced."""
+"""The run directory: the files of a training run, and the rules for resuming or replacing an existing one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reid.datasets.changes import Noisy
 from reid.datasets.noise_manifest import write_noise
 from reid.datasets.splitting import read_parts, write_parts
 from reid.errors import ConfigError, DataError, ReidError
-from reid.files import LOCK, atomic, exclusive_lock, flush_to_disk
+from reid.files import JSON_ERRORS, LOCK, atomic, exclusive_lock, flush_to_disk
 from reid.tracklets import Benchmark
 
 logger = logging.getLogger(__name__)
@@ -38,14 +38,27 @@ class RunDirectory:
         self.split, self.ids = path / "split.csv", path / "ids.json"
         self.evidence = checkpoints / "evidence.npz"
         self.noise = path / "noise.csv"
-        self.corrections = path / "corrections.csv"
         self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
+
+    def corrections(self, number: int) -> Path:
+        """Path of the copy of a correction file; files are numbered from 1."""
+        return self.path / ("corrections.csv" if number == 1 else f"corrections-{number}.csv")
+
+    def features_on(self, dataset: str | None) -> Path:
+        """The feature file of a dataset, if several are tested separately; `features.npz` for None, the only dataset."""
+        return self.features if dataset is None else self.path / f"features.{dataset}.npz"
+
+    def tested(self) -> dict[str | None, Path]:
+        """The existing feature files by dataset; the key None stands for the only dataset."""
+        several = {file.name[len("features.") : -len(".npz")]: file for file in self.path.glob("features.*.npz")}
+        only: dict[str | None, Path] = {None: self.features} if self.features.is_file() else {}
+        return only | dict(sorted(several.items()))
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """The resolved config of the run, with overrides.
 
         Raises:
-            DataError: this is no run directory.
+            DataError: the folder is not a run directory.
         """
         if not self.config_file.is_file():
             raise DataError(
@@ -54,17 +67,17 @@ class RunDirectory:
         return configs.load(self.config_file, overrides)
 
     def check(self, config: Config, *, resume: bool, overwrite: bool) -> None:
-        """Refuses a folder that may be neither made, continued nor replaced; changes nothing.
+        """Checks that the folder may be created, resumed or replaced; changes nothing.
 
         Raises:
-            ConfigError: it exists and neither was asked for, or belongs to another config, or is no run directory.
+            ConfigError: a run exists and neither `resume` nor `overwrite` is set, or its config differs, or it is not a run directory.
         """
         if not self.config_file.exists():
             ours = {
                 self.profile,
                 self.path / LOCK,
                 *self._temporaries(),
-            }  # a kill may come before config.yaml, a profile before the run
+            }  # a kill may precede config.yaml, and a profile the run
             if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - ours):
                 raise ConfigError(f"{self.path}: exists and is no run directory; choose another with --output-dir")
         elif resume:
@@ -76,10 +89,10 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other trainings out of the folder, which is made where it is not there, and gone again if nothing was written to it.
+        """Locks the folder against other training processes; creates it if needed, and removes it again if nothing was written to it.
 
         Raises:
-            DataError: another one is at it, or it cannot be made or written.
+            DataError: another process holds the lock, or the folder cannot be created or written.
         """
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
@@ -88,15 +101,15 @@ class RunDirectory:
             ):
                 yield
         finally:
-            with contextlib.suppress(OSError):  # not empty
+            with contextlib.suppress(OSError):  # a folder that is not empty stays
                 for folder in made:
                     folder.rmdir()
 
     def prepare(self, config: Config, *, overwrite: bool) -> None:
-        """Makes the folder, writes config.yaml, removes the half-written files of a killed process.
+        """Creates the folder, removes temporary files of a killed process, and writes config.yaml; `overwrite` first removes the old run.
 
         Raises:
-            DataError: it cannot be written.
+            DataError: config.yaml cannot be written.
         """
         if overwrite:
             self._clear()
@@ -105,25 +118,27 @@ class RunDirectory:
         with atomic(self.config_file) as temporary:
             temporary.write_text(config.dump(), encoding="utf-8")
 
-    def keep_data(self, benchmark: Benchmark, corrections: bytes | None = None) -> None:
-        """Writes what the run has decided about its data: split.csv, who was drawn to be tested, ids.json, who a number stands for, and
-        a copy of the corrections that its labels have seen.
+    def keep_data(self, benchmark: Benchmark, corrections: Sequence[bytes] = ()) -> None:
+        """Writes what defines the run's data.
+
+        These are split.csv (the split, if it was drawn at random), ids.json (names of persons and cameras), and copies of the correction
+        files that were applied to the labels.
 
         Raises:
-            DataError: they cannot be written.
+            DataError: a file cannot be written.
         """
         if benchmark.drawn is not None:
             write_parts(self.split, benchmark.drawn)
-        if corrections is not None:
-            with atomic(self.corrections) as temporary:
-                temporary.write_bytes(corrections)
+        for number, content in enumerate(corrections, 1):
+            with atomic(self.corrections(number)) as temporary:
+                temporary.write_bytes(content)
         if benchmark.names:
             with atomic(self.ids) as temporary:
                 text = json.dumps({"schema": 1, **benchmark.names.to_json()}, indent=1, ensure_ascii=False)
                 temporary.write_text(text + "\n", encoding="utf-8")
 
     def keep_noise(self, noisy: Noisy | None) -> None:
-        """Writes noise.csv, the manifest of the labels that were changed on purpose, where any were.
+        """Writes noise.csv, the manifest of the labels changed by synthetic noise, if there is any.
 
         Raises:
             DataError: it cannot be written.
@@ -132,11 +147,11 @@ class RunDirectory:
             write_noise(self.noise, noisy.changes, noisy.names)
 
     def made(self) -> Path | None:
-        """The manifest of the noise that this run has made; None where it has not."""
+        """Path of the manifest of this run's synthetic noise; None if there is none."""
         return self.noise if self.noise.exists() else None
 
     def drawn(self) -> dict[str, str] | None:
-        """Person -> part as this run has drawn them; None where it has not.
+        """Person -> subset as drawn by this run; None if it has drawn none.
 
         Raises:
             DataError: split.csv is damaged.
@@ -144,22 +159,23 @@ class RunDirectory:
         return read_parts(self.split) if self.split.exists() else None
 
     def _require_same(self, config: Config) -> None:
-        if changed := config.differences(self.config(), but="train.iterations"):  # which its checkpoint decides about
+        if changed := config.differences(self.config(), but="train.iterations"):  # checked against the checkpoint
             raise ConfigError(
                 f"{self.path}: cannot resume, trained with another config: {'; '.join(changed)}; "
                 "give the same config, or --output-dir for a new run, or --overwrite"
             )
 
     def _temporaries(self) -> list[Path]:
-        """Files that `atomic` was writing when its process was killed."""
+        """Temporary files of `atomic` whose process was killed."""
         return [file for folder in (self.path, self.last.parent) for file in folder.glob(".*.tmp")]
 
     def _clear(self) -> None:
-        """Removes what a run writes, and nothing else.
+        """Removes the files that a run writes, and nothing else.
 
-        Results go first and `last` before the metrics: killed in between, the old run is still whole or the new one starts from nothing.
+        Results are removed first, and `last` before the metrics: after a kill in between, either the old run is still complete, or the
+        new one starts from nothing.
         """
-        results = (self.features, self.results, self.report)
+        results = (*self.tested().values(), self.results, self.report)
         others = (
             self.best,
             self.metrics,
@@ -169,53 +185,62 @@ class RunDirectory:
             self.ids,
             self.evidence,
             self.noise,
-            self.corrections,
+            self.corrections(1),
+            *self.path.glob("corrections-[0-9]*.csv"),
             *self.tensorboard.glob("events.*"),
         )
         for file in (*results, self.previous, self.last, *others):
             file.unlink(missing_ok=True)
 
     def resumable(self) -> list[Path]:
-        """The checkpoints to go on from, newest first; a kill between two renames leaves `previous` alone."""
+        """Checkpoints to resume from, newest first; after a kill between two renames there is only `previous`."""
         return [file for file in (self.last, self.previous) if file.exists()]
 
     def adopt(self, checkpoint: Path) -> None:
-        """Makes the previous checkpoint, or another run's, this run's last one, so that the run can be resumed and tested by itself."""
+        """Copies the previous checkpoint, or another run's, to `last`, so that this run can be resumed and tested without it."""
         if checkpoint.resolve() == self.last.resolve():
             return
         with atomic(self.last) as temporary:
             shutil.copyfile(checkpoint, temporary)
         if checkpoint.resolve() != self.previous.resolve():
-            self.previous.unlink(missing_ok=True)  # of another history; it must not stand in for what follows from here
+            self.previous.unlink(missing_ok=True)  # from another history; `load_first` must not fall back to it
 
     def checkpoint(self, choice: str) -> Path:
-        """The file for `last`, `best`, or a path."""
+        """Path of the checkpoint `last` or `best`, or the given path."""
         return {"last": self.last, "best": self.best}.get(choice, Path(choice))
 
     def cut_metrics(self, step: int) -> None:
-        """Drops rows after `step`, which a resumed run writes again, so that no step stands twice."""
+        """Removes the rows after `step`, which a resumed run writes again, so that no step is logged twice."""
         if self.metrics.exists():
             kept = [row for row in self.read_metrics() if row["step"] <= step]
             with atomic(self.metrics) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
     def sync_metrics(self) -> None:
-        """Waits until metrics.jsonl is on the disk, so that no checkpoint outlives a loss of power that its rows do not."""
+        """Flushes metrics.jsonl to disk, so that after a power failure no checkpoint is newer than its metrics."""
         if self.metrics.exists():
             flush_to_disk(self.metrics)
 
     def append_metrics(self, row: dict[str, float]) -> None:
-        """One line of metrics.jsonl."""
+        """Appends one row to metrics.jsonl."""
         with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps({"schema": 1, **row}) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a half-written last line, left by a kill, is left out."""
+        """The rows of metrics.jsonl without an incomplete last line, which a kill may leave.
+
+        Raises:
+            ReidError: a line is damaged.
+        """
         if not self.metrics.exists():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        complete = [line for line in lines if line.endswith("\n")]
+        lines = self.metrics.read_bytes().splitlines(keepends=True)
+        complete = [line for line in lines if line.endswith(b"\n")]
         try:
-            return [json.loads(line) for line in complete]
-        except json.JSONDecodeError as error:
+            rows = [json.loads(line) for line in complete]
+        except JSON_ERRORS as error:
             raise ReidError(f"{self.metrics}: damaged line: {error}; remove that line") from None
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int | float):
+                raise ReidError(f"{self.metrics}: line {number}: expected an object with a step; remove that line")
+        return rows

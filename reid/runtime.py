@@ -1,4 +1,4 @@
-"""Where the work runs: device, number format, processes, seeds."""
+"""Execution environment: device, dtype, process group, seeds."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from reid.errors import ConfigError, ReidError
 
 logger = logging.getLogger(__name__)
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
-_ENDED = "ended early"  # in the store: processes that an exception has ended
-_LOST = re.compile("[Cc]onnection (closed|reset) by peer")  # by gloo, of a process that had no time to tell why
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt in malloc.h
+_ENDED = "ended early"  # key in the store: number of processes ended by an exception
+_LOST = re.compile("[Cc]onnection (closed|reset) by peer")  # gloo's error if another process died without a report
 _GONE = "another process is gone, killed or out of reach; start all of them again, with --resume auto"
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -33,10 +33,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Runtime:
-    """One process of a run. `dtype` is the autocast type; float32 switches autocast off.
+    """One process of a run. `dtype` is the autocast type; float32 disables autocast.
 
-    float32 means what torch makes of it: matrix products in full float32, convolutions of CUDA devices in TF32 (10 bits of mantissa),
-    unless `torch.backends` is told otherwise.
+    With float32, torch's defaults apply: matrix products in full float32, convolutions on CUDA devices in TF32 (10 bits of mantissa),
+    unless `torch.backends` is set otherwise.
     """
 
     device: torch.device
@@ -49,18 +49,18 @@ class Runtime:
         return self.rank == 0
 
     def place(self, module: Module) -> Module:
-        """The module on this process's device, convolutions channels last, which every device runs faster."""
+        """Moves a module to this process's device, in channels-last memory format, with which convolutions are faster on every device."""
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def grad_scaler(self) -> torch.amp.GradScaler | None:
-        """What keeps float16's gradients from vanishing; None for the other types, whose exponents are float32's."""
+        """Loss scaler for float16, whose gradients would underflow; None for the other types, which have the exponent range of float32."""
         return torch.amp.GradScaler(self.device.type) if self.dtype == torch.float16 else None
 
     def seed(self, seed: int) -> None:
-        """As `torch.manual_seed`, without the stack trace that it takes for every kind of device that is not in use."""
+        """Seeds torch like `torch.manual_seed`, but without the stack trace that the latter records for every kind of device not in use."""
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -68,9 +68,9 @@ class Runtime:
             torch.mps.manual_seed(seed)
 
     def keep_memory(self) -> None:
-        """On a CPU, has the C library keep what this process frees, where it can be told (glibc).
+        """On a CPU, sets the C library (glibc only) to keep freed memory in this process.
 
-        A training step frees gigabytes and asks for them again; given back in between, every page is cleared anew by the system.
+        A training step frees gigabytes and allocates them again; if they were returned in between, the kernel would zero every page again.
         """
         mallopt = getattr(ctypes.pythonapi, "mallopt", None)
         if self.device.type == "cpu" and mallopt:
@@ -78,18 +78,21 @@ class Runtime:
             mallopt(_M_TRIM_THRESHOLD, -1)
 
     def wait(self) -> None:
-        """Returns when the device has done all that it was given."""
+        """Waits until the device has finished all its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         if self.device.type == "mps":
             torch.mps.synchronize()
 
     def exact(self, draws: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1), as they are, or where the device has no float64 (mps) as float32 that are below 1 all the same."""
+        """Uniform numbers in [0, 1) as they are; on a device without float64 (mps) as float32, kept below 1."""
         return draws.float().clamp(max=1 - 2**-24) if self.device.type == "mps" else draws
 
     def send(self, tensor: Tensor) -> Tensor:
-        """A CPU tensor on this process's device, without waiting: from pageable memory CUDA copies only when all earlier work is done."""
+        """Copies a CPU tensor to this process's device without waiting.
+
+        On CUDA the tensor is pinned first: a copy from pageable memory waits for all earlier work.
+        """
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
@@ -133,15 +136,16 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 @contextlib.contextmanager
 def start(device: str = "auto", dtype: str = "float32") -> Iterator[Runtime]:
-    """Chooses the device, joins the process group under torchrun, leaves it at the end.
+    """Chooses the device, joins the process group under torchrun, and leaves it at the end.
 
     Args:
-        device: "auto" (CUDA when there is one, else the CPU), "cpu", "cuda", "cuda:N", or "mps", the GPU of an Apple processor.
-        dtype: "float32", "bfloat16", "float16" (CUDA only), or "auto" (bfloat16 on CUDA devices that have it, else float32).
+        device: "auto" (CUDA if available, else the CPU), "cpu", "cuda", "cuda:N", or "mps", the GPU of an Apple processor.
+        dtype: "float32", "bfloat16", "float16" (CUDA only), or "auto" (bfloat16 on CUDA devices that support it, else float32).
 
     Raises:
-        ConfigError: no such device, or the device has no such type.
-        ReidError: of no problems, in a process that ends because another one has; that one tells why.
+        ConfigError: the device does not exist, or does not support the dtype.
+        ReidError: without problems, in a process that ends because another one has failed and reports the reason; or the connection to
+            another process is lost.
     """
     world_size, rank = processes.world_size(), processes.rank()
     if world_size == 1:
@@ -161,13 +165,13 @@ def start(device: str = "auto", dtype: str = "float32") -> Iterator[Runtime]:
         broken = True
         raise
     finally:
-        # NCCL ends a group when all work in it is done, which may be waiting for this process: then it goes without a farewell.
+        # NCCL destroys a group only after all its work is done, which may be waiting for this process. So after an error, skip it.
         if dist.is_initialized() and not (broken and dist.get_backend() == "nccl"):
             dist.destroy_process_group()
 
 
 def alone(device: str = "auto", dtype: str = "float32") -> Runtime:
-    """One process by itself, for programs that only embed; arguments and errors as in `start`."""
+    """Creates the runtime of a single process, for programs that only embed; arguments and errors as in `start`."""
     return _placed(device, dtype)
 
 
@@ -179,7 +183,10 @@ def _placed(device: str, dtype: str, rank: int = 0, world_size: int = 1) -> Runt
 
 
 def _meet(store: dist.Store, world_size: int) -> None:
-    """Waits for all processes, unless one has ended for want of a device: the process group would wait for it, deaf to signals."""
+    """Waits for all processes; raises a ReidError if one has already failed, for example without a device.
+
+    The process group would wait for the failed process, without reacting to signals.
+    """
     store.add("met", 1)
     while store.add("met", 0) < world_size:
         if store.add(_ENDED, 0):
@@ -189,18 +196,18 @@ def _meet(store: dist.Store, world_size: int) -> None:
 
 @contextlib.contextmanager
 def _one_voice(store: dist.Store, rank: int) -> Iterator[None]:
-    """Lets the process that ends first say why. The others, which then lose its connection, end without a word."""
+    """Lets only the process that fails first report its error; the others, which then lose the connection to it, end silently."""
     try:
         yield
     except BaseException as error:
         first = True
-        with contextlib.suppress(RuntimeError):  # the store may have gone with its process
-            first = store.add(_ENDED, 1) == 1  # before the connections close, so ahead of all who lose one
+        with contextlib.suppress(RuntimeError):  # the store is lost if its process has ended
+            first = store.add(_ENDED, 1) == 1  # before the connections close, so before other processes fail
         if not first and isinstance(error, Exception):
             raise ReidError() from error
         lost = isinstance(error, RuntimeError) and _LOST.search(str(error))
         told = ReidError(_GONE) if lost else error
-        if rank and isinstance(told, ReidError):  # the main process prints its own; this one may be all that is left
+        if rank and isinstance(told, ReidError):  # rank 0 prints its own, but may have ended
             for problem in told.problems:
                 logger.critical("error: %s", problem)
         if lost:
@@ -210,10 +217,10 @@ def _one_voice(store: dist.Store, rank: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def compiler_errors_in_one_line() -> Iterator[None]:
-    """Around what torch.compile compiles when it is first called.
+    """Turns errors of torch.compile, which compiles at the first call, into a ConfigError of one line.
 
     Raises:
-        ConfigError: it does not compile, for want of a compiler or otherwise.
+        ConfigError: the compilation fails, for example without a compiler.
     """
     try:
         yield
@@ -227,7 +234,7 @@ def compiler_errors_in_one_line() -> Iterator[None]:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all processes, in rank order; the input itself in a single process. Counts may differ between processes."""
+    """Gathers the rows of all processes in rank order; returns the input itself in a single process. Row counts may differ."""
     if not dist.is_initialized():
         return rows
     counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=rows.device)
@@ -241,7 +248,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """`gather_rows` whose gradient comes back from all processes."""
+    """`gather_rows` with a backward pass that sums the gradients of all processes."""
 
     @staticmethod
     def forward(context: Any, rows: Tensor) -> tuple[Tensor, int]:
@@ -257,35 +264,35 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_with_gradient(rows: Tensor) -> tuple[Tensor, int]:
-    """As `gather_rows`, and where this process's rows begin; a gradient is the sum of those that all processes give to a row.
+    """Gathers rows as `gather_rows` does, with gradients; returns all rows and the index of this process's first row.
 
-    Every process must take part in the backward pass too.
+    The gradient of a row is the sum of its gradients in all processes, so every process must take part in the backward pass too.
     """
     return _Gather.apply(rows) if dist.is_initialized() else (rows, 0)
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """Sum of a tensor over all processes, in place; the tensor itself in a single process."""
+    """Sums a tensor over all processes, in place; returns the tensor itself in a single process."""
     if dist.is_initialized():
         dist.all_reduce(value)
     return value
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Gives every process the main one's buffers, such as batch normalisation's running statistics, which each keeps for itself."""
+    """Copies the main process's buffers, such as running statistics of batch normalisation, to all processes, which each have their own."""
     if dist.is_initialized():
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
 
 def wait_for_all() -> None:
-    """Returns once every process has come here."""
+    """Waits until every process has called it."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed from a few numbers and words, e.g. `seed_of(seed, "augment", step)`; the same on every machine."""
+    """Derives a 63-bit seed from numbers and words, e.g. `seed_of(seed, "augment", step)`; the same on every machine."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 

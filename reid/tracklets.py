@@ -1,4 +1,4 @@
-"""What goes in: tracklets as columns of arrays, not as a million Python objects.
+"""Tracklets of a dataset, stored in columns of arrays instead of one Python object per tracklet.
 
 Shapes: F frame names of a split, T tracklets, K classes, Q queries, G gallery rows, n as said.
 """
@@ -23,13 +23,13 @@ _FRAME_NUMBER = re.compile(r"F\d+$")
 
 @dataclass(frozen=True)
 class Tracklet:
-    """One tracklet, a view made on demand.
+    """One tracklet, created on demand from a `Split`.
 
     Args:
-        paths: the frames' image files, in order.
+        paths: image files of the frames, in order.
         pid: person id as on disk; > 0 a person, 0 distractor or unknown, < 0 junk.
         camid: camera number, -1 unknown.
-        key: its name, such as ``0001C1T0001``.
+        key: name of the tracklet, such as ``0001C1T0001``.
     """
 
     paths: list[Path]
@@ -40,16 +40,16 @@ class Tracklet:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A set of tracklets in columns: tracklet i is the frames ``names[start[i]:stop[i]]``. Arrays are read-only.
+    """A set of tracklets in columns: tracklet i has the frames ``names[start[i]:stop[i]]``. Arrays are read-only.
 
     Args:
         root: folder that the names are relative to.
-        names: (F,) bytes, POSIX path of each frame below ``root``, such as ``b"0001/0001C1T0001F001.jpg"``.
-        start: (T,) integers, 0-based first frame; 0 <= start < stop.
-        stop: (T,) integers, the frame after the last; stop <= F.
+        names: (F,) bytes, POSIX path of each frame relative to ``root``, such as ``b"0001/0001C1T0001F001.jpg"``.
+        start: (T,) integers, 0-based index of the first frame; 0 <= start < stop.
+        stop: (T,) integers, index after the last frame; stop <= F.
         pid: (T,) integers; > 0 a person, 0 distractor or unknown, < 0 junk.
         camid: (T,) integers, -1 unknown.
-        keys: (T,) strings that name the tracklets; by default the first frame's name without its frame number.
+        keys: (T,) names of the tracklets, strings; by default the first frame's name without its frame number.
 
     Raises:
         DataError: a column has the wrong shape, type, length or range.
@@ -76,7 +76,7 @@ class Split:
             raise DataError(f"Split: tracklet {bad[0]} spans frames {span}, expected a range in [0, {len(self.names)})")
 
     def __reduce__(self) -> tuple[type[Split], tuple[Any, ...]]:
-        # Through __init__, because plain pickling forgets that the arrays are read-only.
+        # Restored through __init__, because plain pickling loses the read-only flag of the arrays.
         columns = (self.names, self.start, self.stop, self.pid, self.camid, self.keys)
         return Split, (self.root, *columns)
 
@@ -92,16 +92,16 @@ class Split:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(T,) int64, frames of each tracklet."""
+        """(T,) int64, number of frames of each tracklet."""
         return self.stop - self.start
 
     @property
     def num_frames(self) -> int:
-        """Frames of all tracklets; names that no tracklet covers do not count."""
+        """Number of frames of all tracklets; names that belong to no tracklet are not counted."""
         return int(self.lengths.sum())
 
     def path(self, frame: int) -> Path:
-        """The image file of one frame number, 0 <= frame < F."""
+        """The image file of a frame index, 0 <= frame < F."""
         return self.root / os.fsdecode(self.names[frame])
 
     def key(self, i: int) -> str:
@@ -111,10 +111,10 @@ class Split:
         return _FRAME_NUMBER.sub("", self.path(self.start[i]).stem)
 
     def frames(self, rows: ArrayLike | None = None) -> np.ndarray:
-        """Frame numbers of some tracklets, one tracklet after another.
+        """Frame indices of some tracklets, one tracklet after another.
 
         Args:
-            rows: (n,) tracklet numbers, all by default; they may repeat.
+            rows: (n,) tracklet indices, all by default; may contain duplicates.
 
         Returns:
             (sum of their lengths,) int64.
@@ -125,7 +125,7 @@ class Split:
         return np.arange(lengths.sum()) + np.repeat(self.start[chosen] - before, lengths)
 
     def select(self, rows: ArrayLike) -> Split:
-        """The same split with some tracklets only, (n,) numbers or (T,) booleans; the frame names are shared."""
+        """A split with some of the tracklets, given by (n,) indices or a (T,) bool mask; the frame names are shared."""
         chosen = np.asarray(rows)
         if chosen.dtype != np.bool_:
             chosen = chosen.astype(np.int64)
@@ -133,17 +133,17 @@ class Split:
         return replace(self, **columns, keys=None if self.keys is None else self.keys[chosen])
 
     def with_pid(self, pid: ArrayLike) -> Split:
-        """The same split with other person ids, (T,) integers, such as a noise model's."""
+        """A split with other person ids, (T,) integers, such as noisy labels."""
         return replace(self, pid=np.asarray(pid))
 
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Class labels for training, numbered from the sorted pids.
+        """Class labels for training: indices into the sorted pids.
 
         Returns:
             (T,) int64 labels in 0..K-1, and (K,) int64 sorted pids, so that ``pids[labels]`` is ``pid``.
 
         Raises:
-            DataError: some tracklet is junk (pid < 0), which is no class.
+            DataError: a tracklet is junk (pid < 0), which has no class.
         """
         junk = np.flatnonzero(self.pid < 0)
         if len(junk):
@@ -156,10 +156,10 @@ class Split:
 
 @dataclass(frozen=True)
 class IdNames:
-    """What persons and cameras are called where their source has text for them; numbers stand for themselves.
+    """Names of persons and cameras, for sources that have names instead of numbers; a number without a name stands for itself.
 
     Args:
-        pid: number -> name, such as ``{1: "alice"}``; empty where the source has numbers.
+        pid: number -> name, such as ``{1: "alice"}``; empty if the source has numbers.
         camid: number -> name, such as ``{2: "gate 3"}``.
     """
 
@@ -170,23 +170,23 @@ class IdNames:
         return bool(self.pid or self.camid)
 
     def person(self, pid: int) -> str:
-        """``alice``, or ``pid 12`` where nobody has named it."""
+        """Name of a person, such as ``alice``, or ``pid 12`` if there is none."""
         return self.pid.get(int(pid), f"pid {pid}")
 
     def camera(self, camid: int) -> str:
-        """``gate 3``, or ``cam 2`` where nobody has named it."""
+        """Name of a camera, such as ``gate 3``, or ``cam 2`` if there is none."""
         return self.camid.get(int(camid), f"cam {camid}")
 
     def to_json(self) -> dict[str, dict[str, str]]:
-        """Plain types, as they are stored; `from_json` reads them."""
+        """The names in plain types, for JSON; `from_json` restores them."""
         return {kind: {str(number): name for number, name in getattr(self, kind).items()} for kind in ("pid", "camid")}
 
     @classmethod
     def from_json(cls, stored: Any) -> IdNames:
-        """What `to_json` gave; nothing stored is no names.
+        """Restores names from `to_json`; None gives no names.
 
         Raises:
-            ValueError, TypeError, AttributeError: it is something else.
+            ValueError, TypeError, AttributeError: `stored` is not from `to_json`.
         """
         parts = {kind: (stored or {}).get(kind, {}) for kind in ("pid", "camid")}
         return cls(**{kind: {int(number): str(name) for number, name in part.items()} for kind, part in parts.items()})
@@ -194,22 +194,23 @@ class IdNames:
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """A dataset with its test rule: query and gallery are row numbers of ``test``.
+    """A dataset with its test set: query and gallery are row numbers of ``test``.
 
     Args:
         name: such as ``mars``.
-        train: tracklets to learn from.
-        test: tracklets whose features are extracted, each once.
-        query: (Q,) integers in [0, T), no two equal.
-        gallery: (G,) integers in [0, T), no two equal.
-        val: tracklets to choose a checkpoint by, where the dataset sets some apart; None where it does not.
+        train: training tracklets.
+        test: tracklets to extract features of, each once.
+        query: (Q,) integers in [0, T) without duplicates.
+        gallery: (G,) integers in [0, T) without duplicates.
+        val: validation tracklets to choose a checkpoint by; None if the dataset has none.
         names: of persons and cameras.
-        notes: what a reader should know before figures are taken from it, a sentence each.
-        drawn: person as written -> ``train``, ``val`` or ``test``, where the loader drew them; None where the dataset says.
-        weight: (T,) float64 >= 0 of the tracklets of ``train``, how much each counts; None where the dataset does not say.
+        notes: caveats for readers of its results, one sentence each.
+        drawn: person as written -> ``train``, ``val`` or ``test``, if the loader drew the split; None if the dataset defines it.
+        weight: (T,) float64 >= 0 weights of the tracklets of ``train``; None if the dataset has none.
+        parts: the datasets that were merged into this one, each to be tested separately; empty for a single dataset.
 
     Raises:
-        DataError: a row number is out of range or stands twice.
+        DataError: a row number is out of range or duplicated.
     """
 
     name: str
@@ -222,6 +223,7 @@ class Benchmark:
     notes: tuple[str, ...] = ()
     drawn: Mapping[str, str] | None = None
     weight: np.ndarray | None = None
+    parts: tuple[Benchmark, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("query", "gallery"):
@@ -232,14 +234,20 @@ class Benchmark:
             if len(np.unique(rows)) < len(rows):
                 raise DataError(f"{self.name}: a {field} row stands twice")
 
+    @property
+    def tested(self) -> tuple[Benchmark, ...]:
+        """The datasets to evaluate: itself, or the datasets merged into it."""
+        return self.parts or (self,)
+
     def summary(self) -> list[tuple[str, int, int, int, int]]:
-        """Rows (subset, ids, tracklets, frames, cameras) of train, val where there is one, query and gallery; ids are persons (pid > 0)."""
-        subsets = {
-            "train": self.train,
-            **({} if self.val is None else {"val": self.val}),
-            "query": self.test.select(self.query),
-            "gallery": self.test.select(self.gallery),
-        }
+        """Rows (subset, ids, tracklets, frames, cameras) of train, val if there is one, query and gallery; ids are persons (pid > 0).
+
+        If several datasets were merged, each has its own rows for query and gallery.
+        """
+        subsets = {"train": self.train, **({} if self.val is None else {"val": self.val})}
+        for one in self.tested:
+            of = f"{one.name} " if self.parts else ""
+            subsets |= {f"{of}query": one.test.select(one.query), f"{of}gallery": one.test.select(one.gallery)}
         return [(name, *_counts(split)) for name, split in subsets.items()]
 
 

@@ -259,3 +259,17 @@ def test_a_list_of_losses(tmp_path: Path) -> None:
         "FILE: loss: expected List should have at least 1 item after validation, not 0, got []"
     ]
     assert problems(path, "loss=3") == ["FILE: loss: expected a mapping of settings, got 3"]
+
+
+def test_several_datasets_by_name_or_with_settings_of_their_own(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {name: [market1501, {name: manifest, path: a.csv}], root: /data}")
+    settings = config.load(file, ["data.name.1.path=b.csv", "data.name.0.root=/other"])
+    assert {place: (one.name, one.path, one.root) for place, one in settings.data.sets.items()} == {
+        "data.name.0": ("market1501", None, "/other"),
+        "data.name.1": ("manifest", "b.csv", "/data"),
+    }
+    assert config.parse(settings.dump(), "dump") == settings
+    moved = config.load(file, ["data.name.1.path=elsewhere.csv", "data.root=/moved"])
+    assert moved.fingerprint() == settings.fingerprint() and moved.differences(settings) == []
+    assert config.load(file, ["data.name=[market1501, mars]"]).fingerprint() != settings.fingerprint()

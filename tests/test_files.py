@@ -5,6 +5,8 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ import pytest
 import torch
 
 from reid.errors import DataError
-from reid.files import LOCK, atomic, check_zip, exclusive_lock
+from reid.files import LOCK, atomic, check_zip, exclusive_lock, remove_left_behind
 
 BUSY = "somebody is here; wait"
 
@@ -185,3 +187,23 @@ def test_a_changed_byte_of_a_member_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
     with open(tmp_path / "a.npz", "rb") as file, pytest.raises(zipfile.BadZipFile, match="checksum of"):
         check_zip(file)
+
+
+def test_what_a_killed_process_has_left_is_removed_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from reid.files import atomic\nwith atomic(Path(sys.argv[1])) as t: t.touch(); "
+    for name in ("a.pt", "b.pt"):
+        done = subprocess.run(
+            [sys.executable, "-c", code + "os.kill(os.getpid(), 9)", str(tmp_path / name)], check=False
+        )
+        assert done.returncode == -9
+    left = sorted(os.listdir(tmp_path))
+    assert [name[:6] for name in left] == [".a.pt.", ".b.pt."]
+    *name, host, pid, end = left[0].split(".")
+    living, elsewhere = ".".join([*name, host, str(os.getppid()), end]), ".".join([*name, "00000000", pid, end])
+    for name in (living, elsewhere):
+        (tmp_path / name).touch()
+    with atomic(tmp_path / "a.pt") as temporary:
+        temporary.write_text("whole")
+    assert sorted(os.listdir(tmp_path)) == sorted([living, elsewhere, left[1], "a.pt"])
+    remove_left_behind(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([living, elsewhere, "a.pt"])

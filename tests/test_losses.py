@@ -364,6 +364,14 @@ def test_truncated_gce_prunes_and_takes_back() -> None:
         loss(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))
 
 
+def test_truncated_gce_takes_the_mean_of_a_sample_drawn_twice() -> None:
+    p = torch.tensor([0.9, 0.3, 0.6])
+    for order in ([0, 1, 2], [2, 1, 0]):
+        loss = GCETruncated(num_samples=2, iterations=10)
+        loss(torch.stack([p.log(), (1 - p).log()], 1)[order], torch.zeros(3).long(), torch.tensor([1, 0, 1])[order])
+        torch.testing.assert_close(loss.latest_N, torch.tensor([0.3, 0.75]))
+
+
 def test_truncated_gce_resumes_from_its_state() -> None:
     loss, other = (GCETruncated(num_samples=3, iterations=10, start=0.0, every=0.1) for _ in range(2))
     loss(torch.tensor([[-5.0, 5.0]]), torch.tensor([0]), torch.tensor([1]))

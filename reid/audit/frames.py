@@ -1,6 +1,6 @@
-"""Frames inside a tracklet that show somebody else: intruders, and identity switches.
+"""Detection of foreign frames in a tracklet, which show another person: intruders and identity switches.
 
-Shapes: F frames of all tracklets one after another, T tracklets, D feature, n frames of one tracklet.
+Shapes: F frames of all tracklets, concatenated, T tracklets, D feature, n frames of one tracklet, m of them compared with each other.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from reid.audit.labels import Ints
 
-SPANS = 4  # looked for in a tracklet, at most
-BORDER = 0.5  # of the way from different persons to one
-SAMPLED = 10_000  # tracklets, at most, that the border is taken from
-LONGEST = 512  # frames compared with each other; of a longer tracklet every second, third … stands for its neighbours
+SPANS = 4  # maximum number of foreign stretches per tracklet
+BORDER = 0.5  # position of the border between the similarities of different persons (0) and of one tracklet (1)
+SAMPLED = 10_000  # maximum number of tracklets from which the border is estimated
+LONGEST = 512  # maximum number of frames compared with each other; longer tracklets are subsampled evenly
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """Which frames do not show the person that most of their tracklet shows.
+    """Foreign frames, which do not show the person that most of their tracklet shows.
 
     Args:
-        frame: (F,) bool.
-        border: the similarity below which a stretch of frames is foreign; NaN where persons and frames cannot be told apart.
+        frame: (F,) bool, true for foreign frames.
+        border: the similarity below which a stretch of frames is foreign; NaN if the features do not separate persons well enough.
     """
 
     frame: NDArray[np.bool_]
@@ -32,15 +32,15 @@ class Foreign:
 
 
 def foreign_frames(features: NDArray[np.floating], lengths: Ints, label: Ints) -> Foreign:
-    """Looks in each tracklet for the stretch of frames that differs most from the rest, again until nothing differs.
+    """Finds the stretch of frames that differs most from the rest of its tracklet, repeatedly until none is foreign (`SPANS` at most).
 
-    A stretch is foreign where the mean of its frames is less like the rest's than `border`, which lies between how alike frames of
-    different persons are as a rule and how alike two of one tracklet are. Of two parts, the shorter is the foreign one.
+    A stretch is foreign if the cosine similarity between the mean of its frames and the mean of the rest is below `border`, which lies
+    between the median similarities of frames of different persons and of two frames of one tracklet. The shorter part is the foreign one.
 
     Args:
         features: (F, D) unit rows.
         lengths: (T,) frames of each tracklet, F in all.
-        label: (T,) the tracklets' persons as given; most of them have to be right.
+        label: (T,) given persons of the tracklets; most of them must be right.
     """
     stop = np.cumsum(lengths)
     start = stop - lengths
@@ -60,15 +60,15 @@ def foreign_frames(features: NDArray[np.floating], lengths: Ints, label: Ints) -
 
 
 def spans(foreign: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
-    """(first, last) of each run of true entries, end included."""
+    """(first, last) of each run of true entries, both included."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], foreign.astype(np.int8), [0]])))
     return tuple((int(first), int(last) - 1) for first, last in edges.reshape(-1, 2))
 
 
 def _border(features: NDArray[np.floating], start: Ints, lengths: Ints, label: Ints) -> float:
-    """BORDER of the way from frames of different persons to those of one tracklet (first and middle one); NaN where they are hardly apart.
+    """The border between the median similarities of frames of different persons and of one tracklet (its first and middle frame).
 
-    Neighbours in a table are often of one person, so tracklets are compared in an order drawn at random.
+    NaN if the two medians differ by 0.1 or less. Tracklets are paired in random order, because adjacent ones are often of one person.
     """
     several = np.random.default_rng(0).permutation(np.flatnonzero(lengths > 1))[:SAMPLED]
     differ = label[several] != np.roll(label[several], 1)
@@ -81,10 +81,10 @@ def _border(features: NDArray[np.floating], start: Ints, lengths: Ints, label: I
 
 
 def _most_different(rows: NDArray[np.floating], border: float) -> Ints | None:
-    """Positions of the foreign stretch of one tracklet's (n, D) frames; None where nothing is foreign.
+    """Positions of the foreign stretch among the (n, D) frames of one tracklet; None if there is none.
 
-    The stretch is the one that explains most of the frames' scatter: n1 n2 / n |mean1 - mean2|^2, over all stretches, by sums over the
-    table of all similarities between frames.
+    Of all stretches, it is the one that explains most of the scatter of the frames, n1 n2 / n |mean1 - mean2|^2. All are computed at
+    once from cumulative sums (an integral image) of the matrix of similarities between frames.
     """
     n, stride = len(rows), -(-len(rows) // LONGEST)
     if n < 2:

@@ -1,6 +1,6 @@
-"""Persons, not tracklets, that are labelled wrong: one under two pids, two under one; and tracklets that stand there twice, or fit nobody.
+"""Wrong labels of whole persons (one person under two pids, two under one pid), and nearest tracklets, to find duplicates.
 
-Shapes: N tracklets, K persons.
+Shapes: N tracklets, D feature, K persons.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from scipy.spatial.distance import squareform
 
 from reid.audit.labels import Fit, Floats, Ints, Persons, blocks, rows_by_label, unit
 
-SAME = 1 - 1e-4  # similarity from which two tracklets are the same pictures
-PART = 0.25  # of a person's tracklets, at least, to be a person of its own
-LARGEST = 5000  # tracklets of one label that are put into groups: their table of similarities takes 200 MB
+SAME = 1 - 1e-4  # two tracklets at least this similar are the same images
+PART = 0.25  # minimum share of a label's tracklets for a group to be another person
+LARGEST = 5000  # maximum number of tracklets of one label that are clustered: their matrix of similarities takes 200 MB
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """What cosine similarities mean to this network.
+    """Typical cosine similarities of the features.
 
     Args:
-        same: median of tracklets to their own person's centroid.
-        different: median of tracklets to another person's centroid, drawn at random.
+        same: median similarity of tracklets to the centroid of their own person.
+        different: median similarity of tracklets to the centroid of another person, drawn at random.
     """
 
     same: float
     different: float
 
     def as_one(self, similarity: Floats | float) -> Floats:
-        """How far on the way from different persons to one person, in [0, 1]."""
+        """Similarity rescaled to 0 at `different` and 1 at `same`, clipped to [0, 1]."""
         return np.clip((similarity - self.different) / max(self.same - self.different, 1e-6), 0, 1)
 
 
 def likeness_of(persons: Persons, fit: Fit, trusted: NDArray[np.bool_], *, seed: int = 0) -> Likeness:
-    """From the tracklets whose labels can be relied on, (N,) bool."""
+    """Typical similarities of the features; `same` is computed from the `trusted` tracklets (N,) bool, whose labels are reliable."""
     rng, K = np.random.default_rng(seed), len(persons.centroid)
     drawn = (persons.label + rng.integers(1, K, len(persons.label))) % K
     other = np.concatenate(
@@ -48,10 +48,11 @@ def likeness_of(persons: Persons, fit: Fit, trusted: NDArray[np.bool_], *, seed:
 
 
 def same_person(persons: Persons, fit: Fit, likeness: Likeness) -> list[tuple[int, int, float]]:
-    """Pairs of labels that may be one person, each the other's nearest: (smaller, larger one, how sure in [0, 1]).
+    """Pairs of labels that may be one person, mutual nearest neighbours by centroid: (smaller label, larger label, confidence in [0, 1]).
 
-    Two halves of one person are as like each other as its tracklets are to its centroid. `sure` is how far a pair is on the way from
-    different persons to that. Tracklets count by how well they fit: those with each other's labels by mistake would make two persons alike.
+    If two labels are one person, tracklets are as similar to the other label's centroid as to their own. The confidence is the similarity
+    to the other centroid, rescaled to 0 for different persons and 1 for the similarity to the own centroid. Tracklets are weighted by
+    trust, because tracklets with swapped labels would make two different persons similar.
     """
     K = len(persons.centroid)
     partner = np.zeros(K, np.int64)
@@ -74,12 +75,12 @@ def same_person(persons: Persons, fit: Fit, likeness: Likeness) -> list[tuple[in
 
 
 def two_persons(persons: Persons, likeness: Likeness) -> dict[int, tuple[Ints, float]]:
-    """Labels that hold two persons: label -> (rows of the smaller part, how sure in [0, 1]).
+    """Labels that hold two persons: label -> (rows of the smaller part, confidence in [0, 1]).
 
-    The tracklets of a label are put into groups by average linkage, as far as they are more like one person than like different ones. Where
-    the second largest group is a good part of all, it is another person, the surer the less the two groups are alike and the more each
-    holds together. Tracklets with other wrong labels make small groups of their own. Labels
-    of more than `LARGEST` tracklets are no persons, and are passed over.
+    The tracklets of a label are clustered by average linkage, cut halfway between the typical similarities of one person and of different
+    persons. If the second largest cluster has at least `PART` of the tracklets (and two), it is another person; the confidence rises the
+    less similar the two clusters are and the more cohesive each is. Other wrong labels form small clusters of their own. Labels with
+    fewer than 4 tracklets, or more than `LARGEST` (which are not persons), are skipped.
     """
     found = {}
     border = 1 - (likeness.same + likeness.different) / 2
@@ -103,13 +104,13 @@ def two_persons(persons: Persons, likeness: Likeness) -> dict[int, tuple[Ints, f
 
 
 def _cohesion(x: Floats) -> float:
-    """Mean similarity of rows to the mean of the others, at least two rows."""
+    """Mean cosine similarity of each row to the mean of the others; at least two rows."""
     rest = x.sum(0) - x
     return float(((x * rest).sum(1) / np.maximum(np.linalg.norm(rest, axis=1), 1e-12)).mean())
 
 
 def nearest(persons: Persons) -> tuple[Ints, Floats]:
-    """(N,) the row of the most similar other tracklet, whoever it is, and (N,) that similarity."""
+    """(N,) row of the most similar other tracklet, of any person, and (N,) its similarity."""
     N = len(persons.label)
     row, value = np.zeros(N, np.int64), np.zeros(N)
     for rows in blocks(N, N):

@@ -1,4 +1,4 @@
-"""How well each tracklet's feature fits its label, against all other labels.
+"""Fit between the feature of each tracklet and its label, compared with all other labels.
 
 Shapes: N tracklets, D feature, K persons, n rows of a block.
 """
@@ -15,24 +15,24 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 ROWS_AT_ONCE = 1024
-CELLS_AT_ONCE = 2**24  # of a table of similarities: 64 MB in float32
-ROUNDS = 3  # of centroids, each weighing tracklets by how well they fit the last
-SOFTNESS = 0.05  # of that weighing, in cosine similarity
-NEIGHBOURS = 10  # at most: below the size of an identity, or others have to be among them
-DRAWS = 4  # random labels tried on each tracklet, to see how a wrong label looks
+CELLS_AT_ONCE = 2**24  # entries of a matrix of similarities: 64 MB in float32
+ROUNDS = 3  # iterations of the centroids, each weighting tracklets by their fit to the previous ones
+SOFTNESS = 0.05  # temperature of these weights, in cosine similarity
+NEIGHBOURS = 10  # maximum; it should be below the size of an identity, or neighbours of other identities are inevitable
+DRAWS = 4  # random labels per tracklet, to estimate the margins of wrong labels
 
 
 @dataclass(frozen=True)
 class Persons:
-    """Tracklets with their persons.
+    """Tracklets, their labels, and the centroid of each person.
 
     Args:
         features: (N, D) float32 unit rows.
         label: (N,) 0..K-1.
         camid: (N,) integers, -1 unknown.
-        centroid: (K, D) unit rows: what a person looks like, by the tracklets that fit.
-        total: (K, D) their sums before they are scaled to unit length.
-        trust: (N,) in (0, 1], the weight of each tracklet in them.
+        centroid: (K, D) unit rows: the weighted mean of each person's tracklets, scaled to unit length.
+        total: (K, D) the weighted sums before scaling.
+        trust: (N,) in (0, 1], the weight of each tracklet in its centroid.
     """
 
     features: NDArray[np.float32]
@@ -45,14 +45,14 @@ class Persons:
 
 @dataclass(frozen=True)
 class Fit:
-    """How well labels fit, as cosine similarities in [-1, 1]; (N,) each.
+    """Cosine similarities of tracklets to the centroids of their own and of other persons, in [-1, 1]; (N,) each.
 
     Args:
-        own: to the centroid of the own person, itself left out; NaN where it is its person's only tracklet.
+        own: to the centroid of the tracklet's own person, computed without the tracklet; NaN if the person has no other tracklet.
         other: to the nearest centroid of another person.
         other_label: that person.
-        third: to the nearest centroid of a further one.
-        null: (N, DRAWS) own - other as they would be if the tracklet had carried a label drawn at random.
+        third: to the second nearest centroid of another person; -1 with only two persons.
+        null: (N, draws) margins own - other as they would be if the tracklet had a label drawn at random.
     """
 
     own: Floats
@@ -63,23 +63,23 @@ class Fit:
 
     @property
     def margin(self) -> Floats:
-        """own - other; below 0, somebody else fits better. Of a person's only tracklet, own is taken to be what it is as a rule."""
+        """own - other; below 0, another person fits better. For the only tracklet of a person, own is replaced by its median."""
         known = np.isfinite(self.own)
         return np.where(known, self.own, np.median(self.own[known]) if known.any() else 1.0) - self.other
 
 
 def unit(rows: NDArray[np.floating]) -> Floats:
-    """Rows scaled to unit length; zero rows stay."""
+    """Rows scaled to unit length; zero rows stay zero."""
     rows = np.asarray(rows, np.float64)
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
 def persons_of(features: NDArray[np.float32], label: Ints, camid: Ints) -> Persons:
-    """Centroids in which tracklets count by how well they fit: wrong labels pull less at the persons they are said to be.
+    """Computes centroids in which tracklets are weighted by their fit, so that wrong labels have less influence on them.
 
     Args:
         features: (N, D) unit rows.
-        label: (N,) 0..K-1, every class at least once; K >= 2.
+        label: (N,) 0..K-1, each at least once; K >= 2.
         camid: (N,) cameras.
     """
     trust = np.ones(len(label))
@@ -98,12 +98,18 @@ def _weighed(features: NDArray[np.float32], label: Ints, camid: Ints, trust: Flo
 
 
 def fit_of(persons: Persons, *, draws: int = DRAWS, seed: int = 0) -> Fit:
-    """Compares each tracklet with every person. Memory: CELLS_AT_ONCE similarities at once."""
+    """Compares each tracklet with the centroid of every person, at most `CELLS_AT_ONCE` similarities at a time.
+
+    Args:
+        persons: from `persons_of`.
+        draws: random labels per tracklet for `Fit.null`.
+        seed: of these labels.
+    """
     N, K = len(persons.label), len(persons.centroid)
     own, other, third = np.empty(N), np.empty(N), np.full(N, -1.0)
     other_label, null = np.empty(N, np.int64), np.empty((N, draws))
-    centroid = persons.centroid.astype(np.float32)  # half the memory to go through; cosines to 1e-6
-    shift = np.random.default_rng(seed).integers(1, K, (N, draws))  # a label drawn among the others
+    centroid = persons.centroid.astype(np.float32)  # half the memory traffic; cosines are accurate to 1e-6
+    shift = np.random.default_rng(seed).integers(1, K, (N, draws))  # to one of the other labels, at random
     for rows in blocks(N, K):
         x, label, at = (
             persons.features[rows].astype(np.float64),
@@ -124,15 +130,15 @@ def fit_of(persons: Persons, *, draws: int = DRAWS, seed: int = 0) -> Fit:
         if K > 2:
             third[rows] = similarity.max(1)
         best_rest = np.where(drawn == first[:, None], third[rows, None], other[rows, None])
-        null[rows] = as_drawn - np.fmax(best_rest, own[rows, None])  # the present label is one of the others then
+        null[rows] = as_drawn - np.fmax(best_rest, own[rows, None])  # the given label then counts as another one
     return Fit(own, other, other_label, third, null)
 
 
 def neighbours_agree(persons: Persons) -> Floats:
-    """(N,) in [0, 1]: the share, weighed by similarity, of the nearest tracklets that carry the same label; NaN where none could.
+    """(N,) in [0, 1]: share of the nearest tracklets that have the same label, weighted by similarity; NaN if no other has this label.
 
-    As many neighbours are asked as the person has other tracklets, `NEIGHBOURS` at most. Those of other cameras are asked first: where
-    the person has tracklets before other cameras, only such are, because a camera's own light and ground make its tracklets alike.
+    The number of neighbours is the number of other tracklets of the person, at most `NEIGHBOURS`. If the person has tracklets under other
+    cameras, only tracklets of other cameras are compared, because illumination and background make tracklets of one camera similar.
     """
     N = len(persons.label)
     agree = np.full(N, np.nan)
@@ -159,11 +165,11 @@ def neighbours_agree(persons: Persons) -> Floats:
 
 
 def rows_by_label(label: Ints) -> list[Ints]:
-    """The rows of each label 0..K-1, rising."""
+    """The rows of each label 0..K-1, ascending."""
     return np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
 
 
 def blocks(count: int, width: int = 1) -> Iterator[slice]:
-    """Slices of at most ROWS_AT_ONCE rows, and of CELLS_AT_ONCE numbers where each row has `width` of them."""
+    """Slices of at most `ROWS_AT_ONCE` rows, and of at most `CELLS_AT_ONCE` entries if each row has `width` of them."""
     rows = max(min(ROWS_AT_ONCE, CELLS_AT_ONCE // width), 1)
     return (slice(first, min(first + rows, count)) for first in range(0, count, rows))

@@ -1,6 +1,6 @@
-"""The audit of labels: every kind of evidence on every tracklet, and one ranking.
+"""The label audit: computes all evidence for every tracklet and ranks tracklets by suspicion.
 
-Shapes: N tracklets, F frames of all of them one after another, D feature.
+Shapes: N tracklets, F frames of all tracklets, concatenated, D feature.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from reid.audit.rate import Mixture, Rate, estimate_rate
 from reid.errors import DataError
 from reid.findings import Exemplar, Finding, Kind
 
-TWO_PERSONS, ONE_PERSON = 0.65, 0.8  # how sure a pid that holds two, or a person under two pids, has to be to be named
-ALONE = 0.3  # of the way from different persons to one: a tracklet less like any other than this fits nobody
-EXEMPLARS = 3  # of each person, to compare with
-CANDIDATES = 200  # of each person, the most reliable ones, that exemplars are chosen from
-APART = 1e-3  # of cosine similarity, at least, between one person and different ones
+TWO_PERSONS, ONE_PERSON = 0.65, 0.8  # minimum confidence to report a pid with two persons, or a person with two pids
+ALONE = 0.3  # a tracklet fits nobody if its nearest one, as `Likeness.as_one`, is less similar than this
+EXEMPLARS = 3  # tracklets shown for comparison, per person
+CANDIDATES = 200  # the most trusted tracklets of each person, from which exemplars are chosen
+APART = 1e-3  # minimum difference of cosine similarity between one person and different persons
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit has found.
+    """Result of an audit.
 
     Args:
         findings: one for each tracklet, most suspicious first.
         rate: the estimated share of wrong labels.
-        likeness: what similarities mean to the network that made the features.
+        likeness: typical similarities of the features.
     """
 
     findings: list[Finding]
@@ -50,23 +50,24 @@ def audit(
     evidence: Mapping[str, Floats] | None = None,
     seed: int = 0,
 ) -> Audit:
-    """Ranks tracklets by how likely their label is wrong.
+    """Ranks tracklets by the probability that their label is wrong.
 
-    `suspicion` is the probability that the tracklet's label is wrong, by its margin (own centroid, itself left out, less the nearest other
-    one) in a mixture of right and wrong labels; at least one half where it fits nobody; and how sure it is that its pid holds two persons,
-    where it is of the smaller part. Frames that show somebody else do not raise it: they are a column and a kind of finding of their own.
+    `suspicion` is this probability, from the tracklet's margin (similarity to its own centroid, computed without it, minus that to the
+    nearest other centroid) in a mixture of right and wrong labels. It is at least one half if the tracklet fits nobody, and, in the smaller
+    part of a pid that holds two persons, at least the confidence of that finding. Foreign frames do not raise it: they are a separate
+    column and kind of finding.
 
     Args:
         features: (F, D) unit rows, one per frame; or (N, D), one per tracklet, without `lengths`.
-        lengths: (N,) frames of each tracklet; None where frames are not known.
-        pid: (N,) persons as given, all above or equal to 0; at least two different ones.
+        lengths: (N,) frames of each tracklet; None if features are per tracklet.
+        pid: (N,) given persons, all >= 0; at least two different ones.
         camid: (N,) cameras, -1 unknown.
-        rows: (N,) row of each tracklet in the caller's own table; 0..N-1 by default.
-        evidence: further columns, (N,) each, which are passed on.
-        seed: of random labels that wrong ones are compared with.
+        rows: (N,) row of each tracklet in the caller's table; 0..N-1 by default.
+        evidence: further columns of evidence, (N,) each, which are copied to the findings.
+        seed: of the random labels that serve as examples of wrong labels, and of the bootstrap of the rate.
 
     Raises:
-        DataError: there are fewer than two persons or three tracklets; a feature is not finite, or they tell nobody apart.
+        DataError: there are fewer than two persons or three tracklets, a feature is not finite, or features do not separate persons.
     """
     pids, label = np.unique(pid, return_inverse=True)
     if len(pids) < 2 or len(pid) < 3:
@@ -124,7 +125,7 @@ def audit(
 
 
 def _pooled(features: NDArray[np.floating], start: Ints, lengths: Ints) -> NDArray[np.float32]:
-    """(N, D) unit rows: the mean of each tracklet's frames; no copy of all frames is made."""
+    """(N, D) unit rows: the mean of each tracklet's frames, computed without a copy of all frames."""
     pooled = np.empty((len(start), features.shape[1]), np.float32)
     for row, (first, length) in enumerate(zip(start.tolist(), lengths.tolist(), strict=True)):
         pooled[row] = unit(features[first : first + length].sum(0, dtype=np.float64))
@@ -150,7 +151,7 @@ def _require_apart(likeness: Likeness) -> None:
 def _judged(
     persons: Persons, fit: Fit, mixture: Mixture, likeness: Likeness, wrong: Floats, share: Floats, alike: Floats
 ) -> tuple[list[Kind], Floats, Ints]:
-    """The kind of each finding, its suspicion, and the label that fits better, -1 where none stands out."""
+    """The kind of each finding, its suspicion, and the label that fits better (-1 if none does clearly)."""
     kind: list[Kind] = [""] * len(wrong)
     suspicion, suggested = wrong.copy(), np.full(len(wrong), -1)
     for row in np.flatnonzero(alike >= SAME).tolist():
@@ -168,14 +169,14 @@ def _judged(
             fits = (wrong < 0.5) | (fit.other_label == larger)
             for row in rows_of[smaller][fits[rows_of[smaller]]].tolist():
                 kind[row], suggested[row] = "merge", larger
-    # Under the label that fits best, the tracklet would have to be beyond suspicion itself.
+    # A label is suggested only if the tracklet would not be suspicious under it.
     instead = mixture.likely_wrong(fit.other - np.fmax(fit.third, np.nan_to_num(fit.own, nan=-1)))
     for row in np.flatnonzero(wrong >= 0.5).tolist():
         if kind[row] not in ("split", "merge"):
             kind[row] = "wrong"
         if instead[row] < 0.5:
             suggested[row] = fit.other_label[row]
-    # Of a person seen once nothing else is to be expected.
+    # The only tracklet of a person is excluded: it has no similar tracklet even if its label is right.
     for row in np.flatnonzero((likeness.as_one(alike) < ALONE) & np.isfinite(fit.own)).tolist():
         kind[row], suspicion[row], suggested[row] = "background", max(suspicion[row], 0.5), -1
     return kind, suspicion, suggested
@@ -184,8 +185,8 @@ def _judged(
 def _exemplars(
     persons: Persons, fit: Fit, suggested: Ints, order: Ints
 ) -> tuple[list[list[tuple[int, float]]], list[list[tuple[int, float]]]]:
-    """Per tracklet, the nearest tracklets of its own person, and of the one that fits best among the others."""
-    # Those whose own labels can be relied on stand for their person.
+    """For each tracklet, the nearest tracklets of its own person, and of the best fitting other person, as (row, similarity)."""
+    # Only the tracklets with the most reliable labels represent their person.
     rows_of = [
         rows[np.argsort(-persons.trust[rows], kind="stable")[: CANDIDATES + 1]] for rows in rows_by_label(persons.label)
     ]

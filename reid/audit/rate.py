@@ -1,10 +1,10 @@
-"""How many labels are wrong, and how likely each one is, from how badly labels fit.
+"""Estimates of the share of wrong labels, and of the probability that each label is wrong, from the margins of all tracklets.
 
-The margins of all tracklets are a mixture of two. Those of right labels lie about one value, with some stragglers: a Student t
-distribution. Of wrong labels it is known beforehand how they look: every tracklet is given labels drawn at random, and its margin is taken
-again. A network that was trained on the wrong labels has begun to believe them, so theirs lie somewhat higher: a normal distribution
-whose mean is between that of random labels and half the way to the right ones. Expectation maximisation finds the shares. It holds for
-labels that are wrong at random; one that is another person's because the two look alike has a higher margin, and is counted in part only.
+The margins are modelled as a mixture of two distributions. Those of right labels follow a Student t distribution, which allows for
+outliers. Those of wrong labels are estimated beforehand: every tracklet is given random labels, and its margin is computed again. A
+network trained on wrong labels has partly fitted them, so their margins are somewhat higher: a normal distribution whose mean lies
+between that of random labels and halfway to the right ones. Expectation maximisation finds the shares. The estimate holds for labels that
+are wrong at random (symmetric noise); a confusion between persons who look alike has a higher margin, and is only partly counted.
 
 Shapes: N tracklets, R random labels of each.
 """
@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 RESAMPLES = 100
-ROUNDS = 200  # of expectation maximisation, at most
-DEGREES = 4  # of freedom: the tails of right labels; the density below is written for 4
+ROUNDS = 200  # maximum number of iterations of expectation maximisation
+DEGREES = 4  # degrees of freedom of the t distribution of right labels; the density below is written for 4
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Right and wrong labels by their margins.
+    """Mixture model of the margins of right and wrong labels.
 
     Args:
         rate: share of wrong labels, in [0, 1].
-        right: place and scale of right labels' margins.
-        wrong: mean and deviation of wrong labels' margins.
+        right: location and scale of the margins of right labels (Student t).
+        wrong: mean and standard deviation of the margins of wrong labels (normal).
     """
 
     rate: float
@@ -39,16 +39,16 @@ class Mixture:
     wrong: tuple[float, float]
 
     def likely_wrong(self, margin: Floats) -> Floats:
-        """The probability that a label of this margin is wrong; it never rises with the margin."""
+        """The probability that a label with this margin is wrong; it never increases with the margin."""
         ends = np.append(margin, (self.wrong[0], self.right[0]))
         grid = np.linspace(ends.min(), ends.max(), 2001)
-        falling = np.minimum.accumulate(self._posterior(grid))  # far out, the wider of the two tails would win again
+        falling = np.minimum.accumulate(self._posterior(grid))  # far out, the heavier tail would dominate again
         at_wrong = min(int(np.searchsorted(grid, self.wrong[0])), len(grid) - 1)
         falling[:at_wrong] = falling[at_wrong] = self._posterior(grid)[at_wrong]
         return np.interp(margin, grid, np.minimum.accumulate(falling))
 
     def _posterior(self, margin: Floats) -> Floats:
-        # The two densities written out: scipy.stats takes ten times as long, a hundred thousand times over.
+        # The densities are written out because this is called very often and scipy.stats takes ten times as long.
         mean, deviation = self.wrong
         place, scale = self.right
         wrong = self.rate / deviation * np.exp(-(((margin - mean) / deviation) ** 2) / 2) / math.sqrt(2 * math.pi)
@@ -62,8 +62,8 @@ class Rate:
 
     Args:
         value: the estimate.
-        low, high: a 95 % interval, by drawing persons anew.
-        contradicted: the share of tracklets that fit another person better than their own.
+        low, high: a 95 % bootstrap interval over persons.
+        contradicted: share of tracklets with a negative margin: another person fits better than their own.
     """
 
     value: float
@@ -73,12 +73,12 @@ class Rate:
 
 
 def fit_mixture(margin: Floats, null: Floats, start: Mixture | None = None) -> Mixture:
-    """Finds the two kinds of labels.
+    """Fits the mixture by expectation maximisation.
 
     Args:
-        margin: (N,) of the labels as given, N >= 2.
-        null: (N, R) of labels drawn at random.
-        start: where to begin.
+        margin: (N,) margins of the given labels, N >= 2.
+        null: (N, R) margins of labels drawn at random.
+        start: initial mixture; None: estimated from the margins.
     """
     low, spread = float(np.median(null)), max(float(null.std()), 1e-3)
     if start is None:
@@ -91,7 +91,7 @@ def fit_mixture(margin: Floats, null: Floats, start: Mixture | None = None) -> M
         before = rate
         wrong = Mixture(rate, (place, scale), (mean, deviation))._posterior(margin)
         right, rate = 1 - wrong, float(wrong.mean())
-        pull = right * (DEGREES + 1) / (DEGREES + ((margin - place) / scale) ** 2)  # stragglers count less
+        pull = right * (DEGREES + 1) / (DEGREES + ((margin - place) / scale) ** 2)  # outliers weigh less
         place = float((pull * margin).sum() / max(pull.sum(), 1e-12))
         scale = max(float(np.sqrt((pull * (margin - place) ** 2).sum() / max(right.sum(), 1e-12))), 1e-3)
         if wrong.sum() > 1e-9:
@@ -105,13 +105,13 @@ def fit_mixture(margin: Floats, null: Floats, start: Mixture | None = None) -> M
 
 
 def estimate_rate(margin: Floats, null: Floats, label: NDArray[np.int64], *, seed: int = 0) -> tuple[Rate, Mixture]:
-    """The share of labels that are wrong at random, with an interval, and the mixture that says so.
+    """Estimates the share of labels that are wrong at random, with an interval; also returns the fitted mixture.
 
     Args:
-        margin: (N,) of the labels as given.
-        null: (N, R) of labels drawn at random.
-        label: (N,) 0..K-1; the interval draws persons as wholes, whose tracklets resemble each other.
-        seed: of those draws.
+        margin: (N,) margins of the given labels.
+        null: (N, R) margins of labels drawn at random.
+        label: (N,) 0..K-1; the bootstrap resamples whole persons, because tracklets of one person are correlated.
+        seed: of the bootstrap.
     """
     rng, mixture = np.random.default_rng(seed), fit_mixture(margin, null)
     order = np.argsort(label, kind="stable")

@@ -1,4 +1,4 @@
-"""What an audit writes for other programs: `audit.csv`, the foreign frames, and the columns that cleanlab's users know.
+"""Output files of an audit: `audit.csv`, the foreign frames, and files that cleanlab and FiftyOne users can load.
 
 Shapes: N tracklets.
 """
@@ -6,6 +6,7 @@ Shapes: N tracklets.
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ LAST = ("kind", "suggested_pid", "frames")
 
 
 def write_audit(path: Path, findings: Sequence[Finding], split: Split, names: IdNames) -> None:
-    """Writes `audit.csv`: a line per tracklet, most suspicious first, a column per kind of evidence; empty where it cannot be told.
+    """Writes `audit.csv`: a line per tracklet, most suspicious first, with a column per kind of evidence (empty where it is NaN).
 
     Raises:
         DataError: the file cannot be written.
@@ -43,7 +44,7 @@ def write_audit(path: Path, findings: Sequence[Finding], split: Split, names: Id
 
 
 def write_foreign_frames(path: Path, findings: Sequence[Finding], split: Split) -> None:
-    """Writes a line per frame that shows somebody else: key, its position in the tracklet, its file."""
+    """Writes a CSV line per foreign frame: key of the tracklet, position of the frame in it, and image file."""
     lines = (
         [split.key(found.row), position, split.path(int(split.start[found.row]) + position)]
         for found in findings
@@ -54,7 +55,7 @@ def write_foreign_frames(path: Path, findings: Sequence[Finding], split: Split) 
 
 
 def write_label_issues(path: Path, findings: Sequence[Finding], split: Split, names: IdNames) -> None:
-    """Writes the columns of cleanlab's table of label issues, in the order of the tracklets: quality is 1 - suspicion."""
+    """Writes the columns of cleanlab's table of label issues, in the order of the tracklets; the label score is 1 - suspicion."""
     by_row = sorted(findings, key=lambda found: found.row)
     lines = (
         [
@@ -69,18 +70,45 @@ def write_label_issues(path: Path, findings: Sequence[Finding], split: Split, na
     _write(path, ["key", "is_label_issue", "label_score", "given_label", "predicted_label"], lines)
 
 
+def write_fiftyone(folder: Path, findings: Sequence[Finding], split: Split, names: IdNames) -> None:
+    """Writes data.json and labels.json, a dataset of FiftyOne's type FiftyOneImageClassificationDataset.
+
+    Each sample is a tracklet, represented by its middle frame and labelled with its given person; the findings are attributes of the label.
+    """
+    middle = {split.key(found.row): int(split.start[found.row] + split.lengths[found.row] // 2) for found in findings}
+    labels = {
+        split.key(found.row): {
+            "label": person(names, split.pid[found.row]),
+            "confidence": 1 - found.suspicion,
+            "attributes": {
+                "suspicion": found.suspicion,
+                "kind": found.kind,
+                "suggested": "" if found.suggested_pid is None else person(names, found.suggested_pid),
+                "camera": camera(names, split.camid[found.row]),
+                # The prefix avoids clashes: FiftyOne's labels have fields such as confidence.
+                **{f"evidence_{name}": value for name, value in found.evidence.items() if math.isfinite(value)},
+            },
+        }
+        for found in findings
+    }
+    paths = {key: str(split.path(frame).absolute()) for key, frame in middle.items()}
+    for name, content in (("data.json", paths), ("labels.json", {"classes": None, "labels": labels})):
+        with atomic(folder / name) as temporary:
+            temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def person(names: IdNames, pid: int) -> str:
-    """A person as its source writes it."""
+    """Name of a person in the source dataset, or the pid if there is none."""
     return names.pid.get(int(pid), str(pid))
 
 
 def camera(names: IdNames, camid: int) -> str:
-    """A camera likewise; empty where it is unknown."""
+    """Name of a camera in the source dataset, or the camid if there is none; empty for an unknown camera."""
     return "" if camid < 0 else names.camid.get(int(camid), str(camid))
 
 
 def spans_text(spans: Iterable[tuple[int, int]]) -> str:
-    """Positions as `corrections.csv` has them: ``3,7-9``."""
+    """Positions in the format of `corrections.csv`: ``3,7-9``."""
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
 
 

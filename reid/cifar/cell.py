@@ -1,7 +1,7 @@
-"""One network of the study in training. Everything a step touches lies on the device, and no step waits for the device.
+"""Training and evaluation of one network of the study. All tensors of a training step are on the device, and no step synchronises.
 
-On a CUDA device a step is a captured graph on a stream of its own, so that several cells train side by side in one process: a small
-ResNet alone leaves the card idle. On a CPU the same step runs eagerly, and cells side by side are processes.
+On a CUDA device a step is a captured graph on its own stream, so that several cells train side by side in one process: a small
+ResNet alone does not keep a GPU busy. On a CPU the same step runs eagerly, and cells side by side are processes.
 Shapes: N training images, B batch, K classes.
 """
 
@@ -19,28 +19,28 @@ from reid.engine.checkpoint import load_weights
 from reid.engine.optim import Schedule
 from reid.runtime import Runtime, compiler_errors_in_one_line
 
-AHEAD = 256  # steps whose batches and rates are copied to the device at a time
-_CHUNK = {"cpu": 250, "cuda": 5000}  # images per forward pass of an evaluation; a CPU's should stay in its caches
+AHEAD = 256  # steps whose batches and learning rates are copied to the device at a time
+_CHUNK = {"cpu": 250, "cuda": 5000}  # images per forward pass of an evaluation; on a CPU they should fit in its caches
 _SOME, _BATCH = (
     500,
     250,
-)  # test images that are also seen with batch statistics, and how many make a batch on any device
-SATURATED = 1e-4  # a sample whose annotated class has less probability than this
+)  # test images that are also evaluated with batch statistics, and their batch size (the same on every device)
+SATURATED = 1e-4  # a sample is saturated when the probability of its annotated class is below this
 
 
 class Cell:
-    """A network, its loss and its optimiser, and how far they have come.
+    """A network in training, with its loss, its optimiser and the number of steps done.
 
     Args:
         model: images (B, 3, 32, 32) -> logits (B, K) through a classifier `fc`.
         loss: one of this project's losses.
-        optimizer: model -> SGD over its parameters.
+        optimizer: builds SGD over the model's parameters.
         data: on the runtime's device.
         rate: learning rate by step.
         batch_size: B.
         seed: of batches and crops.
-        runtime: device and number format.
-        compiled: fuse the step's small operations with torch.compile, which needs a C++ compiler on a CPU and takes half a minute.
+        runtime: device and dtype.
+        compiled: fuse the step's small operations with torch.compile, which takes half a minute and on a CPU needs a C++ compiler.
     """
 
     def __init__(
@@ -61,30 +61,34 @@ class Cell:
         self.plan, self.rate, self.steps = Plan(len(data.train), batch_size, seed), rate, 0
         self.batches = torch.zeros((AHEAD, 4, batch_size), dtype=torch.int64, device=device)
         self.rates = torch.zeros(AHEAD, device=device)
-        self.place = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step within what is planned
+        self.place = torch.zeros(1, dtype=torch.int64, device=device)  # index of the next step in `batches` and `rates`
         self.loss_sum, self.lr = torch.zeros((), device=device), torch.zeros((), device=device)
         self._planned = range(0)
         self.optimizer = optimizer(self.model)
-        # Of a step only: evaluations come in other sizes, and would be compiled anew.
+        # Only training steps use the compiled model: evaluation batches have other sizes and would be compiled again.
         self.forward = torch.compile(self.model) if compiled else self.model
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr  # a tensor, which a captured graph can change
+            group["lr"] = self.lr  # a tensor, so that a captured graph can change it
         self.stream: torch.cuda.Stream | None = None
         self.replay: Callable[[], None] = self._step
 
     def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs to go on as if nothing had happened."""
-        if self.stream:  # steps may still be on their way there
+        """Everything that `restore` needs to resume training exactly: steps, weights, loss state, momentum, sum of losses."""
+        if self.stream:  # queued steps may still be running
             self.stream.synchronize()
         momentum = {name: self._momentum(parameter) for name, parameter in self.model.named_parameters()}
         state = {"model": self.model.state_dict(), "loss": self.loss.state_dict(), "momentum": momentum}
         return {"steps": self.steps, "loss_sum": self.loss_sum.clone(), **state}
 
     def restore(self, state: dict[str, Any], source: str) -> None:
-        """Puts a state back, in place.
+        """Restores a state in place.
+
+        Args:
+            state: from `state`.
+            source: file name for the error message.
 
         Raises:
-            CheckpointError: it belongs to another network; `source` is named.
+            CheckpointError: the state belongs to another network or loss.
         """
         load_weights(self.model, state["model"], source)
         load_weights(self.loss, state["loss"], source)
@@ -97,7 +101,7 @@ class Cell:
         return self.optimizer.state[parameter]["momentum_buffer"]
 
     def plan_ahead(self) -> int:
-        """Makes sure that the next step is planned; returns how many are."""
+        """Copies the batches and learning rates of the next steps to the device if none are left; returns how many steps are planned."""
         if self.steps not in self._planned:
             self._planned = range(self.steps, self.steps + AHEAD)
             rates = torch.tensor([self.rate(step) for step in self._planned])
@@ -112,7 +116,7 @@ class Cell:
         row_B, *draws = self.batches.index_select(0, self.place)[0].unbind(0)
         self.lr.copy_(self.rates.index_select(0, self.place)[0])
         images = normalised(crops(self.data.train.images, row_B, *draws), self.data)
-        # Each weight is cast once per step, so autocast's cache would gain nothing, and a graph must not read one made outside.
+        # No autocast cache: each weight is cast once per step anyway, and a graph must not read a cast made outside its capture.
         with torch.autocast(self.lr.device.type, self.runtime.dtype, self.runtime.dtype != torch.float32, False):
             logits = self.forward(images)
         loss = self.loss(logits, self.data.train.given[row_B], row_B).mean()
@@ -123,7 +127,7 @@ class Cell:
         self.place += 1
 
     def capture(self) -> None:
-        """Makes the step a CUDA graph on a stream of its own; the cell's state stays what it is."""
+        """Captures the step as a CUDA graph on its own stream; the state of the cell does not change."""
         self.plan_ahead()
         self.stream = torch.cuda.Stream()
         held = [*self.model.state_dict().values(), *self.loss.state_dict().values(), self.loss_sum, self.place]
@@ -131,7 +135,7 @@ class Cell:
         before = [tensor.clone() for tensor in held]
         self.stream.wait_stream(torch.cuda.current_stream())
         with self.on_stream():
-            for _ in range(3):  # libraries choose their algorithms and make their workspaces before the capture
+            for _ in range(3):  # warm-up: libraries choose algorithms and allocate workspaces before the capture
                 self._step()
         graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad(set_to_none=True)  # gradients then live in the graph's own memory
@@ -140,18 +144,18 @@ class Cell:
         with self.on_stream():
             for tensor, value in zip(held, before, strict=True):
                 tensor.copy_(value)
-        self.stream.synchronize()  # what was put back is used on other streams too
+        self.stream.synchronize()  # the restored tensors are also used on other streams
         self.replay = graph.replay
 
     @contextlib.contextmanager
     def on_stream(self) -> Iterator[None]:
-        """The cell's own CUDA stream, where it has one."""
+        """Context in which the cell's own CUDA stream is current, if it has one."""
         with torch.cuda.stream(self.stream) if self.stream else contextlib.nullcontext():
             yield
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Accuracies on every set, and what tells a network that runs away: logits, head, saturated samples, batch statistics."""
+        """Accuracies on every set, and signs of divergence: largest logit, norm of the head, saturated samples, batch statistics."""
         with self.on_stream():
             self.model.eval()
             chunk, parts = _CHUNK[self.runtime.device.type], (self.data.train, self.data.test, self.data.held_out)
@@ -173,7 +177,7 @@ class Cell:
             if len(held):
                 figures["holdout_noisy"] = _accuracy(held, self.data.held_out.given)
                 figures["holdout_clean"] = _accuracy(held, self.data.held_out.true)
-            values = torch.stack([value.float() for value in figures.values()]).tolist()  # the one wait for the device
+            values = torch.stack([value.float() for value in figures.values()]).tolist()  # the only device sync
             self.loss_sum.zero_()
             self.model.train()
         return dict(zip(figures, values, strict=True))
@@ -185,7 +189,7 @@ class Cell:
         return torch.cat(logits).float()
 
     def _with_batch_statistics(self, part: Labelled) -> Tensor:
-        """Accuracy where batch normalisation uses the statistics of the batch, as in training, and leaves its running ones alone."""
+        """Accuracy with batch normalisation by the statistics of the batch, as in training; running statistics are not updated."""
         norms = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         for norm in norms:
             norm.train().track_running_stats = False
@@ -200,7 +204,7 @@ def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def advance(cells: Sequence[Cell], steps: int) -> None:
-    """Trains cells side by side by some steps; on a CUDA device it may return before they are done."""
+    """Trains cells side by side for `steps` steps; on a CUDA device the call may return before they are done."""
     while steps:
         count = min([steps, *(cell.plan_ahead() for cell in cells)])
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""The study's config: a grid over depth x loss x noise x seed, and how every cell of it is trained."""
+"""Config of the CIFAR study: a grid over depth x loss x noise x seed, and the training settings of all cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reid.config import Component, Count, Positive, Section, Share
 from reid.report.study_records import RELEASED
 
 Item = TypeVar("Item")
-# One item may stand for a list of one: seed=1.
+# A single item is accepted as a list of one: seed=1.
 Several = Annotated[
     list[Item], Field(min_length=1), BeforeValidator(lambda value: value if isinstance(value, list) else [value])
 ]
@@ -33,7 +33,7 @@ _NAMES = {
     "label_smoothing": "label smoothing",
 }
 
-# Settings that a label does not repeat, as the loss's name says them.
+# Settings that a loss's label omits because its name implies them.
 _UNSAID: dict[str, dict[str, Any]] = {"imae_released": RELEASED, "dm": RELEASED}
 
 
@@ -68,7 +68,7 @@ class StudyMachine(Section):
 
 
 class StudyConfig(Section):
-    """Everything the study depends on."""
+    """All settings of the study."""
 
     name: str = Field("", description="name of the study; the config file's name by default")
     data: StudyData = StudyData()
@@ -80,7 +80,7 @@ class StudyConfig(Section):
     machine: StudyMachine = StudyMachine()
 
     def cells(self) -> Iterator[CellSpec]:
-        """The grid, in the order of the tables."""
+        """The cells of the grid, in the order of the tables."""
         for depth, noise, loss, seed in itertools.product(self.depth, self.noise, self.loss, self.seed):
             yield CellSpec(depth, loss, noise, seed)
 
@@ -96,12 +96,12 @@ class CellSpec:
 
     @property
     def name(self) -> str:
-        """For files: resnet20_symmetric-rate0.5-seed0_imae-T8_seed0."""
+        """Name for files, such as resnet20_symmetric-rate0.5-seed0_imae-T8_seed0."""
         return f"resnet{self.depth}_{slug(self.noise)}_{slug(self.loss)}_seed{self.seed}"
 
     @property
     def loss_label(self) -> str:
-        """For tables: IMAE (T = 8)."""
+        """Name of the loss for tables, such as IMAE (T = 8)."""
         unsaid = _UNSAID.get(self.loss.name, {}).items()
         said = {key: value for key, value in self.loss.options.items() if (key, value) not in unsaid}
         settings = ", ".join(f"{key} = {_short(value)}" for key, value in said.items())
@@ -109,7 +109,7 @@ class CellSpec:
 
     @property
     def noise_label(self) -> str:
-        """For tables: 50 % symmetric."""
+        """Name of the noise for tables, such as 50 % symmetric."""
         options = self.noise.options
         if "rate" in options:
             return f"{100 * options['rate']:g} % {self.noise.name.replace('_', ' ')}"
@@ -120,7 +120,7 @@ class CellSpec:
 
 
 def slug(component: Component) -> str:
-    """A component as part of a file's name: symmetric-rate0.5-seed0."""
+    """A component as part of a file name, such as symmetric-rate0.5-seed0."""
     return component.name + "".join(f"-{key}{_short(value)}" for key, value in component.options.items())
 
 

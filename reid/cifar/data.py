@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100 as the study sees them: images, labels, people's labels, and fixed parts of the training set.
+"""CIFAR-10 and CIFAR-100 for the study: images, labels, human labels, and fixed subsets of the training set.
 
-Shapes: N images, K classes, C = 3 planes, H = W = 32.
+Shapes: N images, K classes, C = 3 channels, H = W = 32.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Cifar:
-    """A dataset, or a part of one.
+    """A dataset, or one with a subset of its training images.
 
     Args:
         name: cifar10 or cifar100.
         classes: K names, in the order of the labels.
-        train, test: the images; test is always whole.
-        index_N: (N,) int64, rising: the training images' rows in the official training set.
-        coarse_K: (K,) int64, 0..19: each class's superclass; None where there are none.
-        note: names files that are not the official ones; else empty.
+        train, test: images and labels.
+        index_N: (N,) int64, ascending: rows of the training images in the official training set.
+        coarse_K: (K,) int64, 0..19: superclass of each class; None for CIFAR-10, which has none.
+        note: names the files that are not the official ones; else empty.
     """
 
     name: str
@@ -84,15 +84,15 @@ class Cifar:
 
 
 def load_cifar(root: Path, name: str) -> Cifar:
-    """Reads ``cifar-10-batches-py`` or ``cifar-100-python``. A file whose MD5 is not the official one is noted and logged.
+    """Loads ``cifar-10-batches-py`` or ``cifar-100-python``. A file whose MD5 is not the official one is noted and logged.
 
     Args:
-        root: holds that folder, or is it.
+        root: the folder itself, or the folder that contains it.
         name: cifar10 or cifar100.
 
     Raises:
         ConfigError: unknown name.
-        DataError: a file is missing, damaged, of another dataset, or asks for code to run.
+        DataError: a file is missing, damaged, of another dataset, or a pickle with globals that are not allowed.
     """
     layout = layout_of(name)
     folder, official = find_folder(Path(root), name), layout.official
@@ -111,19 +111,19 @@ def load_cifar(root: Path, name: str) -> Cifar:
 
 
 def load_human_labels(path: Path, kind: str, clean_N: Labels) -> Labels:
-    """People's labels of the training images: CIFAR-10N or CIFAR-100N, as the public ``CIFAR-10_human.pt`` or as .npz.
+    """Loads human labels of the training images, CIFAR-10N or CIFAR-100N, from the public ``CIFAR-10_human.pt`` or from .npz.
 
     Args:
         path: the file.
         kind: aggregate, random1, random2, random3 or worse (CIFAR-10N); noisy (CIFAR-100N).
-        clean_N: (N,) int64, labels of the whole training set; the file's own must agree.
+        clean_N: (N,) int64, labels of the whole training set; `clean_label` in the file must be the same.
 
     Returns:
         (N,) int64, 0..K-1.
 
     Raises:
         ConfigError: unknown kind.
-        DataError: the file is missing or damaged, holds no such labels, or follows other images.
+        DataError: the file is missing or damaged, does not contain these labels, or its clean labels differ (other images or order).
     Source: Wei et al., Learning with Noisy Labels Revisited, ICLR 2022.
     """
     path = Path(path)
@@ -154,17 +154,17 @@ def _human_labels(path: Path, content: dict[str, Any], key: str, clean_N: Labels
 
 
 def subset(cifar: Cifar, num_train: int, seed: int) -> Cifar:
-    """The same dataset with fewer training images, as many of each class as possible (counts differ by 1 at most).
+    """The same dataset with fewer training images, balanced over the classes (counts differ by at most 1 while images last).
 
-    With one seed, a smaller subset is part of a larger one.
+    For one seed, a smaller subset is contained in a larger one.
 
     Args:
-        cifar: the whole, or a part.
+        cifar: the whole dataset, or a subset.
         num_train: images to keep, 1..N.
-        seed: draws them.
+        seed: of the random choice.
 
     Raises:
-        ConfigError: num_train out of its range.
+        ConfigError: num_train is out of range.
     """
     in_range("num_train", num_train, 1, len(cifar.train))
     rows = np.sort(_balanced_order(cifar.train.labels_N, seed)[:num_train])
@@ -173,7 +173,7 @@ def subset(cifar: Cifar, num_train: int, seed: int) -> Cifar:
 
 
 def _balanced_order(labels_N: Labels, seed: int) -> Labels:
-    """(N,) all rows in a random order, such that every prefix holds each class equally often, while it lasts."""
+    """(N,) all rows in a random order in which every prefix is balanced: each class occurs equally often while it has rows left."""
     rng = np.random.default_rng(seed_of(seed, "subset"))
     shuffled = rng.permutation(len(labels_N))
     by_class = shuffled[np.argsort(labels_N[shuffled], kind="stable")]
@@ -183,18 +183,18 @@ def _balanced_order(labels_N: Labels, seed: int) -> Labels:
 
 
 def hold_out(num_samples: int, share: float, seed: int) -> tuple[Labels, Labels]:
-    """Splits training samples at random, without a look at labels: the same samples are held out whatever the noise.
+    """Splits the training samples at random, independently of their labels: the same samples are held out under every noise.
 
     Args:
         num_samples: N.
-        share: of the samples, 0 < share < 1.
-        seed: draws them.
+        share: share of the samples to hold out, 0 < share < 1.
+        seed: of the split.
 
     Returns:
-        rows to train on and rows held out, each rising int64.
+        Rows to train on and held-out rows, both int64 and ascending.
 
     Raises:
-        ConfigError: share out of its range, or no sample on either side.
+        ConfigError: share is out of range, or one of the two parts would be empty.
     """
     in_range("holdout", share, 0, 1)
     count = round(share * num_samples)
@@ -205,10 +205,10 @@ def hold_out(num_samples: int, share: float, seed: int) -> tuple[Labels, Labels]
 
 
 def asymmetric_target(cifar: Cifar) -> list[int]:
-    """The class that each class is mistaken for: CIFAR-10's usual five pairs, else the next class of the superclass, circular.
+    """Target class of asymmetric noise for each class: the usual five flips of CIFAR-10, or the next class of the superclass, circular.
 
     Returns:
-        K classes; a class that stands for itself never flips.
+        K target classes; a class that is its own target never flips.
     Source: Patrini et al., Making Deep Neural Networks Robust to Label Noise, CVPR 2017, Sec. 5.
     """
     if cifar.coarse_K is None:

@@ -1,4 +1,4 @@
-"""The official archives of CIFAR-10 and CIFAR-100, fetched, checked and unpacked in one step."""
+"""Download of the official archives of CIFAR-10 and CIFAR-100, with MD5 check and unpacking."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from reid.cifar.official import layout_of
 from reid.errors import DataError
 from reid.files import atomic
 
-_TIMEOUT = 30  # seconds without an answer: a machine without network would otherwise wait for minutes
+_TIMEOUT = 30  # seconds without a response: a machine without a network would otherwise wait for minutes
 
 
 def download_cifar(root: Path, name: str) -> Path:
-    """Puts the official folder below `root`; an archive that lies there already is unpacked instead of fetched.
+    """Downloads and unpacks the official archive into `root`; an archive that is already there is not downloaded again.
 
     Args:
-        root: the data root; made where it is missing.
+        root: the data root; created if it is missing.
         name: cifar10 or cifar100.
 
     Returns:
-        The folder; one that is there already is left as it is.
+        The official folder in `root`; if it exists already, it is not changed.
 
     Raises:
         ConfigError: unknown name.
-        DataError: the server cannot be reached, the archive's MD5 differs, or `root` cannot be written.
+        DataError: the server cannot be reached, the MD5 of the archive differs, or `root` cannot be written.
     """
     official, root = layout_of(name).official, Path(root)
     folder, archive = root / official.base_folder, root / official.filename
@@ -60,7 +60,7 @@ def _fetch(official: type[CIFAR10], partial: Path, archive: Path) -> None:
             shutil.copyfileobj(source, file, 1 << 20)
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it is the server's answer, too
+            error.close()  # an HTTPError is also the open response
         reason = getattr(error, "reason", None) or error
         raise DataError(
             f"{official.url}: cannot be fetched: {reason}; fetch it on a machine with network, put it at {archive}, "

@@ -1,4 +1,4 @@
-"""The study's folder: which files are in it, and which of them may be gone on with."""
+"""Folder of the CIFAR study: its files, and which records and checkpoints can be resumed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 from reid.cifar.config import CellSpec
 from reid.engine import checkpoint
 from reid.errors import CheckpointError, ConfigError, DataError
+from reid.files import JSON_ERRORS
 
 
 class Files:
-    """The study's folder."""
+    """Paths of the files in the folder of a study."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.config, self.cells, self.labels = path, path / "config.yaml", path / "cells", path / "labels"
@@ -21,7 +22,7 @@ class Files:
         self.report, self.log = path / "report.html", path / "log.txt"
 
     def clear(self) -> None:
-        """Removes what a study writes, and nothing else."""
+        """Removes the files that a study writes, and no others."""
         written = [
             self.cells.glob("resnet*.json"),
             self.cells.glob("resnet*.pt"),
@@ -38,10 +39,11 @@ class Files:
         return self.cells / f"{cell.name}.pt"
 
     def read_record(self, cell: CellSpec, fingerprint: str) -> dict[str, Any] | None:
-        """The cell's record, or None where it is not trained yet.
+        """Loads the record of a cell; None if the cell is not trained yet.
 
         Raises:
-            DataError: it is damaged. ConfigError: it was trained with other settings, data or number format.
+            DataError: the record is damaged.
+            ConfigError: the cell was trained with other settings, data or dtype.
         """
         path = self.record(cell)
         if not path.is_file():
@@ -49,13 +51,13 @@ class Files:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             found = record["fingerprint"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (*JSON_ERRORS, KeyError, TypeError) as error:
             raise DataError(f"{path}: damaged: {error!r}; remove it, and the cell is trained again") from None
         _require_same(path, found, fingerprint)
         return record
 
     def read_checkpoint(self, cell: CellSpec, fingerprint: str) -> dict[str, Any] | None:
-        """What `Trainer.save_checkpoint` kept of a cell, or None; raises as `read_record` does."""
+        """Loads the checkpoint that `Trainer.save_checkpoint` wrote; None if there is none. Raises the errors of `read_record`."""
         path = self.checkpoint(cell)
         if not path.is_file():
             return None

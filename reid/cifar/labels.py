@@ -1,4 +1,4 @@
-"""The study's dataset: images, and the labels to train on under every noise of the grid.
+"""Dataset of the CIFAR study: images, and the training labels under every noise of the grid.
 
 Shapes: N training images, K classes.
 """
@@ -28,12 +28,12 @@ Labels = np.ndarray
 
 
 def clean(labels_N: Labels) -> Labels:
-    """The labels as they are."""
+    """The labels without noise."""
     return labels_N
 
 
 def human(human_labels: Callable[[str], Labels], kind: str) -> Labels:
-    """People's labels; `kind` is one of the file's sets, such as worse."""
+    """Human labels; `kind` is a label set of the file, such as worse."""
     return human_labels(kind)
 
 
@@ -42,7 +42,14 @@ STUDY_NOISES: Registry = {"clean": clean, **NOISES, "asymmetric": asymmetric, "h
 
 @dataclass(frozen=True)
 class StudyData:
-    """The dataset, the labels to train on by noise, and which training images are held out."""
+    """Images and labels of the study.
+
+    Args:
+        cifar: images and true labels.
+        given: training labels by the slug of the noise, (N,) int64 each.
+        train_rows: rows to train on, int64.
+        held_rows: held-out rows, int64.
+    """
 
     cifar: Cifar
     given: dict[str, Labels]
@@ -64,11 +71,11 @@ class StudyData:
         return _digest(*parts, self.train_rows, self.held_rows)
 
     def digest(self, noise: Component) -> str:
-        """Stands for all images, true labels, and the labels under a noise."""
+        """32 hexadecimal digits that identify all images, the true labels, the split, and the labels under a noise."""
         return self._images + _digest(self.given[slug(noise)])
 
     def describe(self, config: StudyConfig) -> str:
-        """One line on data and training, and a table of the noises."""
+        """One line about data and training, and a table of the noises with their share of wrong labels."""
         train, seeds = config.train, ", ".join(map(str, config.seed))
         counts = (
             f"{len(self.train_rows):,} training images, {len(self.held_rows):,} held out, {self.num_test:,} test images"
@@ -80,7 +87,7 @@ class StudyData:
         return f"{about}{note}\n{text_table(['noise', 'wrong labels (%)'], list(dict.fromkeys(rows)))}"
 
     def rate(self, noise: Component) -> float:
-        """Share of the labels trained on that are wrong."""
+        """Share of the training labels that are wrong, held-out images excluded."""
         return realised_rate(self.given[slug(noise)][self.train_rows], self.cifar.train.labels_N[self.train_rows])
 
 
@@ -92,10 +99,11 @@ def _digest(*arrays: np.ndarray) -> str:
 
 
 def load_data(config: StudyConfig) -> StudyData:
-    """The dataset, and its labels under every noise of the grid.
+    """Loads the dataset and computes its labels under every noise of the grid.
 
     Raises:
-        DataError: a file is missing, damaged or of something else.
+        DataError: a file is missing, damaged or of another dataset.
+        ConfigError: a number of images or the held-out share is out of range.
     """
     root = data_root(config.data.root)
     whole = load_cifar(root, config.data.name)
@@ -125,7 +133,7 @@ def load_data(config: StudyConfig) -> StudyData:
 
 
 def write_manifests(files: Files, config: StudyConfig, data: StudyData) -> None:
-    """One CSV per noise: which labels were changed, and into what."""
+    """Writes one CSV per noise with the changed labels, true and given."""
     for noise in config.noise:
         write_flips(
             files.labels / f"{slug(noise)}.csv", data.cifar.train.labels_N, data.given[slug(noise)], data.cifar.index_N

@@ -1,4 +1,4 @@
-"""The official folders of CIFAR-10 and CIFAR-100: what is in them, and reading them with every check. Shapes: N images, K classes."""
+"""Reader for the official folders of CIFAR-10 and CIFAR-100; the content of every file is checked. Shapes: N images, K classes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from reid.errors import ConfigError, DataError, nearest
 Labels = NDArray[np.int64]
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
 IMAGE = (3, 32, 32)
-_ROW = 3 * 32 * 32  # one image: the red plane, the green, the blue, each row by row
+_ROW = 3 * 32 * 32  # one image: the red, green and blue channel one after the other, each row by row
 _ADVICE = "unpack the official archive again (see data/README.md)"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A dataset's folder.
+    """File layout of a dataset.
 
     Args:
-        official: torchvision's names, addresses and MD5s of folder, archive and files.
+        official: torchvision's class, for names, URLs and MD5s of folder, archive and files.
         num_classes: K.
         labels: key of the labels in a file.
-        coarse: key of the superclasses, where there are any.
+        coarse: key of the superclasses; None if there are none.
     """
 
     official: type[CIFAR10]
@@ -39,7 +39,7 @@ class Layout:
 
     @property
     def keys(self) -> list[str]:
-        """What a file of images holds; files hold more, of no use here."""
+        """Keys that are read from a file of images; files have others, which are ignored."""
         return ["data", self.labels] + ([self.coarse] if self.coarse else [])
 
 
@@ -65,7 +65,7 @@ def find_folder(root: Path, name: str) -> Path:
     """The dataset's folder in `root`, or `root` itself.
 
     Raises:
-        DataError: there is none; says what is there instead.
+        DataError: there is no such folder; the message names another dataset found there.
     """
     official = LAYOUTS[name].official
     if (root / official.base_folder).is_dir():
@@ -88,13 +88,13 @@ def unofficial_files(folder: Path, layout: Layout) -> list[str]:
 
 
 def read_images(files: list[Path], total: int, layout: Layout) -> tuple[NDArray[np.uint8], Labels, Labels]:
-    """Images, labels and superclasses (the labels once more, where there are none) of files that hold `total` in equal parts.
+    """Images, labels and superclasses of files that hold `total` images in equal parts.
 
     Returns:
-        (N, 3, 32, 32) uint8, (N,) int64, (N,) int64.
+        Images (N, 3, 32, 32) uint8, labels (N,) int64, superclasses (N,) int64 (the labels again if the dataset has none).
 
     Raises:
-        DataError: a file is missing, damaged, of another dataset, or asks for code to run.
+        DataError: a file is missing, damaged, of another dataset, or a pickle with globals that are not allowed.
     """
     rows, labels, coarse = zip(*(_read_batch(file, total // len(files), layout) for file in files), strict=True)
     return np.concatenate(rows).reshape(-1, *IMAGE), np.concatenate(labels), np.concatenate(coarse)
@@ -134,7 +134,7 @@ def coarse_classes(path: Path, labels_N: Labels, coarse_N: Labels, num_classes: 
         (K,) int64.
 
     Raises:
-        DataError: a class has two, or no sample that tells.
+        DataError: a class has samples of two superclasses, or no sample.
     """
     coarse_K = np.full(num_classes, -1)
     coarse_K[labels_N] = coarse_N
@@ -147,10 +147,10 @@ def coarse_classes(path: Path, labels_N: Labels, coarse_N: Labels, num_classes: 
 
 
 def read_classes(path: Path, layout: Layout) -> tuple[str, ...]:
-    """The K names of the classes, in the order of the labels.
+    """The K class names, in the order of the labels.
 
     Raises:
-        DataError: the file is missing, damaged, or holds other names.
+        DataError: the file is missing or damaged, or does not hold K names.
     """
     key, num = layout.official.meta["key"], layout.num_classes
     names = unpickle(path).get(key)

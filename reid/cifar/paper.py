@@ -1,8 +1,8 @@
-"""The figures that the paper prints for CIFAR-10, in per cent (Tables 1, 2) and as variances (Table 4)."""
+"""Results that the paper prints for CIFAR-10: accuracies in per cent (Tables 1, 2) and variances (Table 4)."""
 
 from __future__ import annotations
 
-_TABLE_1 = {20: (91.0, 89.9, 91.4), 32: (92.5, 82.4, 92.1), 56: (92.5, 89.0, 92.7)}  # CCE, MAE, IMAE; test, final
+_TABLE_1 = {20: (91.0, 89.9, 91.4), 32: (92.5, 82.4, 92.1), 56: (92.5, 89.0, 92.7)}  # test, final: CCE, MAE, IMAE
 _TABLE_2 = {  # test best, test final, train corrupted, train intact
     (20, 0.2, "cce"): (87.1, 83.2, 85.1, 90.6),
     (20, 0.2, "mae"): (87.8, 87.8, 78.2, 93.0),
@@ -34,9 +34,9 @@ ACCURACIES: dict[tuple[int, float, str], dict[str, float]] = {
 VARIANCES = {16.0: 354.113, 8.0: 4.546, 4.0: 0.299, 2.0: 0.040, 1.0: 0.007, 0.5: 0.002, 0.0: 0.0}  # of IMAE, by T
 MAE_VARIANCE = 0.09  # Sec. 4
 
-FIGURE_4_ERROR = 0.03  # of a digitised accuracy
+FIGURE_4_ERROR = 0.03  # error of a digitised accuracy
 # Test accuracy of IMAE in Figure 4, digitised: {(depth, noise rate): {thousands of steps: accuracy}}; None begins a gap.
-# ResNet20 at 20 %: from 33 to 48 thousand steps it swings between 0.69 and 0.83, while CCE stays near 0.86.
+# ResNet20 at 20 %: in the gap, from 33 to 48 thousand steps, it varies between 0.69 and 0.83, while CCE stays near 0.86.
 FIGURE_4: dict[tuple[int, float], dict[int, float | None]] = {
     (20, 0.2): {1: 0.24, 2: 0.29, 3: 0.36, 4: 0.43, 5: 0.40, 6: 0.45, 7: 0.68, 8: 0.75, 9: 0.70, 10: None}
     | {49: 0.86, 50: 0.88, 55: 0.88, 62: 0.85},

@@ -1,4 +1,4 @@
-"""Plain data out of pickled files: nothing in a file is ever run, whoever wrote it."""
+"""Safe loading of plain data from pickled files: no code from a file is ever executed."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from reid.files import check_zip
 
 
 class _Refused(Exception):
-    """The name of what a file asked for."""
+    """Raised for a global that is not allowed; the message is its name."""
 
 
 class _Dtype:
-    """Stands in for numpy.dtype, of which these files need one."""
+    """Replaces numpy.dtype; the only dtype that these files need is uint8."""
 
     def __init__(self, code: str | bytes, *_: Any) -> None:
         if code not in ("u1", b"u1"):
             raise ValueError(f"array of {code!r:.40}, expected bytes (u1)")
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and the like, which bytes do not have."""
+        """Ignores the state: byte order and the like do not matter for uint8."""
 
 
 class _Array:
-    """Stands in for numpy.ndarray, so that no state in a file reaches NumPy unchecked. `value` is None until a state came."""
+    """Replaces numpy.ndarray, so that no state from a file reaches NumPy unchecked. `value` is None until `__setstate__`."""
 
     def __init__(self, *_: Any) -> None:
         self.value: NDArray[np.uint8] | None = None
@@ -53,7 +53,7 @@ class _Unpickler(pickle.Unpickler):
         "numpy._core.multiarray._reconstruct": _Array,
         "numpy.ndarray": _Array,
         "numpy.dtype": _Dtype,
-        "_codecs.encode": str.encode,  # how Python 3 writes bytes for Python 2
+        "_codecs.encode": str.encode,  # Python 3 pickles bytes this way for Python 2
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -63,13 +63,13 @@ class _Unpickler(pickle.Unpickler):
 
 
 def unpickle(path: Path) -> dict[Any, Any]:
-    """A pickled dict of plain types and arrays of bytes, as Python 2 or 3 wrote it; byte strings as keys become text.
+    """Loads a pickled dict of plain types and uint8 arrays, written by Python 2 or 3; keys that are bytes are decoded to str.
 
     Args:
         path: the file.
 
     Raises:
-        DataError: it is missing or damaged, holds no dict, or names anything but arrays of bytes; nothing it names is run.
+        DataError: the file is missing or damaged, holds no dict, or refers to any other class or function, which is not executed.
     """
     content = _load_dict(path, _load_pickle)
     return {
@@ -79,7 +79,7 @@ def unpickle(path: Path) -> dict[Any, Any]:
 
 
 def _load_pickle(file: BinaryIO) -> Any:
-    """Looks at every instruction first: a number in one of them may ask for gigabytes (the memo is a list up to the highest number)."""
+    """Unpickles a file after checking its memo indices: the memo is a list up to the highest index, so a forged one takes gigabytes."""
     size = os.fstat(file.fileno()).st_size
     for instruction, argument, _ in pickletools.genops(file):
         if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > size:
@@ -89,13 +89,13 @@ def _load_pickle(file: BinaryIO) -> Any:
 
 
 def load_arrays(path: Path) -> dict[Any, Any]:
-    """A dict of arrays of integers, from .npz or from a dict that torch.save wrote.
+    """Loads a dict of integer arrays from .npz, or from a dict that torch.save wrote.
 
     Args:
-        path: the file; what does not end in .npz is read as torch.save's.
+        path: the file; any name that does not end in .npz is read as a file of torch.save.
 
     Raises:
-        DataError: it is missing or damaged, holds no dict, or names anything but such arrays; nothing it names is run.
+        DataError: the file is missing or damaged, holds no dict, or refers to any other class or function, which is not executed.
     """
     return _load_dict(path, _load_npz if path.suffix == ".npz" else _load_torch)
 
@@ -107,7 +107,7 @@ def _load_npz(file: BinaryIO) -> Any:
 
 
 def _load_torch(file: BinaryIO) -> Any:
-    if zipfile.is_zipfile(file):  # files of torch before 1.6 are none, and have no checksums
+    if zipfile.is_zipfile(file):  # files of torch before 1.6 are not zip files and have no checksums
         check_zip(file)
     file.seek(0)
     reconstruct: Any = np.empty(0).__reduce__()[0]
@@ -128,8 +128,8 @@ def _load_dict(path: Path, load: Callable[[BinaryIO], Any]) -> dict[Any, Any]:
             content = load(file)
     except _Refused as refused:
         raise _refusal(path, str(refused)) from None
-    except Exception as error:  # damaged files raise nearly anything
-        named = re.search(r"GLOBAL (\S+)|got <class '([^']+)'>", str(error))  # torch's words for what it refuses
+    except Exception as error:  # damaged files raise almost any exception
+        named = re.search(r"GLOBAL (\S+)|got <class '([^']+)'>", str(error))  # torch's message for a refused global
         if named:
             raise _refusal(path, named[1] or named[2]) from None
         reasons = str(error).rpartition("WeightsUnpickler error: ")[2].splitlines() or [type(error).__name__]

@@ -1,6 +1,6 @@
-"""Running the grid: on a CPU one process per cell, several at a time; on a GPU several cells in one process, side by side.
+"""Training of the grid: on a CPU one process per cell, several at a time; on a GPU several cells side by side in one process.
 
-A cell keeps a checkpoint at every evaluation and when it is told to stop, so a study goes on where it was.
+A cell writes a checkpoint at every evaluation and when training is stopped, so that a study can be resumed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from reid.runtime import Runtime, start
 
 logger = logging.getLogger(__name__)
 
-_BREATH = 20  # steps between looks at the stop flag
+_BREATH = 20  # steps between checks of the stop flag
 GRAPHS = 9  # cells side by side on a GPU, unless the config says otherwise
 
 
 class CellRun:
-    """One cell on its way from its checkpoint, or from its start, to its record."""
+    """Training of one cell, from its checkpoint if it has one, until its record is written."""
 
     def __init__(self, trainer: Trainer, spec: CellSpec) -> None:
         self.trainer, self.spec, self.cell = trainer, spec, trainer.build(spec)
@@ -52,7 +52,7 @@ class CellRun:
             self.cell.capture()
 
     def save(self) -> None:
-        """Writes the checkpoint; a finished cell needs none."""
+        """Saves the checkpoint, unless the cell is finished."""
         if not self.finished:
             self._count_time()
             self.trainer.save_checkpoint(self.spec, self.cell.state(), self.curve, self.seconds)
@@ -62,12 +62,12 @@ class CellRun:
         self.seconds, self._clock = self.seconds + now - self._clock, now
 
     def evaluate(self) -> None:
-        """Adds a point to the curve; the last one, or a divergence, ends the cell with its record."""
+        """Evaluates the cell, adds a point to its curve and saves; at the last step, or on divergence, the record is written."""
         figures, done, last = self.cell.evaluate(), self.cell.steps, self.trainer.config.train.iterations
         self._count_time()
         figures["loss"] /= done - (self.curve["step"][-1] if self.curve else 0)
         diverged = not math.isfinite(figures["loss"] + figures["max_logit"])
-        for name, value in {"step": done, **figures}.items():  # the accuracy of a network that is lost means nothing
+        for name, value in {"step": done, **figures}.items():  # after divergence, figures are meaningless
             self.curve.setdefault(name, []).append(value if name == "step" or not diverged else None)
         if diverged:
             logger.warning("%s: diverged by step %d; lower train.lr, or leave this cell out", self.spec, done)
@@ -82,10 +82,10 @@ class CellRun:
 
 
 def train_together(trainer: Trainer, specs: Sequence[CellSpec]) -> None:
-    """Trains cells side by side to their records; cells that were stopped at different steps wait for one another.
+    """Trains cells side by side until their records are written; cells stopped at different steps are first brought to the same step.
 
     Raises:
-        Interrupted: after a signal, with every cell's checkpoint written.
+        Interrupted: after a signal; the checkpoint of every cell is written.
     """
     runs = [CellRun(trainer, spec) for spec in specs]
     with cli.StopFlag() as stop:
@@ -95,7 +95,7 @@ def train_together(trainer: Trainer, specs: Sequence[CellSpec]) -> None:
                     for run in runs:
                         run.save()
                     raise cli.Interrupted(signum)
-                step = min(run.cell.steps for run in behind)  # those furthest behind catch up first
+                step = min(run.cell.steps for run in behind)  # the cells that are furthest behind train first
                 running = [run for run in behind if run.cell.steps == step]
                 until = min([due, step + _BREATH, *(run.cell.steps for run in behind if run.cell.steps > step)])
                 advance([run.cell for run in running], until - step)
@@ -106,16 +106,16 @@ def train_together(trainer: Trainer, specs: Sequence[CellSpec]) -> None:
 
 
 def _orphaned() -> int:
-    """SIGTERM when the process that started this one is gone, else 0."""
+    """SIGTERM if the parent process has ended, else 0."""
     parent = multiprocessing.parent_process()
     return signal.SIGTERM if parent is not None and not parent.is_alive() else 0
 
 
 def run_grid(config: StudyConfig, files: Files, data: StudyData, runtime: Runtime, pending: Sequence[CellSpec]) -> None:
-    """Trains cells to their records.
+    """Trains the pending cells until their records are written.
 
     Raises:
-        Interrupted: after a signal; the same call goes on from there.
+        Interrupted: after a signal; the same call resumes training.
         ReidError: a cell could not be trained.
     """
     logger.info("%d of %d cells to train on %s", len(pending), len(list(config.cells())), runtime.device)
@@ -145,10 +145,10 @@ def _run_processes(config: StudyConfig, files: Files, pending: Sequence[CellSpec
                     process.start()
                     running[process.sentinel] = spec, process
                 for sentinel in multiprocessing.connection.wait(list(running), timeout=1.0):
-                    if not stop.signum:  # sent to the whole group, it also kills a child that is still starting
+                    if not stop.signum:  # a signal to the process group also kills a child that is still starting
                         _require_success(*running.pop(sentinel))
         finally:
-            for _, process in running.values():  # after a signal, or where another cell failed
+            for _, process in running.values():  # after a signal, or if a cell failed
                 process.terminate()
             for _, process in running.values():
                 process.join()
@@ -172,10 +172,10 @@ def _require_success(spec: CellSpec, process: BaseProcess) -> None:
 
 
 def _train_one(settings: str, name: str, folder: str, threads: int) -> None:
-    """A process's work: one cell on the CPU."""
-    os.setpgrp()  # Ctrl-C in a terminal goes to the parent alone, which then tells its children, once
+    """Main function of a child process: trains one cell on the CPU."""
+    os.setpgrp()  # Ctrl-C in a terminal then reaches only the parent, which signals its children once
     cli.log_to_stderr()
-    logging.getLogger("reid.cifar.data").setLevel(logging.ERROR)  # what it warns of has been said by the parent
+    logging.getLogger("reid.cifar.data").setLevel(logging.ERROR)  # the parent has logged its warnings already
     torch.set_num_threads(threads)
     sys.exit(cli.run(lambda: _train_named(settings, name, Files(Path(folder)))))
 

@@ -1,4 +1,4 @@
-"""The study: from a checked config to one record per cell. Cells are independent, and each is resumed by itself.
+"""The CIFAR study, from a config to one record per cell. Cells are independent, and each is resumed separately.
 
 Shapes: N training images, M held-out or test images, K classes.
 """
@@ -32,7 +32,7 @@ from reid.runtime import Runtime, environment, seed_of
 
 
 def check(config: StudyConfig) -> None:
-    """Checks every component's settings against what they are for.
+    """Checks the settings of every loss, noise, schedule and optimiser, and that no cell occurs twice.
 
     Raises:
         ConfigError: one line per mistake.
@@ -65,7 +65,7 @@ def check(config: StudyConfig) -> None:
 
 
 def completed(config: StudyConfig) -> StudyConfig:
-    """The config with every default of its losses, noises, optimiser and schedule written out, so that one cell has one name."""
+    """The config with all defaults of losses, noises, optimiser and schedule filled in, so that equal cells have equal names."""
     train = config.train.model_copy(
         update={
             "optimizer": with_defaults({"sgd": sgd}, config.train.optimizer),
@@ -78,7 +78,7 @@ def completed(config: StudyConfig) -> StudyConfig:
 
 
 def fingerprint(config: StudyConfig, data: StudyData, runtime: Runtime, spec: CellSpec) -> str:
-    """16 hexadecimal digits that differ when anything differs that a cell's figures depend on: settings, data, number format."""
+    """Checksum of everything that the figures of a cell depend on (settings, data, dtype), as 16 hexadecimal digits."""
     settings = [config.train.model_dump(), spec.loss.model_dump(), spec.depth, spec.seed]
     text = json.dumps([*settings, data.digest(spec.noise), str(runtime.dtype)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -88,10 +88,10 @@ class Trainer:
     """Builds cells, trains them and writes their records.
 
     Args:
-        config: checked.
-        data: as `load_data` gives it.
-        files: where records and checkpoints go.
-        runtime: device and number format.
+        config: after `check` and `completed`.
+        data: from `load_data`.
+        files: paths of records and checkpoints.
+        runtime: device and dtype.
     """
 
     def __init__(self, config: StudyConfig, data: StudyData, files: Files, runtime: Runtime) -> None:
@@ -108,7 +108,7 @@ class Trainer:
         )
 
     def data_of(self, noise: Component) -> CellData:
-        """Images and labels under a noise of the grid, on the device."""
+        """Images, and labels under a noise of the grid, on the device."""
         true_N, given_N = self.data.cifar.train.labels_N, self.data.given[slug(noise)]
         test_M = self.data.cifar.test.labels_N
         labels = {
@@ -123,7 +123,7 @@ class Trainer:
         return CellData(**parts, mean=self._mean, std=self._std)
 
     def build(self, spec: CellSpec) -> Cell:
-        """The cell as it is before its first step; losses of one seed start from the same weights."""
+        """Builds a cell before its first step; cells of one depth and seed start from the same weights."""
         train = self.config.train
         torch.manual_seed(seed_of(spec.seed, "init"))
         model = timm.create_model(f"resnet{spec.depth}_cifar", num_classes=len(self.data.cifar.classes))
@@ -154,14 +154,14 @@ class Trainer:
     def save_checkpoint(
         self, spec: CellSpec, state: dict[str, Any], curve: dict[str, list[Any]], seconds: float
     ) -> None:
-        """Keeps what a cell needs to go on."""
+        """Saves the checkpoint of a cell."""
         about: dict[str, Any] = {"fingerprint": self.fingerprint(spec), "curve": curve, "seconds": seconds}
         checkpoint.save(self.files.checkpoint(spec), cell=state, **about)
 
     def save_record(
         self, spec: CellSpec, curve: dict[str, list[Any]], seconds: float, diverged_at: int | None = None
     ) -> None:
-        """Writes what the tables and figures are made from, fractions in [0, 1]; the checkpoint has then done its work."""
+        """Writes the record of a cell, from which tables and figures are made (fractions in [0, 1]), then removes its checkpoint."""
         with atomic(self.files.record(spec)) as temporary:
             text = json.dumps(self._record(spec, curve, seconds, diverged_at), indent=1, allow_nan=False)
             temporary.write_text(text + "\n", encoding="utf-8")
@@ -202,5 +202,5 @@ class Trainer:
 
 
 def evaluation_steps(iterations: int, count: int) -> list[int]:
-    """The steps after which a cell is evaluated: `count` of them, evenly spaced, the last at the end."""
+    """The `count` evenly spaced steps after which a cell is evaluated; the last one is `iterations`."""
     return [round(iterations * number / count) for number in range(1, count + 1)]

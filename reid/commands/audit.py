@@ -1,6 +1,6 @@
-"""Audit: which training tracklets of a run, or which rows of a gallery, carry a wrong label?
+"""Audit: find training tracklets of a run, or rows of a gallery, with a wrong label.
 
-Shapes: T tracklets, N of them audited, F frames that are looked at.
+Shapes: T tracklets, N of them audited, F frames embedded, D feature dimensions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from reid import experiment
 from reid.audit.ranking import Audit, audit
-from reid.audit.records import write_audit, write_foreign_frames, write_label_issues
+from reid.audit.records import write_audit, write_fiftyone, write_foreign_frames, write_label_issues
 from reid.config import Config
 from reid.datasets.damaged import read_list
 from reid.datasets.decoding import decode
@@ -39,7 +39,8 @@ from reid.tracklets import IdNames, Split
 logger = logging.getLogger(__name__)
 
 SHOWN = 10  # findings printed
-SHARD = 2**13  # frames extracted before they are put away as float16
+UNFIT = 0.5  # share of tracklets nearer to another person above which findings may be meaningless
+SHARD = 2**13  # frames extracted before their features are converted to float16
 MEANING = {
     "wrong": "another person's label",
     "switch": "some frames show somebody else",
@@ -52,13 +53,13 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Options:
-    """How to audit: fields as the flags of robust-reid audit.
+    """Options of an audit; fields as the flags of robust-reid audit.
 
     Args:
-        out: folder for the results; beside the source by default.
+        out: folder for the results; by default the run directory, or a folder next to the features.
         checkpoint: `last`, `best`, or a checkpoint's path.
-        frames: looked at per tracklet, evenly spread; 0 for all.
-        page: write the page too.
+        frames: number of evenly spaced frames to embed per tracklet; 0 for all.
+        page: also write the HTML page.
     """
 
     out: Path | None = None
@@ -69,16 +70,19 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Audited:
-    """What is audited.
+    """Input of an audit.
 
     Args:
-        split: T tracklets with their labels as given.
-        rows: (N,) those that are audited.
-        features: (F, D) of frames, or (N, D) of tracklets where `lengths` is None.
-        lengths: (N,) frames looked at of each tracklet.
-        positions: (F,) where in its tracklet each of them stands.
-        evidence: (N,) columns from training.
-        retrain: the command that trains on the corrected labels, empty where there is none.
+        name: of the dataset or feature source.
+        split: T tracklets with their given labels.
+        rows: (N,) row numbers of the audited tracklets.
+        features: (F, D) of frames, or (N, D) of tracklets if `lengths` is None.
+        lengths: (N,) number of frames embedded of each tracklet.
+        positions: (F,) position of each embedded frame in its tracklet.
+        names: of persons and cameras.
+        evidence: columns recorded in training, (N,) each.
+        retrain: command that trains on the corrected labels; empty if there is none.
+        pictures: whether the split's frames are image files.
     """
 
     name: str
@@ -90,14 +94,19 @@ class Audited:
     names: IdNames
     evidence: Mapping[str, np.ndarray]
     retrain: str = ""
+    pictures: bool = True
 
 
 def run(source: Path, overrides: list[str], options: Options) -> None:
-    """Writes audit.csv, audit.json, label_issues.csv, foreign_frames.csv and audit/index.html, and prints the worst.
+    """Writes audit.csv, audit.json, label_issues.csv, foreign_frames.csv, fiftyone/ and audit/index.html, and prints the top findings.
 
     Args:
         source: a run directory, a feature folder, or a feature file (.npz).
-        overrides: of the run's config, for this machine: where the data is, the device, workers.
+        overrides: overrides of the run's config for this machine, such as data root, device and workers.
+        options: options of the audit.
+
+    Raises:
+        DataError: the source is missing or damaged, has no labels, or overrides are given without a run.
     """
     in_range("frames", options.frames, 0)
     if not source.exists():
@@ -120,7 +129,7 @@ def run(source: Path, overrides: list[str], options: Options) -> None:
 
 
 def judged(audited: Audited) -> Audit:
-    """The audit of what has been gathered."""
+    """Runs the audit and converts frame spans to positions in the tracklets."""
     pid, camid = audited.split.pid[audited.rows], audited.split.camid[audited.rows]
     result = audit(audited.features, audited.lengths, pid, camid, rows=audited.rows, evidence=audited.evidence)
     if audited.positions is None:
@@ -129,7 +138,7 @@ def judged(audited: Audited) -> Audit:
 
 
 def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> Audited:
-    """The training tracklets of a run, with features of their frames; the same in every process."""
+    """Returns the training tracklets of a run with features of their frames; every process gets the same result."""
     directory = RunDirectory(source)
     file, data = directory.checkpoint(options.checkpoint), experiment.data_as_trained(config, directory)
     split = data.train.split
@@ -159,7 +168,9 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
         progress="embedding" if runtime.is_main else "",
     )
     features = np.concatenate([part.astype(np.float16) for part in extracted])  # half the memory; cosines to 1e-3
-    retrain = ["robust-reid", "train", f"{source}/config.yaml", "data.corrections=corrections.csv"]
+    before = [str(directory.corrections(number)) for number, _ in enumerate(data.corrections, 1)]
+    corrections = json.dumps([*before, "corrections.csv"]) if before else "corrections.csv"
+    retrain = ["robust-reid", "train", f"{source}/config.yaml", f"data.corrections={corrections}"]
     return Audited(
         data.benchmark.name,
         split,
@@ -174,7 +185,11 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
 
 
 def _looked_at(split: Split, most: int, damaged: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frame numbers, (T,) how many of each tracklet, and their positions: evenly spread, those left out by the training left out."""
+    """Selects evenly spaced frames of each tracklet, without the images that training left out as damaged.
+
+    Returns:
+        (F,) frame numbers, (T,) number of frames of each tracklet, (F,) positions of the frames in their tracklets.
+    """
     frames, positions = [], []
     for first, last in zip(split.start.tolist(), split.stop.tolist(), strict=True):
         place = np.arange(last - first)
@@ -189,11 +204,12 @@ def _looked_at(split: Split, most: int, damaged: set[str]) -> tuple[np.ndarray, 
 
 
 def _from_training(file: Path, data: experiment.LabelledData, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What training saw of the tracklets; nothing for a run of an earlier version, or whose data has changed since."""
-    saved, split = checkpoint.load(file), data.train.split
+    """Returns the evidence that training recorded for the tracklets; empty if an earlier version trained or the data have changed."""
+    saved, split = checkpoint.load(file, "pids"), data.train.split
     state, sizes = saved.get("evidence"), (len(split), split.num_frames)
     if (
         state is None
+        or not state.keys() >= set(evidence.STATE)
         or sizes != (len(state["count_TP"]), len(state["count_F"]))
         or saved["pids"] != data.train.pids.tolist()
     ):
@@ -219,7 +235,7 @@ def _of_features(source: Path) -> Audited:
         gallery = store.open_gallery(source)
         features, names, paths = gallery.features, gallery.names, gallery.path
     else:
-        features = FeatureSet.load(source, leave_one_out=True)  # nothing is searched: it needs no queries
+        features = FeatureSet.load(source, leave_one_out=True)  # an audit needs no queries
         paths = np.full(len(features.pid), "", object)
     assert features.pid is not None
     rows = np.flatnonzero(features.pid > 0)
@@ -236,11 +252,12 @@ def _of_features(source: Path) -> Audited:
         None,
         names,
         {},
+        pictures=source.is_dir(),
     )
 
 
 def _split_of(features: FeatureSet, paths: np.ndarray) -> Split:
-    """Rows of a gallery as tracklets of one frame: the image that stands for each."""
+    """Converts rows of a gallery to tracklets of one frame, the image at the row's path."""
     N = len(features.features)
     key = features.key if features.key is not None else np.array([f"row {row}" for row in range(N)])
     names = np.array([str(path).lstrip("/").encode() or b"?" for path in paths])
@@ -248,7 +265,7 @@ def _split_of(features: FeatureSet, paths: np.ndarray) -> Split:
 
 
 def _at_positions(findings: list[Finding], audited: Audited) -> list[Finding]:
-    """Spans of looked-at frames as spans of positions; frames between two foreign ones that were not looked at are foreign too."""
+    """Converts spans of embedded frames to spans of positions; skipped frames inside a foreign span count as foreign too."""
     assert audited.lengths is not None and audited.positions is not None
     first = dict(zip(audited.rows.tolist(), (np.cumsum(audited.lengths) - audited.lengths).tolist(), strict=True))
     moved = []
@@ -275,6 +292,8 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
     write_audit(out / "audit.csv", findings, audited.split, audited.names)
     write_foreign_frames(out / "foreign_frames.csv", findings, audited.split)
     write_label_issues(out / "label_issues.csv", findings, audited.split, audited.names)
+    if audited.pictures:
+        write_fiftyone(out / "fiftyone", findings, audited.split, audited.names)
     with atomic(out / "audit.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     percent = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
@@ -285,6 +304,8 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
         counted(summary["persons"], "person"),
         percent,
     )
+    if caution := _caution(rate.contradicted):
+        logger.warning("%s: %s", audited.name, caution)
     for kind, count in counts.items():
         logger.info("%5d %-10s %s", count, kind, MEANING[kind])
     logger.info("the most suspicious:\n%s", _table(findings[:SHOWN], audited))
@@ -294,6 +315,7 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
             "Labels wrong at random": f"about {percent}",
             "Fit another person better": f"{100 * rate.contradicted:.1f} %",
             "Found": counts,
+            **({"Caution": caution} if caution else {}),
             **({"commands": [(audited.retrain, "trains on the corrected labels")]} if audited.retrain else {}),
         }
         written = write_audit_page(
@@ -307,6 +329,16 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
         logger.info("page: %s", written)
     if audited.retrain:
         logger.info("then train on what you corrected: %s", audited.retrain)
+
+
+def _caution(contradicted: float) -> str:
+    """Returns a warning if most tracklets fit another person better than their own; else an empty text."""
+    if contradicted <= UNFIT:
+        return ""
+    return (
+        f"{100 * contradicted:.0f} % of the tracklets look more like another person than like their own: either most labels are wrong, or "
+        "this network cannot tell these persons apart; before you act on a finding, see what mAP it reaches, and train it longer"
+    )
 
 
 def _table(findings: list[Finding], audited: Audited) -> str:

@@ -1,4 +1,4 @@
-"""The label-noise study: train the cells of a grid, then tables, figures and a page from their records."""
+"""The label-noise study: train the cells of a grid, then write tables, figures and a page from their records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Curve = tuple[str, Callable[[np.ndarray], np.ndarray], float | None]
 
 @dataclass(frozen=True)
 class Options:
-    """How to start: fields as the flags of robust-reid cifar."""
+    """Options of a study; fields as the flags of robust-reid cifar."""
 
     output_dir: Path
     resume: bool = False
@@ -47,11 +47,11 @@ class Options:
 
 
 def run(config: StudyConfig, options: Options) -> None:
-    """Trains what is not trained yet and writes the study's folder.
+    """Trains the cells that are not trained yet and writes the study's folder.
 
     Raises:
-        ReidError: a problem that the user can mend.
-        Interrupted: after a signal; the same call with `resume` goes on.
+        ReidError: a problem that the user can fix.
+        Interrupted: after a signal; the same call with `resume` continues.
     """
     check(config)
     config, files = completed(config), Files(options.output_dir)
@@ -69,7 +69,7 @@ def run(config: StudyConfig, options: Options) -> None:
             files.clear()
         study = _Study(config, files, data, runtime)
         pending = [cell for cell in config.cells() if study.record(cell) is None]
-        for cell in pending:  # refuses what cannot be gone on with before anything is written
+        for cell in pending:  # raises an error if a checkpoint cannot be resumed, before anything is written
             files.read_checkpoint(cell, fingerprint(config, data, runtime, cell))
         with atomic(files.config) as temporary:
             temporary.write_text(config.dump(), encoding="utf-8")
@@ -78,7 +78,7 @@ def run(config: StudyConfig, options: Options) -> None:
             logger.info("command: %s", options.command)
             try:
                 run_grid(config, files, data, runtime, pending)
-            finally:  # what is there can be read, also after a signal
+            finally:  # report the finished cells, also after a signal
                 study.report(options.command)
 
 
@@ -94,7 +94,7 @@ def _require_usable(files: Files, options: Options) -> None:
 
 @dataclass(frozen=True)
 class _Study:
-    """A study that is being run."""
+    """A running study."""
 
     config: StudyConfig
     files: Files
@@ -105,7 +105,7 @@ class _Study:
         return self.files.read_record(cell, fingerprint(self.config, self.data, self.runtime, cell))
 
     def report(self, command: str) -> None:
-        """Writes table.md, table.csv, figures/ and report.html from the records there are, and prints the table."""
+        """Writes table.md, table.csv, figures/ and report.html from the records available, and prints the table."""
         records = [record for cell in self.config.cells() if (record := self.record(cell)) is not None]
         if not records:
             return
@@ -140,7 +140,7 @@ class _Study:
 
 
 def figures(records: list[dict[str, Any]]) -> dict[str, list[charts.Chart]]:
-    """The paper's figures that the records can show, by file name."""
+    """Returns the paper's figures for which there are records, by file name."""
     drawn = {
         "figure1_weights": study_plots.weight_charts({FIGURE_1: WEIGHTS[FIGURE_1]}),
         "figure3_train_accuracy": study_plots.loss_curves(records, "train_corrupted", "training accuracy, labels as given (%)"),

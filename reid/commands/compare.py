@@ -1,10 +1,11 @@
-"""Compare: is the difference between two sets of features of the same tracklets real?"""
+"""Compare: test whether the difference between two sets of features of the same tracklets is significant."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from reid.errors import DataError
 from reid.evaluation.evaluate import evaluate_all
@@ -18,51 +19,65 @@ from reid.rundir import RunDirectory
 
 
 def run(a: Path, b: Path, protocols: Sequence[EvalProtocol], *, json_file: Path | None = None) -> None:
-    """Compares A with B under each protocol and prints a table, and a sentence on the first protocol that both have.
+    """Compares A with B under each protocol; prints a table, and a sentence on mAP under the first protocol with results.
 
     Args:
         a: a run directory, a feature file or a feature folder.
-        b: what to compare it with: features of the same queries and gallery.
+        b: likewise, with features of the same queries and gallery.
         protocols: one comparison each.
-        json_file: gets the comparisons too.
+        json_file: file to write the comparisons to as well.
 
     Raises:
-        DataError: features are missing or damaged, or are not of the same queries and gallery; no query counts.
+        DataError: features are missing or damaged, or have other queries or another gallery; no query counts under any protocol.
     """
-    features_a, features_b = (read_features(source) for source in (a, b))
-    results = zip(*(evaluate_all(features, protocols) for features in (features_a, features_b)), strict=True)
-    comparisons = [
-        {
-            "schema": SCHEMA,
-            "protocol": one.protocol.name,
-            "a": str(a),
-            "b": str(b),
-            **compare((features_a, one), (features_b, other)).to_json(),
-        }
-        for one, other in results
-        if len(protocols) == 1 or one.num_queries or other.num_queries
-    ]
-    if not comparisons:
-        raise DataError(f"{a}: no query counts under any protocol, so there is nothing to compare")
-    print(comparison_text(str(a), str(b), comparisons))
+    tested_a, tested_b = (read_features(source) for source in (a, b))
+    if tested_a.keys() != tested_b.keys():
+        several, of = (a, tested_a) if None not in tested_a else (b, tested_b)
+        raise DataError(
+            f"{a} and {b}: not tested on the same datasets; name the feature files to compare, such as "
+            f"{RunDirectory(several).features_on(next(iter(of)))}"
+        )
+    comparisons: list[dict[str, Any]] = []
+    for dataset, features in tested_a.items():
+        found = _compared(features, tested_b[dataset], protocols)
+        if not found:
+            raise DataError(f"{a}: no query counts under any protocol, so there is nothing to compare")
+        of_dataset = {} if dataset is None else {"dataset": dataset}
+        found = [{"schema": SCHEMA, **of_dataset, "a": str(a), "b": str(b), **one} for one in found]
+        print(("" if dataset is None else f"== {dataset} ==\n") + comparison_text(str(a), str(b), found))
+        comparisons += found
     if json_file is not None:
         with atomic(json_file) as temporary:
             temporary.write_text(json.dumps(comparisons, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_features(source: Path) -> FeatureSet:
-    """The features of a finished run, of a feature folder or of a feature file.
+def _compared(a: FeatureSet, b: FeatureSet, protocols: Sequence[EvalProtocol]) -> list[dict[str, Any]]:
+    results = zip(*(evaluate_all(features, protocols) for features in (a, b)), strict=True)
+    return [
+        {"protocol": one.protocol.name, **compare((a, one), (b, other)).to_json()}
+        for one, other in results
+        if len(protocols) == 1 or one.num_queries or other.num_queries
+    ]
+
+
+def read_features(source: Path) -> dict[str | None, FeatureSet]:
+    """Reads the test features of a finished run, or those of a feature folder or feature file.
+
+    Returns:
+        Features by dataset if the run tests several, else under the key None.
 
     Raises:
-        DataError: there are none, they are damaged, or they name no queries.
+        DataError: the features are missing or damaged, or have no queries.
     """
     directory = RunDirectory(source)
-    if directory.config_file.is_file() and not directory.features.is_file():
+    files = directory.tested()
+    if directory.config_file.is_file() and not files:
         raise DataError(f"{source}: this run has no {directory.features.name} yet; finish it with --resume auto")
-    if directory.features.is_file():
-        features = FeatureSet.load(directory.features)
+    if files:
+        tested = {dataset: FeatureSet.load(file) for dataset, file in files.items()}
     else:
-        features = store.read(source) if source.is_dir() else FeatureSet.load(source)
-    if not len(features.query):
-        raise DataError(f"{source}: no query rows, so nothing to compare; extract a dataset with queries")
-    return features
+        tested = {None: store.read(source) if source.is_dir() else FeatureSet.load(source)}
+    for features in tested.values():
+        if not len(features.query):
+            raise DataError(f"{source}: no query rows, so nothing to compare; extract a dataset with queries")
+    return tested

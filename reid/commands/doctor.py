@@ -1,4 +1,4 @@
-"""Doctor: what may be wrong with a dataset or table, shown and stored; what is safe to mend, mended on request."""
+"""Doctor: report possible errors in a dataset or table, and fix on request what can be fixed safely."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ CLEAN, FINDINGS = 0, 3
 
 
 def run(data: Path, kind: str, options: Options, *, quick: bool, json_file: Path | None, fix: bool) -> int:
-    """Prints counts, findings and notes, and what `fix` did; returns the exit code, 0 or 3.
+    """Prints counts, findings and notes, and what `fix` changed.
 
     Args:
         data: a dataset folder, or a table.
-        kind: of source, or `auto`.
-        options: of the kind.
-        quick: open no image.
-        json_file: gets the same as an object.
-        fix: do what is safe; nothing is deleted.
+        kind: kind of source, or `auto` to detect it.
+        options: options of that kind.
+        quick: do not open images.
+        json_file: file to write the results to as a JSON object.
+        fix: make the safe fixes; nothing is deleted.
+
+    Returns:
+        The exit code: 0 without findings (notes do not count), 3 with findings.
 
     Raises:
-        ConfigError, DataError: the data are unusable, which is exit code 2.
+        ConfigError, DataError: the data are unusable (exit code 2).
     """
     name = registry.recognise(data).name if kind == "auto" else kind
     rows = registry.kind(name).read(data, options)
@@ -46,7 +49,7 @@ def run(data: Path, kind: str, options: Options, *, quick: bool, json_file: Path
         found += doctor.check_strays(data)
     if not quick:
         found += _pictures(rows)
-    found.sort(key=lambda finding: finding.kind)  # findings before notes, else in the order of the checks
+    found.sort(key=lambda finding: finding.kind)  # findings before notes; a stable sort keeps the order of the checks
     parts = doctor.counts(rows)
     print(f"{data}: {name}")
     for sentence in rows.said:
@@ -121,7 +124,7 @@ def _write_json(
 
 
 def _mend(data: Path, rows: Rows, found: Sequence[Finding]) -> list[str]:
-    """Does what is safe; returns what was done, in sentences."""
+    """Makes the safe fixes; returns a sentence for each."""
     done = []
     if data.is_dir():
         rubbish, _ = doctor.stray_files(data)

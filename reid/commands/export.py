@@ -1,6 +1,6 @@
-"""Export: a trained network as one file for other programs, kept only if it gives what PyTorch gives.
+"""Export: write a trained network as one file for other runtimes, kept only if its outputs agree with PyTorch's.
 
-Shapes: N images, H W pixels of a resized image, D feature.
+Shapes: N images, H W pixels of a resized image, D feature dimensions.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 DTYPES = ("float32", "fp16", "int8")
-GUARD = 10  # times the error of float32 itself, as measured; other orders of summation stay well below
+GUARD = 10  # allowed difference in multiples of float32's measured error; other orders of summation stay well below
 FEW, MANY, CALIBRATION, EXACT = (
     64,
     500,
     64,
     8,
-)  # images: to compare, for smaller numbers, to learn their range, in float64
-TIE = 2e-5  # similarities nearer than this have no order in float32
-ORDER, LOSS = 0.99, 0.005  # of smaller numbers: the least share of pairs in the same order, the most mAP lost
+)  # images: to compare in float32, to compare in fp16 and int8, to calibrate int8, to measure float32's error in float64
+TIE = 2e-5  # similarities that differ by less have no reliable order in float32
+ORDER, LOSS = 0.99, 0.005  # for fp16 and int8: least share of pairs in the same order, most mAP lost (fraction)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to write.
+    """Options of an export.
 
     Args:
-        out: the file.
+        out: the file to write.
         format: one of `deployed.FORMATS`.
-        preprocessing: `inside`: the file takes resized uint8 RGB images; `outside`: normalised float32 ones.
+        preprocessing: `inside`: the input is resized uint8 RGB images; `outside`: normalised float32 images.
         dtype: one of `DTYPES`.
-        images: folder of images to compare on, in place of the test set.
-        overwrite: replace a file that is there.
+        images: folder of images to compare on instead of the test set.
+        overwrite: replace an existing file.
     """
 
     out: Path
@@ -76,14 +76,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the file's outputs are from PyTorch's, on N images.
+    """Agreement of the file's outputs with PyTorch's on N images.
 
     Args:
-        images: N, and where they are from, in words.
-        difference: the largest between two components of unit features.
-        allowed: the largest that may be; infinite where the order decides.
-        order: share of pairs of images that an image finds in the same order, of those that are no `TIE`.
-        mAP: of PyTorch's features and of the file's, by one frame of each tracklet; None where nothing can be judged.
+        images: description of the images: N and their source.
+        difference: largest absolute difference of two components of unit features.
+        allowed: limit for `difference`; infinite for fp16 and int8, where `order` and `mAP` decide.
+        order: see `same_order`.
+        mAP: fractions, of PyTorch's features and of the file's, with one frame per tracklet; None if not measured.
     """
 
     images: str
@@ -100,15 +100,15 @@ class Agreement:
 
 
 def run(source: Source, overrides: Sequence[str], options: Options) -> None:
-    """Writes the file, compares it with PyTorch, keeps it where they agree, and prints what it says of itself.
+    """Writes the file, compares it with PyTorch, keeps it if they agree, and prints its metadata.
 
     Args:
-        source: where the network lies.
-        overrides: of its config, such as where the data is.
-        options: what to write.
+        source: where to load the network from.
+        overrides: overrides of its config, such as the data root.
+        options: options of the export.
 
     Raises:
-        ReidError: the network cannot be written so, or the file's outputs differ; then no file is left.
+        ReidError: the network cannot be exported like this, or the outputs differ too much; no file is left then.
     """
     _require_sense(options)
     config = configs.changed(source.config(overrides), ["machine.device=cpu", "machine.dtype=float32"], "override")
@@ -144,7 +144,7 @@ def _require_sense(options: Options) -> None:
 
 
 def _images(options: Options, benchmark: Benchmark | None, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
-    """(N, H, W, 3) uint8 resized images, and the row of the test set that each is of."""
+    """Returns (N, H, W, 3) uint8 resized images, and (N,) their rows in the test set or their numbers in the folder."""
     if benchmark is None:
         assert options.images is not None
         if not options.images.is_dir():
@@ -160,7 +160,7 @@ def _images(options: Options, benchmark: Benchmark | None, preprocess: Preproces
 
 
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows, evenly from all of them."""
+    """Returns at most `most` evenly spaced elements of the rows."""
     return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
 
 
@@ -169,7 +169,7 @@ def _middle_frames(split: Split, rows: np.ndarray) -> list[Path]:
 
 
 def _resized(paths: Sequence[Path], preprocess: Preprocess) -> np.ndarray:
-    """Images as people resize them before they give them to the file, in whole numbers."""
+    """Resizes images to uint8, as users do before they pass them to the file."""
     whole = Preprocess(preprocess.resize, preprocess.resize, [0.0] * 3, [1 / 255] * 3)
     images = [torch.from_numpy(decode(path)) for path in paths]
     return whole(images, torch.device("cpu")).permute(0, 2, 3, 1).round().clamp(0, 255).byte().contiguous().numpy()
@@ -184,7 +184,7 @@ def _deployable(trained: Trained, options: Options) -> Deployed:
 
 
 def _about(source: Source, trained: Trained, model: Deployed, options: Options) -> dict[str, Any]:
-    """What the file says of itself."""
+    """Returns the metadata stored in the file."""
     preprocess, inside = trained.preprocess, options.preprocessing == "inside"
     (height, width), (h, w) = preprocess.resize, preprocess.crop
     steps = f"resize to {height} x {width} (height x width), bilinear with antialiasing"
@@ -221,7 +221,7 @@ def _about(source: Source, trained: Trained, model: Deployed, options: Options) 
 
 
 def _made_from(trained: Trained) -> dict[str, Any]:
-    """Run and checkpoint, or the weight file, by their names: the file goes where nobody need know the folders of this machine."""
+    """Returns the names of run and checkpoint, or of the weight file, without their folders: the file is for other machines."""
     return {key: Path(trained.about[key]).name for key in ("run", "checkpoint", "weights") if key in trained.about}
 
 
@@ -233,9 +233,12 @@ def _version() -> str:
 
 
 def _calibration(source: Source, config: Config, preprocess: Preprocess, model: Deployed) -> list[np.ndarray]:
-    """Batches of training images, which are none of those compared on."""
-    drawn = RunDirectory(source.path).drawn() if isinstance(source, OfRun) else None
-    split = experiment.load_data(config, drawn).train.split
+    """Returns batches of training images to calibrate int8 with; the comparison uses test images."""
+    if isinstance(source, OfRun):
+        data = experiment.data_as_trained(config, RunDirectory(source.path))
+    else:
+        data = experiment.load_data(config)
+    split = data.train.split
     pixels = _resized(_middle_frames(split, _spread(np.arange(len(split)), CALIBRATION)), preprocess)
     return [model.prepared(torch.from_numpy(part)).numpy() for part in _batches(pixels)]
 
@@ -246,14 +249,14 @@ def _batches(pixels: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _outputs(call: Run, model: Deployed, pixels: np.ndarray) -> np.ndarray:
-    """(N, D) of the file, whose last batch may be smaller than the others."""
+    """Returns the file's (N, D) features, computed in batches; the last batch may be smaller than the others."""
     parts = [call(model.prepared(torch.from_numpy(part)).contiguous().numpy())[0] for part in _batches(pixels)]
     return np.concatenate(parts)
 
 
 @torch.inference_mode()
 def _reference(trained: Trained, pixels: np.ndarray) -> np.ndarray:
-    """(N, D) unit features by the network as it was trained and the preprocessing of extraction."""
+    """Returns (N, D) unit features of the original PyTorch network, with the preprocessing of extraction."""
     device = next(trained.embedding.parameters()).device
     parts = (trained.embedding(trained.preprocess(torch.from_numpy(part), device)) for part in _batches(pixels))
     return torch.cat([torch.nn.functional.normalize(part) for part in parts]).numpy()
@@ -261,7 +264,7 @@ def _reference(trained: Trained, pixels: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def _error(model: Deployed, reference: np.ndarray, pixels: np.ndarray) -> float:
-    """How far float32 is from float64 on some images: what rounding makes of unit features of this network on this machine."""
+    """Returns the largest difference of float32 from float64 features on some images: the rounding error of this network here."""
     exact, some = copy.deepcopy(model).double(), torch.from_numpy(pixels[:EXACT])
     return float(np.abs(exact(exact.prepared(some))[0].numpy() - reference[:EXACT]).max())
 
@@ -280,7 +283,7 @@ def _compared(
     if not np.isfinite(outputs).all():
         return Agreement(where, float("nan"), 0.0, 0.0)
     allowed = float("inf")
-    if dtype == "float32":  # of smaller numbers, the order decides
+    if dtype == "float32":  # for fp16 and int8, order and mAP decide
         allowed = GUARD * max(_error(model, reference, pixels), float(np.finfo(np.float32).eps))
     difference = float(np.abs(outputs - reference).max())
     scores = None
@@ -290,14 +293,17 @@ def _compared(
 
 
 def same_order(reference: np.ndarray, other: np.ndarray) -> float:
-    """Share of pairs of rows that a row finds in the same order of similarity by both, of those that are no `TIE` in the first.
+    """Returns how well two feature sets agree on rankings.
+
+    For each row, the pairs of other rows are ordered by their similarity to it. The result is the share of pairs in the same order in
+    both sets; pairs whose similarities in the reference differ by at most `TIE` do not count.
 
     Args:
         reference: (N, D) unit rows.
         other: likewise.
 
     Returns:
-        In [0, 1]; 1 where all are ties.
+        In [0, 1]; 1 if all pairs are ties.
     """
     before, after = (features.astype(np.float64) @ features.T.astype(np.float64) for features in (reference, other))
     same = pairs = 0
@@ -313,7 +319,7 @@ def same_order(reference: np.ndarray, other: np.ndarray) -> float:
 def _scores(
     reference: np.ndarray, outputs: np.ndarray, rows: np.ndarray, benchmark: Benchmark, config: Config
 ) -> tuple[float, float] | None:
-    """mAP by both, of the images that are compared on; None where no query has a match among them."""
+    """Returns mAP by both feature sets on the compared images; None if no query has a match among them."""
     protocol = get_protocols(config.test.protocols, any_camera=config.test.any_camera)[0]
     split = benchmark.test.select(rows)
     query, gallery = (np.flatnonzero(np.isin(rows, named)) for named in (benchmark.query, benchmark.gallery))
@@ -327,10 +333,10 @@ def _scores(
 
 
 def _require_agreement(agreement: Agreement, options: Options) -> None:
-    """Refuses a file whose outputs differ.
+    """Checks that the file's outputs agree with PyTorch's.
 
     Raises:
-        ReidError: with how far they differ.
+        ReidError: they differ too much; the message says by how much.
     """
     least, score = 1.0 if options.dtype == "float32" else ORDER, agreement.mAP
     lost = score is not None and score[0] - score[1] > LOSS

@@ -1,6 +1,6 @@
-"""Extract: features of a dataset, a folder of tracklet folders, or a manifest, by the model of a run.
+"""Extract: compute features of a dataset, a folder of tracklet folders, or a manifest with a trained model.
 
-Shapes: T tracklets.
+Shapes: T tracklets, D feature dimensions.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ from reid.tracklets import IdNames, Split
 logger = logging.getLogger(__name__)
 
 Mode = Literal["new", "overwrite", "add"]
-DAMAGED = "damaged.csv"  # images that were left out, beside the features where there are any
+DAMAGED = "damaged.csv"  # list of images left out, in the feature folder; only written if there are any
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where features go, and what may be there.
+    """A feature folder to write to.
 
     Args:
         folder: the feature folder.
-        mode: `new`; `overwrite` the feature folder that is there; `add` to it.
-        resume: go on with an extraction that was killed, where there is one.
-        index: faiss factory string of the index to build; with `add`, the folder's own takes the new rows in by default.
-        shard_frames: frames between two saved parts.
-        skip_tracklets: leave out tracklets none of whose images can be read, instead of stopping.
+        mode: `new`; `overwrite` an existing feature folder; `add` to it.
+        resume: resume a killed extraction, if there is one.
+        index: faiss factory string of the index to build; with `add`, the default is to add the rows to the existing index.
+        shard_frames: frames per saved shard.
+        skip_tracklets: skip tracklets none of whose images can be read, instead of raising an error.
     """
 
     folder: Path
@@ -71,13 +71,17 @@ class Target:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other programs from changing the folder, which must be one that can be written as asked."""
+        """Locks the folder against changes by other programs, and checks that `mode` and `resume` allow writing to it."""
         with store.changing(self.folder, make=self.mode != "add"):
             self.require_place()
             yield
 
     def require_place(self) -> None:
-        """Refuses a folder that cannot be written as asked, before the work."""
+        """Checks, before the extraction, that `mode` and `resume` allow writing to the folder.
+
+        Raises:
+            DataError: they do not, or the gallery to add to cannot be opened.
+        """
         if self.mode == "add":
             store.open_gallery(self.folder)
         elif not unfinished(self.folder) and not (self.resume and store.exists(self.folder)):
@@ -86,13 +90,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Database:
-    """A gallery in a database, which gets each part of the features as it is done; rows that are there stay.
+    """A database to write to; each shard of features is pushed as it finishes, and existing rows stay.
 
     Args:
-        place: the collection, made where there is none.
-        resume: leave out parts all of whose tracklets are there, instead of refusing the first that is.
-        index: Milvus' kind of index of a new collection.
-        shard_frames, skip_tracklets: as of `Target`.
+        place: address of the collection, which is created if missing.
+        resume: skip shards whose tracklets are all in the collection; without it, an existing tracklet is an error.
+        index: Milvus index type of a new collection.
+        shard_frames, skip_tracklets: as in `Target`.
     """
 
     place: milvus.Address
@@ -102,13 +106,23 @@ class Database:
     skip_tracklets: bool = False
 
     def held(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing is held: others may write meanwhile."""
+        """Returns a null context: other programs may write to the database at the same time."""
         return contextlib.nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """What is embedded, and what is known of its features before there are any."""
+    """The tracklets to embed, and the metadata of their features, known before extraction.
+
+    Args:
+        split: T tracklets.
+        query: row numbers of the queries.
+        gallery: row numbers of the gallery.
+        keys: keys of the tracklets.
+        fingerprint: of model and preprocessing.
+        dim: D.
+        about: entries of gallery.json: run, checkpoint, preprocessing, source, names.
+    """
 
     split: Split
     query: np.ndarray
@@ -121,11 +135,11 @@ class _Source:
 
 @dataclass(frozen=True)
 class Engine:
-    """What embeds: this program and, under torchrun, its like; or the machines of a Ray cluster.
+    """The processes that embed: this one and, under torchrun, the other ranks; or the actors of a Ray cluster.
 
     Args:
-        on_ray: whether Ray does.
-        cpus: cores of each of its actors, see `extract_on_ray.team`.
+        on_ray: embed on a Ray cluster.
+        cpus: CPU cores per Ray actor, see `extract_on_ray.team`.
     """
 
     on_ray: bool = False
@@ -135,14 +149,14 @@ class Engine:
     def started(
         self, config: Config, place: contextlib.AbstractContextManager[None]
     ) -> Iterator[tuple[Runtime, Team | None]]:
-        """The engine, and the place to write held, for as long as the context lasts."""
+        """Starts the engine and enters `place`, the lock of the target, as a context manager; the team is None without Ray."""
         if self.on_ray:
             if world_size() > 1:
                 raise ConfigError("--engine ray: start it without torchrun; Ray starts the processes")
             with place, extract_on_ray.team(config.machine.device, config.machine.dtype, self.cpus) as team:
                 yield team.asking, team
         else:
-            # The place comes second: where it is refused, the other processes learn of it.
+            # The lock is taken after the process group has started, so that if it fails, the other processes stop too.
             with start(config.machine.device, config.machine.dtype) as runtime, place:
                 yield runtime, None
 
@@ -155,15 +169,15 @@ def run(
     target: Target | Database,
     engine: Engine | None = None,
 ) -> None:
-    """Writes a feature folder, or adds to one, or to a database.
+    """Extracts features to a feature folder or a database.
 
     Args:
-        model: where the network lies.
-        overrides: of its config, for this machine: the device, workers.
-        source: what to embed.
-        kind: `mars`, `folders`, `manifest`, or `auto` to find out.
-        target: where the features go.
-        engine: what embeds, by default this program.
+        model: where to load the network from.
+        overrides: overrides of its config for this machine, such as device and workers.
+        source: dataset, folder of tracklet folders, or manifest to embed.
+        kind: `mars`, `folders`, `manifest`, or `auto` to detect it.
+        target: the feature folder or database to write to.
+        engine: the processes that embed; by default this one, and under torchrun the other ranks.
     """
     config = model.config([*overrides, *["data.damaged=skip"] * target.skip_tracklets])
     in_range("shard", target.shard_frames, 1)
@@ -171,7 +185,7 @@ def run(
     split, query, gallery, names = _tracklets(source, kind, config)
     size = f"{counted(len(split), 'tracklet')}, {counted(split.num_frames, 'frame')}"
     logger.info("%s: %s with %s", source, kind, size)
-    if not target.skip_tracklets:  # what is missing shows before the work, not in the middle of it
+    if not target.skip_tracklets:  # missing images are reported before the extraction, not during it
         advice = "leave the tracklet out by --skip-tracklets"
         presence.require_images(split, presence.missing(split), config.data.damaged, advice)
     place = target.held() if is_main_process() else contextlib.nullcontext()
@@ -196,13 +210,13 @@ def run(
 
 
 def _into_folder(work: Work, source: _Source, target: Target, runtime: Runtime, team: Team | None) -> None:
-    """Extracts the parts that are missing, each saved as it is done, and puts them together."""
+    """Extracts the missing shards, saves each as it finishes, and merges them to the feature folder."""
     if target.index is not None:
-        Index(target.index, source.dim)  # a string that faiss does not take shows before the work
+        Index(target.index, source.dim)  # an invalid factory string is reported before the extraction
     numbers = {"fingerprint": source.fingerprint, "dtype": str(runtime.dtype).removeprefix("torch.")}
     shards = Shards(target.folder, source.split, target.shard_frames, source.dim, {**numbers, "mode": target.mode})
     todo = _begin(source, shards, target, runtime)
-    listed = shards.folder / DAMAGED  # first, so that no part is there whose damaged images are not listed
+    listed = shards.folder / DAMAGED  # written before each shard, so that no saved shard lacks its entries
     for number, features, left_out in _embedded(work, {number: shards.rows[number] for number in todo}, runtime, team):
         if runtime.is_main:
             if left_out:
@@ -215,7 +229,7 @@ def _into_folder(work: Work, source: _Source, target: Target, runtime: Runtime, 
 
 
 def _into_database(work: Work, source: _Source, target: Database, runtime: Runtime, team: Team | None) -> None:
-    """Extracts the parts that are missing, each sent as it is done."""
+    """Extracts the missing shards and pushes each to the database as it finishes."""
     parts, missing, lost = in_parts(source.split, target.shard_frames), np.zeros(0, bool), 0
     place, everything = target.place, np.arange(len(source.split))
     if runtime.is_main:
@@ -247,7 +261,7 @@ def _into_database(work: Work, source: _Source, target: Database, runtime: Runti
 
 
 def _rows_of(source: _Source, rows: np.ndarray, features: np.ndarray, left_out: Mapping[str, str]) -> Gallery:
-    """Some of the tracklets as rows of a gallery."""
+    """Makes a gallery of some of the tracklets, given by row number, and their features."""
     split, key = source.split.select(rows), np.array(source.keys, np.str_)[rows]
     count = np.arange(len(rows))
     made = FeatureSet(features, split.pid, split.camid, count[:0], count, key, source.fingerprint)
@@ -257,7 +271,7 @@ def _rows_of(source: _Source, rows: np.ndarray, features: np.ndarray, left_out: 
 def _embedded(
     work: Work, parts: Mapping[int, np.ndarray], runtime: Runtime, team: Team | None
 ) -> Iterator[tuple[int, np.ndarray, dict[str, str]]]:
-    """Number and features of each part, and what was left out: by a team, or by this program and its like."""
+    """Yields number and features of each shard, and the damaged images left out; computed by the Ray team, or by this program's ranks."""
     work, progress = replace(work, shards=parts), "embedding" if runtime.is_main else ""
     if team is not None:
         yield from extract_on_ray.extract_on(team, work, progress=progress)
@@ -270,7 +284,11 @@ def _embedded(
 
 
 def _begin(source: _Source, shards: Shards, target: Target, runtime: Runtime) -> list[int]:
-    """The numbers of the parts to extract, which the main process knows, in every process."""
+    """Prepares the shards in the main process; returns the numbers of the shards to extract, in every process.
+
+    Raises:
+        DataError: rows cannot be added to the gallery, or the extraction cannot be resumed.
+    """
     missing = np.zeros(0, bool)
     if runtime.is_main:
         if _is_there(source, target):
@@ -286,14 +304,20 @@ def _begin(source: _Source, shards: Shards, target: Target, runtime: Runtime) ->
 
 
 def _in_every_process(missing: np.ndarray, count: int, runtime: Runtime) -> list[int]:
-    """The places of what is True among `count` in the main process, which others do not know; all places are False where it is empty."""
+    """Sends the indices of the True elements of `missing` from the main process to all.
+
+    Args:
+        missing: (count,) bool in the main process, or empty for no True element; empty in the other processes.
+        count: number of elements.
+        runtime: of this process.
+    """
     told = torch.zeros(count, dtype=torch.int64)
     told[: len(missing)] = torch.from_numpy(missing)
     return np.flatnonzero(sum_over_processes(told.to(runtime.device)).cpu().numpy()).tolist()
 
 
 def _is_there(source: _Source, target: Target) -> bool:
-    """Whether a killed extraction had got to its end."""
+    """Whether an extraction to be resumed is already complete."""
     among_others = target.mode == "add"
     return (
         target.resume
@@ -303,10 +327,13 @@ def _is_there(source: _Source, target: Target) -> bool:
 
 
 def _write(source: _Source, shards: Shards, target: Target, left_out: Mapping[str, str]) -> None:
-    """Puts the parts together, behind the rows that are there where they are to be added.
+    """Merges the shards to the feature folder, with mode `add` after the existing rows.
 
     Args:
-        left_out: path and reason of damaged images.
+        source: the tracklets.
+        shards: all of them saved.
+        target: the feature folder.
+        left_out: path -> reason of damaged images.
     """
     kept = _kept(source, shards, target)
     split, lost = source.split.select(kept), [key for key, has in zip(source.keys, kept, strict=True) if not has]
@@ -319,7 +346,7 @@ def _write(source: _Source, shards: Shards, target: Target, left_out: Mapping[st
     shape = (len(before) + size, source.dim)
     new = (part[~np.isnan(part[:, 0])] for part in shards.features())
     features = store.draft(target.folder, chain(store.blocks(before), new), shape)
-    place = np.cumsum(kept) - 1  # of each row among those that are kept
+    place = np.cumsum(kept) - 1  # new row number of each kept tracklet
     query, searched = (place[rows[kept[rows]]] for rows in (source.query, source.gallery))
     key = np.array(source.keys, np.str_)[kept]
     rows = FeatureSet(features[-size:], split.pid, split.camid, query, searched, key, source.fingerprint)
@@ -346,10 +373,10 @@ def _write(source: _Source, shards: Shards, target: Target, left_out: Mapping[st
 
 
 def _kept(source: _Source, shards: Shards, target: Target) -> np.ndarray:
-    """(T,) bool: the tracklets that have features.
+    """Returns (T,) bool: whether a tracklet has features; a shard has NaN for one without readable images.
 
     Raises:
-        DataError: a part was extracted with `skip_tracklets` and lacks some, and that is not asked for now; or there are none at all.
+        DataError: a shard was extracted with `skip_tracklets` and lacks tracklets, but the flag is not set now; no tracklet has features.
     """
     kept = ~np.concatenate([np.isnan(part[:, 0]) for part in shards.features()])
     if not kept.all() and not target.skip_tracklets:
@@ -364,7 +391,7 @@ def _kept(source: _Source, shards: Shards, target: Target) -> np.ndarray:
 
 
 def _shown(split: Split, left_out: Mapping[str, str]) -> np.ndarray:
-    """(T,) texts: the image file that stands for each tracklet, one that can be read."""
+    """Returns (T,) texts: the middle frame of each tracklet, or its first undamaged frame if that is damaged."""
     damaged, shown = {Path(path).absolute().as_posix() for path in left_out}, store.middle_frames(split)
     for row in np.flatnonzero([path in damaged for path in shown]).tolist():
         paths = [path.absolute().as_posix() for path in split[row].paths]
@@ -380,15 +407,26 @@ def _say(left_out: Mapping[str, str], where: str = "") -> None:
 
 
 def log_recall(gallery: Gallery, index: Index) -> None:
-    """Says what an index is worth on its own gallery."""
+    """Logs the recall of an index on its gallery."""
     found = recall(gallery.features, index)
     logger.info("index %s: recall@10 %.3f against exact; robust-reid search --tune tries others", index.factory, found)
 
 
 def _tracklets(source: Path, kind: str, config: Config) -> tuple[Split, np.ndarray, np.ndarray, IdNames]:
-    """What to embed, its query and gallery rows, and names. Only what has a test protocol has queries; of a table, all is embedded."""
+    """Loads the tracklets to embed, their query and gallery rows, and names.
+
+    Only sources with a test protocol have queries. Of a MARS layout the test set is embedded, of a table all tracklets.
+
+    Raises:
+        DataError: the MARS layout has no test set.
+    """
     if kind == "mars":
         benchmark = load_mars(source)
+        if not len(benchmark.test):
+            raise DataError(
+                f"{source}: no test set, which is what is embedded of a MARS layout; robust-reid import {source} --out tracks.csv "
+                "makes a table of its training tracklets, which can be"
+            )
         return benchmark.test, benchmark.query, benchmark.gallery, benchmark.names
     if kind == "folders":
         split = load_folders(source)
@@ -397,7 +435,7 @@ def _tracklets(source: Path, kind: str, config: Config) -> tuple[Split, np.ndarr
     for note in rows.notes:
         logger.info("%s: %s", source, note)
     query, gallery = rows.query, rows.gallery
-    if rows.part is not None:  # only what is tested is searched by a test; a search finds all
+    if rows.part is not None:  # a test only uses tracklets of the test set; robust-reid search uses all
         tested, any_camera = np.flatnonzero(rows.part == "test"), config.test.any_camera
         if rows.role is None:
             drawn = draw_test(rows.split.select(tested), Draw(seed=config.data.split_seed), any_camera=any_camera)
@@ -418,12 +456,17 @@ def features_of(
     damaged: DamagedImages | None = None,
     label: str = "embedding",
 ) -> FeatureSet:
-    """Features of all tracklets of a split.
+    """Extracts the features of all tracklets of a split.
 
     Args:
+        config: config of the model, with pooling, batch size and workers.
+        model: the network.
+        preprocess: converts frames to its input.
+        split: T tracklets.
+        runtime: of this process.
         query, gallery: row numbers, all by default.
-        damaged: notes what is left out.
-        label: names the progress bar.
+        damaged: records the images left out.
+        label: text of the progress bar.
     """
     rows, damaged = np.arange(len(split)), DamagedImages(config.data.damaged) if damaged is None else damaged
     options = {**_options(config, model), "progress": label if runtime.is_main else ""}

@@ -1,4 +1,4 @@
-"""Import: sources of any kind into one table of tracklets."""
+"""Import: convert sources of any kind to one table of tracklets."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SUFFIXES = (".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Crops:
-    """Where crops go, and their format.
+    """Folder and format of crops.
 
     Args:
-        folder: holds one folder per source.
+        folder: gets one subfolder per source.
         suffix: `jpg` or `png`.
-        quality: of JPEG, 1 to 100.
+        quality: JPEG quality, 1 to 100.
     """
 
     folder: Path
@@ -48,11 +48,20 @@ def run(
     camera_per_source: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Reads the sources, cuts crops where asked, writes the table, and prints what was taken.
+    """Reads the sources, cuts crops if wanted, writes the table, and prints a summary.
+
+    Args:
+        sources: files or folders to import.
+        kind: kind of source, or `auto` to detect it.
+        options: options of that kind.
+        out: table to write, .csv or .parquet.
+        crops: cut the boxes to image files; None keeps the boxes.
+        camera_per_source: use each source's name as its camera.
+        overwrite: replace an existing table and existing crops.
 
     Raises:
-        ConfigError: an option is wrong or says nothing about these sources.
-        DataError: a source cannot be read, or the table is there already.
+        ConfigError: an option is wrong or does not apply to these sources.
+        DataError: a source cannot be read, or the table exists already.
     """
     if out.suffix.lower() not in SUFFIXES:
         raise DataError(f"{out}: expected a table's name, .csv or .parquet, got {out.suffix or 'no suffix'}")
@@ -84,13 +93,13 @@ def run(
 
 
 def joined(parts: Sequence[Rows], ids: Literal["shared", "separate"] | None) -> Rows:
-    """The rows of several sources as those of one; what could be confused bears its source's name in front.
+    """Joins the rows of several sources; ids that could collide get the source's name as a prefix.
 
-    Tracklets always do. Persons and cameras do in published datasets, whose numbers mean nothing outside, and with `ids` separate;
-    junk (−1) and distractors (0) keep their numbers.
+    Tracklet ids are always prefixed. Person and camera ids are prefixed for published datasets, whose numbers have no meaning outside the
+    dataset, and for all sources if `ids` is `separate`; junk (−1) and distractors (0) keep their numbers.
 
     Raises:
-        ConfigError: two sources of one's own have an id in common, and `ids` does not say whether it is one person.
+        ConfigError: two sources that are no published datasets share a person id, and `ids` is None.
     """
     if len(parts) == 1:
         return parts[0]
@@ -108,7 +117,7 @@ def joined(parts: Sequence[Rows], ids: Literal["shared", "separate"] | None) -> 
 
 
 def _read(source: Path, kind: str, options: Options) -> tuple[str, Rows]:
-    """What the source was taken for, in words, and its rows."""
+    """Reads a source; returns a description of its detected kind, and its rows."""
     if kind == "auto":
         found = registry.recognise(source)
         taken, name = f"{found.name} ({registry.KINDS[found.name]}): found {found.why}", found.name
@@ -123,7 +132,7 @@ def _read(source: Path, kind: str, options: Options) -> tuple[str, Rows]:
 
 
 def _apart(names: list[str]) -> list[str]:
-    """Names of which no two are equal, numbered where they were."""
+    """Makes names unique by numbering duplicates."""
     count, seen = Counter(names), Counter[str]()
     unique = []
     for name in names:
@@ -151,7 +160,7 @@ def _prefixed(name: str, value: Any) -> Any:
 
 
 def _cut(parts: Sequence[Rows], folder: Path, form: CropFormat, overwrite: bool) -> list[Rows]:
-    """The sources with files of crops instead of boxes; those without boxes as they are."""
+    """Replaces boxes by crop files; sources without boxes stay unchanged."""
     boxes = {rows.name: num_crops(rows) for rows in parts}
     if not any(boxes.values()):
         raise ConfigError(
@@ -166,7 +175,7 @@ def _cut(parts: Sequence[Rows], folder: Path, form: CropFormat, overwrite: bool)
 
 
 def _tidy(column: str, values: list[Any]) -> list[Any]:
-    """Ids as numbers where all of them are ("0002" is 2, MARS' "00-1" is -1), else all as text; whole pixels without a fraction."""
+    """Converts ids to integers if all are integers ("0002" is 2, MARS' "00-1" is -1), else to text; integral pixels to integers."""
     if column in ("pid", "camid"):
         texts = ["-1" if value == _MARS_JUNK else None if value is None else str(value) for value in values]
         if all(text is None or _WHOLE.fullmatch(text) for text in texts):
@@ -178,14 +187,14 @@ def _tidy(column: str, values: list[Any]) -> list[Any]:
 
 
 def _relative(paths: list[str], folder: Path) -> list[str]:
-    """Paths below the table's folder relative to it, so that both can move together; others absolute."""
+    """Makes paths below the table's folder relative to it, so that both can be moved together; others absolute."""
     base = os.path.join(os.path.abspath(folder), "")
     absolute = [os.path.abspath(path) for path in paths]
     return [path.removeprefix(base) if path.startswith(base) else path for path in absolute]
 
 
 def summary(out: Path, columns: dict[str, list[Any]]) -> str:
-    """What the table holds, in a line or two."""
+    """Summarises the table in one or two lines."""
     rows = len(columns["path"])
     persons = {pid for pid in columns.get("pid", []) if is_person(pid)}
     cameras = {camid for camid in columns.get("camid", []) if camid is not None}
@@ -193,5 +202,8 @@ def summary(out: Path, columns: dict[str, list[Any]]) -> str:
     numbers = {"frame": rows, "tracklet": tracklets, "person": len(persons), "camera": len(cameras)}
     text = f"{out}: {', '.join(counted(number, noun) for noun, number in numbers.items())}"
     if "x" in columns or "first" in columns:
-        text += f"\n  the boxes are not cut yet, which training needs: robust-reid import {out} --crops DIR --out OTHER{out.suffix}"
+        text += (
+            "\n  boxes and frames of videos are cut out whenever they are read; to cut them once: "
+            f"robust-reid import {out} --crops DIR --out OTHER{out.suffix}"
+        )
     return text

@@ -1,4 +1,4 @@
-"""Noise: a manifest of labels that are wrong on purpose, from a config, without training."""
+"""Noise: write the manifest of a config's label noise, without training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def run(config: Config, out: Path, *, overwrite: bool) -> None:
 
     Raises:
         ConfigError: no noise is configured, or the file exists.
-        DataError: as `experiment.load_data` raises it, or the file cannot be written.
+        DataError: as `experiment.load_data`, or the file cannot be written.
     """
     experiment.check(config)
     if not config.data.noises:

@@ -1,4 +1,4 @@
-"""Pack: the image folders of a dataset in MARS layout into a few large files each, and the check of packs."""
+"""Pack: store the image folders of a dataset in MARS layout as a few large files each, and verify packs."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _PARTS = ("train", "test")
 
 
 def run(dataset: Path, out: Path | None, shard_bytes: float, mode: Mode) -> None:
-    """Packs ``bbox_train`` and ``bbox_test``; prints what was packed and what may be deleted. Nothing of the source is deleted.
+    """Packs ``bbox_train`` and ``bbox_test``; prints what was packed and what may be deleted. It deletes no source files.
 
     Args:
         dataset: a folder in MARS layout.
-        out: where the packs go, and ``info`` with them; by default beside the folders.
-        shard_bytes: of images in one file; 0 < shard_bytes <= 4e9.
-        mode: what becomes of packs that are there: an error, gone on with, or replaced.
+        out: folder for the packs and a copy of ``info``; by default the dataset folder.
+        shard_bytes: bytes of images per file; 0 < shard_bytes <= 4e9.
+        mode: for existing packs: `new` raises an error, `resume` verifies and continues, `overwrite` replaces.
 
     Raises:
-        ConfigError: the shard size is out of its range, or gives too many shards.
-        DataError: a folder or image is missing, or a pack is there already or cannot be written.
+        ConfigError: the shard size is out of range, or gives too many shards.
+        DataError: a folder or image is missing, or a pack exists already or cannot be written.
     """
     target = out or dataset
     names = {part: _images(dataset, part) for part in _PARTS}
@@ -53,10 +53,10 @@ def run(dataset: Path, out: Path | None, shard_bytes: float, mode: Mode) -> None
 
 
 def verify(folder: Path) -> None:
-    """Checks every byte of a pack, or of all packs of a dataset.
+    """Verifies every byte of a pack, or of all packs of a dataset.
 
     Raises:
-        DataError: there is none, or one is damaged; one line for each damaged shard.
+        DataError: there is no pack, or one is damaged; one line for each damaged shard.
     """
     packs = [folder] if folder.suffix == SUFFIX else sorted(folder.glob(f"*{SUFFIX}"))
     if not packs or not packs[0].is_dir():
@@ -87,7 +87,11 @@ def _images(dataset: Path, part: str) -> list[bytes]:
 
 
 def _check_listed(list_file: Path, root: Path, names: list[bytes]) -> None:
-    """All that a name list names is there to be packed."""
+    """Checks that every image in a name list exists.
+
+    Raises:
+        DataError: an image is missing.
+    """
     if not list_file.is_file():
         return
     listed = np.array(list_file.read_bytes().split() or [b""])

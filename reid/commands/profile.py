@@ -1,6 +1,6 @@
-"""Profile: where the time of a training step goes, in a table and a trace; no run is made.
+"""Profile: measure where the time of a training step goes, as a table and a trace, without making a run.
 
-Events are those of the profiler's trace: microseconds, on the host or on the device.
+Events are those of the profiler's trace, with times in microseconds, on the host or the device.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from reid.runtime import Runtime, start
 logger = logging.getLogger(__name__)
 
 PARTS = ("data", "transfer", "forward", "backward", "optimizer")  # the scopes that `fit` opens
-WARM_UP = 5  # steps: memory is being allocated, kernels chosen, workers started
-MOST = 1000  # steps: a trace of more cannot be opened
+WARM_UP = 5  # steps in which memory is allocated, kernels are selected and workers start
+MOST = 1000  # steps; a longer trace cannot be opened
 OPERATORS = 10
 LAUNCHES, ON_DEVICE = ("cuda_runtime", "cuda_driver"), ("kernel", "gpu_memcpy", "gpu_memset")
 
 
 def run(config: Config, output_dir: Path, steps: int) -> None:
-    """Trains a few steps without and as many with the profiler, and prints and writes what it saw.
+    """Trains some steps without and as many with the profiler, and prints and writes the results.
 
     Args:
-        config: the run's.
-        output_dir: of the run; its folder `profile` gets profile.txt, the tables, and trace.json.gz, for Perfetto or
-            chrome://tracing. Nothing else is written.
+        config: config of the run.
+        output_dir: run directory; its folder `profile` gets profile.txt (the tables) and trace.json.gz (for Perfetto or
+            chrome://tracing). Nothing else is written.
         steps: 1..1000.
 
     Raises:
@@ -68,7 +68,7 @@ def run(config: Config, output_dir: Path, steps: int) -> None:
 
 
 class _Recorder:
-    """Runs the clock, then the profiler, between the steps of `fit`; only the main process has a profiler running."""
+    """Times the steps of `fit`, first without and then with the profiler; the profiler runs only in the main process."""
 
     def __init__(self, runtime: Runtime, steps: int) -> None:
         self.runtime, self.steps = runtime, steps
@@ -101,7 +101,7 @@ def _write_trace(profiler: profile, folder: Path) -> list[dict[str, Any]]:
     with atomic(folder / "trace.json.gz") as temporary:
         plain = temporary.with_suffix(
             ".json"
-        )  # the profiler packs files that end in .gz through a copy in a folder of its own
+        )  # for a name ending in .gz the profiler would write a temporary copy to another folder
         try:
             profiler.export_chrome_trace(str(plain))
             content = plain.read_bytes()
@@ -113,7 +113,7 @@ def _write_trace(profiler: profile, folder: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Part:
-    """Milliseconds per step of one part: of the host's time, and of the device's work that it launched."""
+    """Milliseconds per step of one part: time on the host, and time of the device work it launched."""
 
     name: str
     host: float
@@ -121,17 +121,17 @@ class Part:
 
 
 def parts_of(events: Iterable[dict[str, Any]], seconds: float, steps: int) -> list[Part]:
-    """Shares out the time of some steps.
+    """Divides the time of some steps among the parts of a step.
 
-    Work on a device belongs to the scope in which it was launched, by whatever thread: backward passes launch from their own.
+    Device work belongs to the scope that was open when it was launched, by any thread: backward passes launch from their own thread.
 
     Args:
-        events: of the trace.
-        seconds: the steps took by the clock.
-        steps: in them.
+        events: events of the trace.
+        seconds: wall-clock time of the steps.
+        steps: number of steps.
 
     Returns:
-        `PARTS`, then "rest": the time of the host, and the work of the device, that lie in none of them.
+        One entry for each of `PARTS`, then "rest": host time and device work outside all of them.
     """
     events = [event for event in events if event.get("ph") == "X"]
     scopes = sorted(
@@ -171,7 +171,7 @@ def _text(
 
 
 def _parts_table(parts: Sequence[Part], step: float, *, cuda: bool) -> str:
-    """Shares are those of the step's time: on CUDA of the device's, which waits where nothing is left to do."""
+    """Formats the parts as a table. Shares are of the step's time: of device time on CUDA, with idle time listed separately."""
     if not cuda:
         rows = [[part.name, f"{part.host:.2f}", f"{100 * part.host / step:.1f}"] for part in parts]
         return text_table(["part", "ms per step", "share, %"], [*rows, ["step", f"{step:.2f}", "100.0"]])
@@ -183,13 +183,13 @@ def _parts_table(parts: Sequence[Part], step: float, *, cuda: bool) -> str:
 
 
 def _operators_table(profiler: profile, steps: int, *, cuda: bool) -> str:
-    """The costliest operators, each without those that it calls."""
+    """Formats the most expensive operators as a table, by their own time without the operators they call."""
 
     def cost(operator: Any) -> float:
         return operator.self_device_time_total if cuda else operator.self_cpu_time_total
 
     operators = [operator for operator in profiler.key_averages() if not operator.is_user_annotation]
-    if cuda:  # a kernel's time stands with the operator that launched it, too
+    if cuda:  # a kernel's time is counted in the operator that launched it too
         operators = [operator for operator in operators if operator.device_type == torch.autograd.DeviceType.CPU]
     rows = [
         [operator.key, f"{operator.count / steps:g}", f"{cost(operator) / steps / 1e3:.2f}"]
@@ -211,7 +211,7 @@ def _rates(job: Job, runtime: Runtime, recorder: _Recorder, flops: int) -> str:
 
 
 def product_rate(runtime: Runtime) -> float:
-    """Floating-point operations per second of a square matrix product in the run's number format, the best of a few."""
+    """Returns the floating-point operations per second of a square matrix product in the run's dtype, the best of six."""
     size = 8192 if runtime.device.type == "cuda" else 1536
     a = torch.randn(size, size, device=runtime.device, dtype=runtime.dtype)
     seconds = []

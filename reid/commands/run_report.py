@@ -1,6 +1,6 @@
-"""The run's report: gathers what the page shows from the run directory, the dataset and the features.
+"""The run's report: collect the content of the page from the run directory, the dataset and the features.
 
-Shapes: N test tracklets, T training tracklets, P points of a curve.
+Shapes: N training tracklets sampled.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import io
 import shlex
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,9 +38,18 @@ from reid.runtime import Runtime, environment
 from reid.tracklets import Benchmark, IdNames, Split
 
 LISTS = 4  # best and worst queries shown
-HITS = 8  # ranks shown of each
-SUSPECTS = 10  # training tracklets shown whose label the network believes least
-SAMPLED = 2000  # training tracklets whose probabilities are drawn
+HITS = 8  # ranks shown per query
+SUSPECTS = 10  # training tracklets shown, those with the lowest probability of their label
+SAMPLED = 2000  # training tracklets in the histogram of probabilities
+
+
+class Tested(NamedTuple):
+    """Test results of one dataset; `results[0]` is the headline result, `baselines` are named results of untrained models."""
+
+    benchmark: Benchmark
+    features: FeatureSet
+    results: Sequence[EvalResult]
+    baselines: Sequence[tuple[str, EvalResult]]
 
 
 def write_run_report(
@@ -48,13 +58,12 @@ def write_run_report(
     model: Classifier,
     preprocess: Preprocess,
     data: LabelledData,
-    features: FeatureSet | None,
-    results: Sequence[EvalResult],
-    baselines: Sequence[tuple[str, EvalResult]],
+    tested: Sequence[Tested],
     runtime: Runtime,
 ) -> None:
-    """Writes report.html into the run directory; `results[0]` is the headline and chooses the queries shown; without a test, none are."""
-    best, worst = ([], []) if features is None else _best_and_worst(features, data.benchmark, results[0])
+    """Writes report.html to the run directory; the first dataset's headline result selects the queries shown."""
+    best, worst = _best_and_worst(tested[0].features, tested[0].benchmark, tested[0].results[0]) if tested else ([], [])
+    results = [result for one in tested for result in one.results]
     loss = " + ".join(_in_words(component) for component in config.losses)
     minutes = sum(row["seconds"] for row in directory.read_metrics()) / 60
     facts = {
@@ -65,8 +74,8 @@ def write_run_report(
         facts["Evaluated"] = "nothing: the dataset has no queries"
     if left_out := read_list(directory.damaged):
         facts["Images left out"] = f"{len(left_out)} that cannot be read ({directory.damaged.name})"
-    if data.corrections is not None:
-        facts["Corrected labels"] = f"{data.corrected} ({data.corrections.file.name})"
+    if data.corrections:
+        facts["Corrected labels"] = f"{data.corrected} ({', '.join(file.file.name for file in data.corrections)})"
     facts |= {"Weights of training tracklets": data.weights} if data.weights else {}
     facts |= {"Wrong training labels": data.noise, "Training time": f"{minutes:.1f} min on {runtime.device.type}"}
     write_report(
@@ -76,7 +85,7 @@ def write_run_report(
             subtitle=f"{loss}, {config.train.iterations} steps of {config.train.batch_size} images",
             facts=facts,
             results=results,
-            baselines=baselines,
+            baselines=[baseline for one in tested for baseline in one.baselines],
             metrics=directory.read_metrics(),
             weight_curves=_weight_curves(config),
             probability_histogram=_probabilities(model, preprocess, data.train, config, runtime),
@@ -95,7 +104,7 @@ def _in_words(loss: Component) -> str:
 
 
 def _commands(directory: RunDirectory, config: Config, test: Split, queries: Sequence[str]) -> list[tuple[str, str]]:
-    """(command, what it does): how sure the figures are, which labels are wrong, a gallery, a search in it."""
+    """Returns pairs (command, description) to try next: a full test, an audit, a gallery, a search in it."""
     run, gallery, dataset = str(directory.path), f"{directory.path}-gallery", test.root.parent
     source = config.data.path or (str(dataset) if detect_kind(dataset) == "mars" else None)
     commands = (
@@ -123,7 +132,10 @@ def _commands(directory: RunDirectory, config: Config, test: Split, queries: Seq
 def _probabilities(
     model: Classifier, preprocess: Preprocess, data: TrainingSet, config: Config, runtime: Runtime
 ) -> list[tuple[str, np.ndarray]]:
-    """p of the label that training saw, on the middle frames of up to `SAMPLED` training tracklets, true and wrong labels apart."""
+    """Returns the probability p of the training label on the middle frames of up to `SAMPLED` training tracklets, (N,) in all.
+
+    If the true labels are known, correct and wrong labels are separate entries.
+    """
     rows = np.linspace(0, len(data.split) - 1, min(SAMPLED, len(data.split))).astype(int)
     frames = (data.split.start[rows] + data.split.stop[rows]) // 2
     chunks = np.array_split(frames, -(-len(frames) // config.test.batch_size))
@@ -141,10 +153,10 @@ def _probabilities(
 
 
 def _weight_curves(config: Config) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """The run's own w(p), where its loss has one, then those of CCE, MAE and IMAE where they differ from it."""
+    """Returns the weight curve w(p) of the run's loss, if it has one, then those of CCE, MAE and IMAE if they differ from the first."""
     p = torch.linspace(0, 1, 201)
     own, name = experiment.build_loss(config), " + ".join(_in_words(loss) for loss in config.losses)
-    if isinstance(own, SumOfLosses) and own.weighing:  # of a sum, the part that has a w(p)
+    if isinstance(own, SumOfLosses) and own.weighing:  # for a sum, the loss that has a w(p)
         name = next(_in_words(loss) for loss in config.losses if loss.name == own.weighing)
         own = own.losses[own.weighing]
     losses = {
@@ -168,7 +180,7 @@ def _best_and_worst(
 
 
 def _ranked_lists(features: FeatureSet, data: Benchmark, result: EvalResult, which: np.ndarray) -> list[RankedList]:
-    """What came nearest to some of the counted queries, `which` being their places in `result.query`."""
+    """Returns the hits of some of the evaluated queries, given by their positions `which` in `result.query`."""
     found = rank(features, top_k=HITS, protocol=result.protocol, queries=result.query[which])
     lists = []
     for query, ap, *ranked in zip(
@@ -186,7 +198,7 @@ def _ranked_lists(features: FeatureSet, data: Benchmark, result: EvalResult, whi
 
 
 def _suspects(directory: RunDirectory, data: LabelledData) -> list[Thumbnail]:
-    """The training tracklets with the lowest p late in training; none where training has taken no evidence of these tracklets."""
+    """Returns the training tracklets with the lowest p late in training; none if training recorded no evidence for them."""
     if not directory.evidence.is_file():
         return []
     split = data.train.split
@@ -199,7 +211,7 @@ def _suspects(directory: RunDirectory, data: LabelledData) -> list[Thumbnail]:
 
 
 def _thumbnail(split: Split, names: IdNames, row: int, kind: Kind, more: str = "") -> Thumbnail:
-    """The tracklet's middle frame, or the nearest to it that was not left out, no larger than the page shows it."""
+    """Makes a thumbnail of the tracklet's middle frame, or of the nearest readable frame, at the size shown on the page."""
     caption = "\n".join(filter(None, [names.person(split.pid[row]), names.camera(split.camid[row]), more]))
     image, file = Image.fromarray(_middle_frame(split, row)), io.BytesIO()
     image.thumbnail((128, 256))
@@ -211,6 +223,6 @@ def _middle_frame(test: Split, row: int) -> np.ndarray:
     frames, middle = range(test.start[row], test.stop[row]), (test.start[row] + test.stop[row]) // 2
     *others, last = sorted(frames, key=lambda frame: abs(frame - middle))
     for frame in others:
-        with contextlib.suppress(DataError):  # the extraction has told of it
+        with contextlib.suppress(DataError):  # already reported by the extraction
             return decode(test.path(frame))
     return decode(test.path(last))

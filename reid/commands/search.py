@@ -1,6 +1,6 @@
-"""Search: what is nearest in a gallery to images, folders of frames, or tracklets of the gallery itself.
+"""Search: find the nearest tracklets in a gallery to images, folders of frames, or tracklets of the gallery itself.
 
-torch and all that a network takes are imported where a query has to be embedded: a tracklet of the gallery is found without.
+torch and the network are imported only if a query must be embedded: a tracklet of the gallery is found without them.
 
 Shapes: Q queries, K list length, D feature.
 """
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
-PICTURE = (128, 256)  # (width, height) at most
+PICTURE = (128, 256)  # largest (width, height) of a picture in the HTML file
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query as typed, and what it names: a row of the gallery, or frames to embed."""
+    """One query as typed, resolved to a row of the gallery, or to frames to embed (then `row` is -1)."""
 
     text: str
     row: int = -1
@@ -55,23 +55,23 @@ class Query:
 
 @dataclass(frozen=True)
 class Options:
-    """How to search.
+    """Options of a search.
 
     Args:
         top_k: hits per query.
-        camera: only rows of these cameras, by number or name.
-        not_camera: no row of these.
-        person: only rows of these persons, by number or name.
-        not_person: no row of these.
-        min_similarity: the smallest similarity that is a hit.
-        false_match_rate: the same, by the share of pairs of different persons that reach it.
-        index: faiss factory string to search with, `Flat` for exact search; the folder's own index by default, if it has one.
-        run: directory of the run that embeds, where it is no longer where gallery.json says.
-        checkpoint: of that run.
-        weights: the file that embeds, likewise.
-        model: the network that file is of, by default as gallery.json says.
-        size: (height, width) of its input, likewise.
-        device: where to embed.
+        camera: search only rows of these cameras, given by number or name.
+        not_camera: do not search rows of these cameras.
+        person: search only rows of these persons, given by number or name.
+        not_person: do not search rows of these persons.
+        min_similarity: the smallest similarity of a hit.
+        false_match_rate: choose this threshold by the share of impostor pairs of the gallery that reach it.
+        index: faiss factory string to search with, `Flat` for exact search; by default the folder's index, if it has one.
+        run: directory of the run that embeds queries; by default that in gallery.json.
+        checkpoint: checkpoint of that run.
+        weights: weight file that embeds queries; by default that in gallery.json.
+        model: network of the weight file; by default that in gallery.json.
+        size: (height, width) of its input; by default that in gallery.json.
+        device: device to embed on.
     """
 
     top_k: int = 10
@@ -92,11 +92,11 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class _Maker:
-    """What made a gallery, and embeds queries the same way.
+    """The model and preprocessing that made a gallery, needed to embed queries the same way.
 
     Args:
-        place: the gallery's, for messages.
-        about: as `gallery.json` says it.
+        place: path or address of the gallery, for messages.
+        about: entries of `gallery.json`.
         fingerprint: of model and preprocessing.
     """
 
@@ -107,14 +107,14 @@ class _Maker:
 
 @dataclass(frozen=True, eq=False)
 class _Answer:
-    """What was found, and where.
+    """Result of a search.
 
     Args:
-        gallery: all of a folder, or the rows that a database gave.
-        row: of each of its rows the number that is shown.
-        queries: what was asked.
-        hits: rows of `gallery`.
-        facts: how it was searched, in words.
+        gallery: the whole gallery of a folder, or the rows fetched from a database.
+        row: displayed row number of each row of `gallery`.
+        queries: the queries.
+        hits: their `rows` index into `gallery`.
+        facts: description of the search, by name.
     """
 
     gallery: Gallery
@@ -132,14 +132,14 @@ def run(
     json_file: Path | None = None,
     html_file: Path | None = None,
 ) -> None:
-    """Searches a gallery, prints the hits and writes them where asked.
+    """Searches a gallery, prints the hits, and optionally writes them to files.
 
     Args:
-        place: feature folder of robust-reid extract, or a database that robust-reid gallery push filled.
+        place: feature folder of robust-reid extract, or a database filled by robust-reid gallery push.
         queries: keys of the gallery, images (also of a packed folder), or folders of the frames of one tracklet.
-        options: how to search.
-        json_file: gets the hits.
-        html_file: gets a sheet with pictures of them.
+        options: options of the search.
+        json_file: file for the hits as JSON.
+        html_file: file for a page with pictures of the hits.
     """
     if isinstance(place, Path):
         answer = _in_folder(place, queries, options)
@@ -232,12 +232,12 @@ def _in_database(place: milvus.Address, queries: Sequence[str], options: Options
 
 
 def run_tune(folder: Path, top_k: int, factory: str | None) -> None:
-    """Prints what indexes would gain and lose on this gallery; with `factory`, that one beside exact search.
+    """Prints recall, time and memory of indexes on this gallery, next to exact search.
 
     Args:
         folder: feature folder of robust-reid extract.
         top_k: the K of recall@K.
-        factory: faiss factory string, or None for those worth a try.
+        factory: faiss factory string of the only index to measure; None measures `tune.candidates`.
     """
     features = store.open_gallery(folder).features
     header = ["index", f"recall@{top_k}", "ms/query", "bytes/row", "build s"]
@@ -257,12 +257,16 @@ def run_tune(folder: Path, top_k: int, factory: str | None) -> None:
 
 
 def _numbers(what: str, gallery: Gallery, names: Mapping[int, str], given: Sequence[str] | None) -> list[int] | None:
-    """The numbers of cameras or persons given by name or number."""
+    """Converts names or numbers of cameras or persons to numbers.
+
+    Raises:
+        ConfigError: the gallery has no such camera or person.
+    """
     if given is None:
         return None
     number_of = {name: number for number, name in names.items()}
     for text in given:
-        if text not in number_of and not text.lstrip("-").isdecimal():
+        if text not in number_of and not text.removeprefix("-").isdecimal():
             ids = gallery.features.camid if what == "camera" else gallery.features.pid
             there = sorted({names.get(number, str(number)) for number in np.unique(ids).tolist()})
             raise ConfigError(f"{what}: {gallery.folder} has no {what} {text!r}; {nearest(text, there)}")
@@ -270,7 +274,11 @@ def _numbers(what: str, gallery: Gallery, names: Mapping[int, str], given: Seque
 
 
 def _named(row_of: Mapping[str, int], queries: Sequence[str], place: str) -> list[Query]:
-    """What each query is; a key of the gallery comes before a file of that name."""
+    """Resolves each query; a key of the gallery takes precedence over a file of that name.
+
+    Raises:
+        DataError: a query is no key, image or folder of frames.
+    """
     named = []
     for text in queries:
         path = Path(text)
@@ -295,7 +303,7 @@ def _frames_of(folder: Path) -> list[Path]:
 
 
 def _least_similarity(gallery: Gallery, options: Options) -> tuple[float, dict[str, str]]:
-    """The smallest similarity that is a hit, and where it comes from, in words."""
+    """Returns the smallest similarity of a hit, and a description of how it was chosen."""
     if options.false_match_rate is not None:
         told = false_match_threshold(gallery.features, options.false_match_rate)
         sample = f", a sample of {told.rows} of {told.labelled} labelled rows" if told.rows < told.labelled else ""
@@ -313,7 +321,7 @@ def _given_similarity(options: Options) -> tuple[float, dict[str, str]]:
 
 
 def _index(gallery: Gallery, factory: str | None) -> Index | None:
-    """What to search with; None = exactly, which is an index too where faiss has a GPU."""
+    """Returns the index to search with; None for exact search on the CPU. With a GPU, exact search uses a Flat index."""
     index = store.open_index(gallery) if factory is None else None
     if index is None and (factory not in (None, "Flat") or num_gpus()):
         features = gallery.features.features
@@ -322,7 +330,7 @@ def _index(gallery: Gallery, factory: str | None) -> Index | None:
 
 
 def _features_of(maker: _Maker, queries: Sequence[Query], features: np.ndarray, options: Options) -> np.ndarray:
-    """(Q, D): the gallery's own rows as they are, of (n, D) features, the others by the model that made the gallery."""
+    """Returns (Q, D) query features: the stored rows of (n, D) `features` for keys, else embedded by the gallery's model."""
     asked = np.empty((len(queries), features.shape[1]), np.float32)
     own = [i for i, query in enumerate(queries) if query.row >= 0]
     new = [i for i, query in enumerate(queries) if query.row < 0]
@@ -333,7 +341,12 @@ def _features_of(maker: _Maker, queries: Sequence[Query], features: np.ndarray, 
 
 
 def _model(maker: _Maker, options: Options) -> tuple[Source, list[str]]:
-    """What embeds queries: what the user names, else what made the gallery; and settings of the latter."""
+    """Returns the model to embed queries with (given by the user, else the one that made the gallery) and overrides of its config.
+
+    Raises:
+        ConfigError: gallery.json names no run or weight file, and none is given.
+        DataError: the run or weight file does not exist.
+    """
     from reid.experiment import OfRun, OfWeights
     from reid.rundir import RunDirectory
 
@@ -383,16 +396,16 @@ def _embedded(maker: _Maker, queries: Sequence[Query], options: Options) -> np.n
 
 
 def _as_extracted(about: Mapping[str, Any]) -> list[str]:
-    """Overrides of the run's config: the sizes and the pooling that the gallery was extracted with, which may not be the run's."""
+    """Returns config overrides for the image sizes and pooling of the gallery's extraction, which may differ from the run's config."""
     keys = {"resize": "augment.resize", "crop": "augment.crop", "pooling": "test.pooling"}
     said = about.get("preprocessing", {})
     return [f"{key}={json.dumps(said[name])}" for name, key in keys.items() if name in said]
 
 
 def _warn_of_full_frames(queries: Sequence[Query]) -> None:
-    """A picture much wider than a person is no crop of one, and is squashed into the shape of one."""
+    """Warns of images too wide to be a crop of a person, which resizing would distort."""
     for query in queries:
-        with contextlib.suppress(DataError):  # embedding tells
+        with contextlib.suppress(DataError):  # embedding reports it
             height, width, _ = decode(query.frames[0]).shape
             if width > WIDE * height:
                 logger.warning(
@@ -439,7 +452,7 @@ def _print(records: Sequence[dict[str, Any]]) -> None:
 
 
 def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
-    """The pictures of one query and its hits; who is right is marked where the query's identity is known."""
+    """Returns the pictures of one query and its hits; hits are marked as correct or wrong if the query's identity is known."""
     features, (first, count) = gallery.features, (query.row, int((hits.rows[i] >= 0).sum()))
     pid = int(features.pid[first]) if first >= 0 else 0
     frame = Path(gallery.path[first]) if first >= 0 else query.frames[len(query.frames) // 2]
@@ -447,7 +460,7 @@ def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
     shown = []
     for row, similarity in zip(hits.rows[i, :count], hits.similarity[i], strict=False):
         found = int(features.pid[row])
-        # Where nobody knows who the query is, a hit is neither right nor wrong.
+        # If the query's identity is unknown, a hit is neither correct nor wrong.
         kind: Kind = "hit" if pid < 1 else "match" if found == pid else "distractor" if found == 0 else "wrong"
         caption_of_hit = f"{_who(gallery, int(row))}\n{similarity:.2f}"
         shown.append(Thumbnail(_picture(Path(gallery.path[row])), caption_of_hit, kind))
@@ -455,7 +468,7 @@ def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
 
 
 def _who(gallery: Gallery, row: int) -> str:
-    """Its key, and person and camera where they are known, a line each."""
+    """Returns the row's key, and its person and camera if known, one line each."""
     features, names = gallery.features, gallery.names
     assert features.key is not None
     pid, camid = int(features.pid[row]), int(features.camid[row])
@@ -464,7 +477,7 @@ def _who(gallery: Gallery, row: int) -> str:
 
 
 def _picture(path: Path) -> bytes:
-    """A JPEG no larger than the page shows; a grey one where the image is gone."""
+    """Returns an image as JPEG of at most `PICTURE` pixels; a grey one if the image cannot be read."""
     try:
         image = Image.fromarray(decode(path))
     except DataError as error:

@@ -1,13 +1,11 @@
-"""Test: a run's checkpoint, or features made by any model, under the protocols.
-
-Shapes: N tracklets.
-"""
+"""Test: evaluate a run's checkpoint, or features made by any model, under evaluation protocols."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,12 @@ import numpy as np
 from reid import experiment
 from reid.augment import Preprocess
 from reid.commands.extract import features_of
-from reid.commands.run_report import write_run_report
+from reid.commands.run_report import Tested, write_run_report
 from reid.commands.training_log import without_test
 from reid.config import Config
 from reid.datasets import presence
 from reid.datasets.damaged import DamagedImages, write_list
+from reid.datasets.joining import SAME_RECORDING
 from reid.errors import DataError, counted
 from reid.evaluation.evaluate import analyse, evaluate, evaluate_all
 from reid.experiment import LabelledData, OfRun, Source
@@ -47,16 +46,16 @@ def run(
     full: bool = False,
     after: str | None = None,
 ) -> None:
-    """Tests a network and prints the results; a run directory stays as it is.
+    """Tests a network and prints the results; a run directory is not changed.
 
     Args:
-        model: where the network lies.
-        overrides: of its config, for this machine: where the data is, the device, workers.
-        protocol: as `get_protocols` takes it: a name, `all`, or a YAML file; the config's own by default.
-        json_file: gets the results too.
-        markdown: print rows of a Markdown table as well.
-        full: also intervals, camera pairs and verification, printed and in `json_file`.
-        after: a step after the ranking, `rerank` or `expand`; None for none.
+        model: where to load the network from.
+        overrides: overrides of its config for this machine, such as data root, device and workers.
+        protocol: as for `get_protocols`: a name, `all`, or a YAML file; by default that of the config.
+        json_file: file to write the results to as well.
+        markdown: also print rows of a Markdown table.
+        full: also compute confidence intervals, camera pairs and verification, printed and in `json_file`.
+        after: post-processing of the ranking, `rerank` or `expand`; None for none.
     """
     config = model.config(overrides)
     experiment.check(config)
@@ -66,38 +65,71 @@ def run(
         benchmark = tested_benchmark(model, config)
         test, policy = benchmark.test, config.data.damaged
         presence.require_images(test, presence.missing(test), policy, "take the tracklet out of the dataset")
-        features = benchmark_features(config, trained.embedding, trained.preprocess, benchmark, runtime)
-        baselines = baseline_results(config, benchmark, runtime, protocols[0])
+        tested = []
+        for part in with_queries(benchmark):
+            features = benchmark_features(config, trained.embedding, trained.preprocess, part, runtime)
+            baselines = baseline_results(config, part, runtime, protocols[0])
+            tested.append((features, baselines, part.names, part.name if benchmark.parts else None))
         if runtime.is_main:
-            printed: dict[str, Any] = {"markdown": markdown, "full": full, "after": after, "names": benchmark.names}
-            _show(features, protocols, baselines, json_file=json_file, **printed)
+            _show(tested, protocols, json_file=json_file, markdown=markdown, full=full, after=after)
 
 
 def tested_benchmark(model: Source, config: Config) -> Benchmark:
-    """What to test on: of the run's own table, wherever it lies now, whom split.csv says; of another one all, unless it says itself.
+    """Loads the dataset to test on.
+
+    From a table that the run was trained on, recognised by its file name, the test persons in the run's split.csv are used. From another
+    table all persons are used, unless it has a column split.
 
     Raises:
-        DataError: the dataset is not there, or has no queries.
+        DataError: the dataset is missing, or has no queries.
     """
-    drawn, path = RunDirectory(model.path).drawn() if isinstance(model, OfRun) else None, model.config().data.path
-    own = config.data.path is None or path is None or Path(config.data.path).name == Path(path).name
-    benchmark = experiment.load_benchmark(config, (drawn or {}) if own else {})
+    then = model.config()
+    drawn = RunDirectory(model.path).drawn() if isinstance(model, OfRun) else None
+    by_table = experiment.drawn_by_table(then, drawn or {})
+    benchmark = experiment.load_benchmark(config, experiment.drawn_again(config, by_table))
     for note in benchmark.notes:
         logger.info("%s: %s", benchmark.name, note)
     if not len(benchmark.query):
         raise DataError(without_test(benchmark))
-    if not own and drawn is not None:
-        trained = {person for person, part in drawn.items() if part != "test"}
-        tested = {benchmark.names.pid.get(pid, str(pid)) for pid in benchmark.test.pid.tolist() if pid > 0}
-        if shared := sorted(trained & tested):
-            logger.warning(
-                "%s: %s called as persons the run was trained with, such as %s: if they are the same, figures are too good; "
-                "give the rows to be tested the split test",
-                benchmark.name,
-                counted(len(shared), "person is", "persons are"),
-                shared[0],
-            )
+    trained = {person for parts in by_table.values() for person, part in parts.items() if part != "test"}
+    for one, part in zip(config.data.sets.values(), benchmark.tested, strict=True):
+        if one.path is not None and Path(one.path).name not in by_table:
+            _warn_of_trained(part, trained)
+    if isinstance(model, OfRun):
+        _warn_of_same_recording(then, config)
     return benchmark
+
+
+def with_queries(benchmark: Benchmark) -> list[Benchmark]:
+    """Returns the datasets that have queries; warns of the others if there are several."""
+    for part in benchmark.parts:
+        if not len(part.query):
+            logger.warning("%s", without_test(part))
+    return [part for part in benchmark.tested if len(part.query)]
+
+
+def _warn_of_trained(benchmark: Benchmark, trained: Collection[str]) -> None:
+    """Warns if persons of a table that the run was not trained on have the names of training persons."""
+    tested = {benchmark.names.pid.get(pid, str(pid)) for pid in benchmark.test.pid.tolist() if pid > 0}
+    if shared := sorted(tested.intersection(trained)):
+        logger.warning(
+            "%s: %s called as persons the run was trained with, such as %s: if they are the same, figures are too good; "
+            "give the rows to be tested the split test",
+            benchmark.name,
+            counted(len(shared), "person is", "persons are"),
+            shared[0],
+        )
+
+
+def _warn_of_same_recording(then: Config, now: Config) -> None:
+    trained, tested = ({one.name for one in config.data.sets.values()} for config in (then, now))
+    for name, other in permutations(SAME_RECORDING):
+        if name in tested and other in trained and other not in tested:  # otherwise the joined dataset warns
+            logger.warning(
+                "%s: the run was trained on %s, which is the same recording: figures are better than on people the model has never seen",
+                name,
+                other,
+            )
 
 
 def run_on_features(
@@ -111,12 +143,16 @@ def run_on_features(
     full: bool = False,
     after: str | None = None,
 ) -> None:
-    """Evaluates a feature file or folder, made by any model; none is loaded. The other options are those of `run`.
+    """Evaluates a feature file or folder made by any model; loads no model. The other options are as in `run`.
 
     Args:
-        source: the features; with `gallery_file`, of the queries alone.
-        gallery_file: the features of the gallery, where they have a file of their own.
-        leave_one_out: every row but junk is a query against all the others.
+        source: the features; with `gallery_file`, those of the queries only.
+        protocols: evaluation protocols.
+        gallery_file: features of the gallery, if they are in a separate file.
+        leave_one_out: use every row except junk as a query against all other rows.
+
+    Raises:
+        DataError: the features are missing or damaged, or have no queries.
     """
     names = IdNames()
     if gallery_file is not None:
@@ -135,11 +171,12 @@ def run_on_features(
             "or extract a dataset with queries"
         )
     _warn_of_nobody(source, features, protocols[0])
-    _show(features, protocols, (), json_file=json_file, markdown=markdown, full=full, after=after, names=names)
+    tested = [(features, (), names, None)]
+    _show(tested, protocols, json_file=json_file, markdown=markdown, full=full, after=after)
 
 
 def _warn_of_nobody(source: Path, features: FeatureSet, protocol: EvalProtocol) -> None:
-    """Queries of pid 0 would find all distractors, and those of junk nobody: says so, and what that does to the figures."""
+    """Warns of queries with pid 0, which match all distractors, or pid -1, which match nothing, and of their effect on mAP."""
     nobody = features.pid[features.query] <= 0
     if not nobody.any():
         return
@@ -157,24 +194,36 @@ def _counts(features: FeatureSet) -> list[tuple[bool, int]]:
     return [(True, int((pid == 0).sum())), (False, int((pid < 0).sum()))]
 
 
+# Features, baselines, names of persons and cameras, and the name of the dataset if there are several.
+_Tested = tuple[FeatureSet, Sequence[tuple[str, EvalResult]], IdNames, str | None]
+
+
 def _show(
-    features: FeatureSet,
+    tested: Sequence[_Tested],
     protocols: Sequence[EvalProtocol],
-    baselines: Sequence[tuple[str, EvalResult]],
     *,
     json_file: Path | None,
     markdown: bool,
     full: bool,
     after: str | None,
-    names: IdNames,
 ) -> None:
-    results = evaluate_all(features, protocols, after=after)
-    analyses = analyse(features, results) if full else None
-    _print(results, baselines, markdown=markdown)
-    for result, analysis in zip(results, analyses, strict=True) if analyses else ():
-        print(f"\n{analysis_text(result, analysis, names.camid)}")
+    everything: list[EvalResult] = []
+    analyses: list[dict[str, Any]] = []
+    for features, baselines, names, dataset in tested:
+        results = _evaluated(features, protocols, dataset, after=after)
+        _print(results, baselines, markdown=markdown)
+        everything += results
+        for result, analysis in zip(results, analyse(features, results), strict=True) if full else ():
+            print(f"\n{analysis_text(result, analysis, names.camid)}")
+            analyses.append(analysis)
     if json_file is not None:
-        save_results(json_file, results, analyses)
+        save_results(json_file, everything, analyses if full else None)
+
+
+def _evaluated(
+    features: FeatureSet, protocols: Sequence[EvalProtocol], dataset: str | None, *, after: str | None = None
+) -> list[EvalResult]:
+    return [replace(result, dataset=dataset) for result in evaluate_all(features, protocols, after=after)]
 
 
 def finish_run(
@@ -186,33 +235,45 @@ def finish_run(
     runtime: Runtime,
     damaged: DamagedImages,
 ) -> None:
-    """The last act of training: tests the model and writes features.npz, eval.json and report.html into the run directory.
+    """Tests the model at the end of training, and writes features.npz, eval.json and report.html to the run directory.
 
-    Without a query there is nothing to test: eval.json is then an empty list, and the report is of the training.
+    If there are no queries, eval.json is an empty list, and the report covers only the training.
 
     Args:
-        damaged: those that training left out; damaged.csv then lists the test's too.
+        directory: the run directory.
+        config: config of the run.
+        model: the trained network.
+        preprocess: its preprocessing.
+        data: the dataset with the labels used for training.
+        runtime: of this process.
+        damaged: damaged images left out by training; those of the test are added, and damaged.csv lists both.
     """
     share_buffers(model)
     model.eval()
     protocols = get_protocols(config.test.protocols, any_camera=config.test.any_camera)
-    features, results, baselines = None, [], []
-    if len(data.benchmark.query):
-        features = benchmark_features(config, model.embedding, preprocess, data.benchmark, runtime, damaged)
+    found: list[tuple[Benchmark, FeatureSet, list[tuple[str, EvalResult]]]] = []
+    for part in with_queries(data.benchmark):
+        features = benchmark_features(config, model.embedding, preprocess, part, runtime, damaged)
         if runtime.is_main:
-            features.save(directory.features)  # before they are judged: what took long is kept
-        baselines = baseline_results(config, data.benchmark, runtime, protocols[0])
+            # Saved before evaluation, so that the result of the slow extraction is not lost.
+            features.save(directory.features_on(part.name if data.benchmark.parts else None))
+        found.append((part, features, baseline_results(config, part, runtime, protocols[0])))
     left_out = damaged.of_all_processes(runtime.device)
     if not runtime.is_main:
         return
     write_list(directory.damaged, left_out)
-    if features is None:
+    if not found:
         print(without_test(data.benchmark))
-    else:
-        results = evaluate_all(features, protocols)
+    tested = []
+    for part, features, baselines in found:
+        dataset = part.name if data.benchmark.parts else None
+        results = _evaluated(features, protocols, dataset)
         _print(results, baselines)
-    save_results(directory.results, results)
-    write_run_report(directory, config, model, preprocess, data, features, results, baselines, runtime)
+        tested.append(
+            Tested(part, features, results, [(name, replace(one, dataset=dataset)) for name, one in baselines])
+        )
+    save_results(directory.results, [result for one in tested for result in one.results])
+    write_run_report(directory, config, model, preprocess, data, tested, runtime)
     print(f"report: {directory.report}")
 
 
@@ -225,7 +286,7 @@ def benchmark_features(
     damaged: DamagedImages | None = None,
     label: str = "embedding",
 ) -> FeatureSet:
-    """Features of a dataset's test tracklets, with its query and gallery; `label` names the progress bar."""
+    """Extracts the features of a dataset's test tracklets, with its query and gallery rows; `label` is the text of the progress bar."""
     rows = {"query": benchmark.query, "gallery": benchmark.gallery}
     return features_of(config, model, preprocess, benchmark.test, runtime, damaged=damaged, label=label, **rows)
 
@@ -233,7 +294,7 @@ def benchmark_features(
 def baseline_results(
     config: Config, benchmark: Benchmark, runtime: Runtime, protocol: EvalProtocol
 ) -> list[tuple[str, EvalResult]]:
-    """What a trained network must beat: colours of the whole crop, of its centre where the person is, and random weights."""
+    """Evaluates the baselines: colour histograms of the whole crop and of its centre, where the person is, and random weights."""
     if not config.test.baselines:
         return []
     height, width = config.augment.resize
@@ -254,6 +315,8 @@ def baseline_results(
 def _print(
     results: Sequence[EvalResult], baselines: Sequence[tuple[str, EvalResult]] = (), *, markdown: bool = False
 ) -> None:
+    if results[0].dataset is not None:
+        print(f"\n== {results[0].dataset} ==")
     if len(results) > 1:
         print(protocols_table(results), end="\n\n")
     for name, result in baselines:
@@ -261,5 +324,5 @@ def _print(
             f"baseline {name}: {percent(result.mAP)} mAP, {percent(result.at_rank(1))} Rank-1 ({result.protocol.name})"
         )
     for result in results if markdown else ():
-        print(markdown_row("this run", result))
+        print(markdown_row("this run" if result.dataset is None else f"this run, {result.dataset}", result))
     print(results_table(results[:1]))

@@ -1,4 +1,4 @@
-"""Train: from a checked config to a run directory with a tested model."""
+"""Train: train a model from a config, test it, and write the run directory."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from reid.commands.test import finish_run
 from reid.commands.training_log import TrainingLog, log_start
 from reid.config import Config, parse
 from reid.datasets import presence
+from reid.datasets.corrections import digest_of
 from reid.datasets.damaged import write_list
 from reid.datasets.holdout import how_to_judge
 from reid.engine import checkpoint, evidence
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """How to start: fields as the flags of robust-reid train; `then_test` tests the last checkpoint at the end."""
+    """Options of training; fields as the flags of robust-reid train; `then_test` tests the last checkpoint at the end."""
 
     output_dir: Path
     resume: str | None = None
@@ -52,28 +53,28 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
     """Trains, tests the last checkpoint, and writes the run directory.
 
     Args:
-        config: of the run.
-        options: how to start.
-        runtime: of a caller that has started several runs with it; started here by default.
+        config: config of the run.
+        options: options of training.
+        runtime: an existing runtime, for callers that train several runs; by default one is started here.
 
     Returns:
-        The best mAP on held-out identities, a fraction; None where none are held out.
+        The best mAP on held-out identities, a fraction; None without held-out identities.
 
     Raises:
-        ReidError: a problem that the user can mend.
-        Interrupted: after a signal, with the run ready to be resumed.
+        ReidError: a problem that the user can fix.
+        Interrupted: after a signal; the run can be resumed.
     """
     experiment.check(config)
     config, directory = experiment.located(config), RunDirectory(options.output_dir)
     machine = config.machine
-    # The folder comes second: where it is refused, the other processes learn of it.
+    # The folder is locked after the process group has started, so that if it fails, the other processes stop too.
     with (
         start(machine.device, machine.dtype) if runtime is None else contextlib.nullcontext(runtime) as runtime,
         _held(directory, config, options),
     ):
         wait_for_all()
         sources = [] if options.dry_run else _to_resume(directory, options)
-        # Who is tested stays decided, even where the table has changed since.
+        # On resume, the saved division of persons is used, even if the table has changed since.
         data = experiment.load_data(config, *((directory.drawn(), directory.made()) if sources else ()))
         warnings = _check_images(config, data, tested=options.then_test and not options.dry_run)
         job = experiment.build_job(config, data.train, runtime, initial_weights=not sources)
@@ -85,7 +86,7 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
         with contextlib.ExitStack() as stack:
             if runtime.is_main:
                 directory.prepare(config, overwrite=options.overwrite)
-                directory.keep_data(data.benchmark, data.corrections.content if data.corrections else None)
+                directory.keep_data(data.benchmark, [file.content for file in data.corrections])
                 directory.keep_noise(data.noisy)
                 if progress.source is not None:
                     directory.adopt(progress.source)
@@ -101,26 +102,26 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
             if options.then_test:
                 finish_run(directory, config, _tested(job), job.preprocess, data, runtime, job.damaged)
             if runtime.is_main:
-                directory.previous.unlink(missing_ok=True)  # nothing is left to go back for
+                directory.previous.unlink(missing_ok=True)  # the run is complete and needs no fallback
         return progress.best
 
 
 @contextlib.contextmanager
 def _held(directory: RunDirectory, config: Config, options: Options) -> Iterator[None]:
-    """The main process keeps other trainings out of a folder that may be written as asked; a dry run writes nothing."""
+    """Checks and locks the run directory in the main process; does nothing for a dry run, which writes nothing."""
     if options.dry_run or not is_main_process():
         yield
         return
     may = {"resume": options.resume is not None, "overwrite": options.overwrite}
-    directory.check(config, **may)  # before anything is made
+    directory.check(config, **may)  # before anything is created
     with directory.held():
-        directory.check(config, **may)  # once more, as another training may have written it meanwhile
+        directory.check(config, **may)  # again: another process may have written to it before the lock was taken
         yield
 
 
 @dataclass
 class _Progress:
-    """Steps done, the best mAP on held-out identities so far, the sums since the last log line, and where all that came from."""
+    """Steps done, best mAP on held-out identities so far, sums since the last log line, and the checkpoint they were restored from."""
 
     step: int = 0
     best: float | None = None
@@ -129,7 +130,7 @@ class _Progress:
 
 
 def _to_resume(directory: RunDirectory, options: Options) -> list[Path]:
-    """The checkpoints to try, newest first; none to start anew."""
+    """Returns the checkpoints to try to resume from, newest first; empty to start from scratch."""
     if options.resume is None or options.overwrite:
         return []
     return directory.resumable() if options.resume == "auto" else [Path(options.resume)]
@@ -138,8 +139,14 @@ def _to_resume(directory: RunDirectory, options: Options) -> list[Path]:
 def _restored(
     config: Config, job: Job, sources: list[Path], data: experiment.LabelledData, runtime: Runtime
 ) -> _Progress:
-    """Puts the checkpoint's state into the job."""
-    source, state = checkpoint.load_first(sources)
+    """Restores the job from the newest readable checkpoint.
+
+    Raises:
+        CheckpointError: no checkpoint can be read, or it does not fit the model.
+        ConfigError: it was made with another config or other corrections.
+        DataError: it was made with other training identities.
+    """
+    source, state = checkpoint.load_first(sources, "config", "pids", "step", "best", "model", "loss", "optimizer")
     trained_with: Config = parse(state["config"], source)
     if changed := config.differences(trained_with, but="train.iterations"):
         raise ConfigError(
@@ -157,34 +164,42 @@ def _restored(
     checkpoint.load_weights(job.model, state["model"], source)
     checkpoint.load_weights(job.loss, state["loss"], source)
     if job.ema is not None:
-        checkpoint.load_weights(job.ema.model, state["ema"], source)
+        checkpoint.load_weights(job.ema.model, state.get("ema", {}), source)
     try:
         job.optimizer.load_state_dict(state["optimizer"])
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{source}: optimiser state of another model: {error}") from None
-    if job.scaler is not None and "scaler" in state:  # the number format may change between a stop and a resume
-        job.scaler.load_state_dict(state["scaler"])
+        if job.scaler is not None and "scaler" in state:  # the dtype may change on resume
+            job.scaler.load_state_dict(state["scaler"])
+    except Exception as error:  # torch does not validate the state before it uses it
+        raise CheckpointError(f"{source}: optimiser state of another model: {error!r:.200}") from None
     job.damaged.files.update(state.get("damaged", {}))
-    if job.evidence is not None and "evidence" in state:  # an earlier version has taken down none
+    if job.evidence is not None and "evidence" in state:  # checkpoints of earlier versions have none
         job.evidence.restore(state["evidence"], source, is_main=runtime.is_main)
     logger.info("resuming from %s at step %d", source, state["step"])
     return _Progress(state["step"], state["best"], _window_of(state.get("windows"), job, runtime), source)
 
 
 def _require_same_corrections(state: dict[str, Any], data: experiment.LabelledData, source: Path) -> None:
-    """The file may lie elsewhere now; what it says may not have changed."""
+    """Checks that the content of the corrections files is unchanged; their paths may differ.
+
+    Raises:
+        ConfigError: the checksums differ.
+    """
     before = (state.get("corrections") or {}).get("sha256")
-    now = None if data.corrections is None else data.corrections.digest
+    now = digest_of(data.corrections)
     if before != now:
         there, here = (f"SHA-256 {digest[:8]}…" if digest else "none" for digest in (before, now))
         raise ConfigError(
             f"{source}: cannot resume, data.corrections: trained with {there}, now {here}; give the same file by "
-            "data.corrections=FILE (the run keeps a copy, corrections.csv), or train anew with --output-dir"
+            f"data.corrections=FILE (copies: {source.parent.parent}/corrections*.csv), or train anew with --output-dir"
         )
 
 
 def _require_same_names(state: dict[str, Any], data: experiment.LabelledData, source: Path) -> None:
-    """A class keeps its person: text ids are numbered anew when the table has others."""
+    """Checks that each class is still the same person, because text ids get other numbers if the table's persons change.
+
+    Raises:
+        DataError: a class has another name.
+    """
     before, now = IdNames.from_json(state.get("names")).pid, data.benchmark.names.pid
     if changed := [pid for pid in state["pids"] if before.get(pid) != now.get(pid)]:
         was, given = before.get(changed[0], changed[0]), now.get(changed[0], changed[0])
@@ -194,7 +209,11 @@ def _require_same_names(state: dict[str, Any], data: experiment.LabelledData, so
 
 
 def _require_same_step(step: int, folder: Path, runtime: Runtime) -> None:
-    """Refuses processes that would go on from different steps, such as those of nodes that do not share the run directory."""
+    """Checks that all processes resume from the same step; they do not if nodes do not share the run directory.
+
+    Raises:
+        CheckpointError: the steps differ.
+    """
     steps = gather_rows(torch.tensor([step], device=runtime.device)).tolist()
     if len(set(steps)) > 1:
         raise CheckpointError(
@@ -204,10 +223,10 @@ def _require_same_step(step: int, folder: Path, runtime: Runtime) -> None:
 
 
 def _window_of(windows: Tensor | None, job: Job, runtime: Runtime) -> LogWindow:
-    """This process's part of what `_all_windows` gave; another number of processes than before puts the sum into the first one."""
+    """Restores this process's log window from `_all_windows`; if the number of processes has changed, rank 0 gets the sum of all."""
     window = LogWindow.of(job, runtime.device)
     numbers = sum(value.numel() if isinstance(value, Tensor) else 1 for value in vars(window).values())
-    if windows is None or windows.shape[1] != numbers:  # of an earlier version: its next row is of fewer steps
+    if windows is None or windows.shape[1] != numbers:  # earlier version: the next row then covers fewer steps
         return window
     if len(windows) == runtime.world_size:
         row = windows[runtime.rank]
@@ -221,31 +240,31 @@ def _window_of(windows: Tensor | None, job: Job, runtime: Runtime) -> LogWindow:
 
 
 def _all_windows(window: LogWindow, runtime: Runtime) -> Tensor:
-    """(processes, numbers) float64, which holds every one exactly: what each process has summed since the last log line."""
+    """Gathers the sums of each process since the last log line: (processes, numbers) float64, which represents each exactly."""
     numbers = [torch.as_tensor(value).cpu().double().view(-1) for value in vars(window).values()]
     row = torch.cat(numbers)[None]
     return row if runtime.world_size == 1 else gather_rows(row.to(runtime.device)).cpu()
 
 
 def _tested(job: Job) -> Classifier:
-    """What is evaluated: the averaged model where there is one, as in `checkpoint.tested_weights`."""
+    """Returns the model to evaluate: the EMA model if there is one, as in `checkpoint.tested_weights`."""
     return job.model if job.ema is None else cast(Classifier, job.ema.model)
 
 
 def _check_images(config: Config, data: experiment.LabelledData, *, tested: bool) -> list[str]:
-    """Looks for every image before the first step, so that no run ends after hours for want of a file.
+    """Checks before the first step that every image exists, so that no run fails after hours because of a missing file.
 
     Args:
-        config: of the run.
-        data: what it trains on.
-        tested: whether it ends with a test.
+        config: config of the run.
+        data: the dataset with the labels used for training.
+        tested: whether the run ends with a test.
 
     Returns:
-        What is left out of the training, in sentences.
+        Sentences on what is left out of the training.
 
     Raises:
-        DataError: an image is not there, and `data.damaged` does not say to leave it out; a tracklet to be evaluated has none, or fewer
-            than two persons to train on have any.
+        DataError: an image is missing, and `data.damaged` is not set to skip it; a tracklet to be evaluated has no image; or fewer than
+            two training persons have images.
     """
     policy, split, names = config.data.damaged, data.train.split, data.benchmark.names
     missing_F = presence.missing(split)
@@ -265,7 +284,7 @@ def _check_images(config: Config, data: experiment.LabelledData, *, tested: bool
 
 
 def _of_whom_nothing_is_learned(pids: Sequence[int], names: IdNames, which: str) -> str:
-    """A sentence on persons without an image; empty without such persons."""
+    """Returns a sentence on persons without usable images; empty if there are none."""
     if not pids:
         return ""
     shown = ", ".join(map(names.person, pids[:3])) + ", …" * (len(pids) > 3)
@@ -300,7 +319,7 @@ def _train(
             job,
             data.holdout,
             data.benchmark.names,
-            {"sha256": data.corrections.digest, "counts": data.corrected} if data.corrections else None,
+            {"sha256": digest_of(data.corrections), "counts": data.corrected} if data.corrections else None,
             runtime,
             progress,
             window,
@@ -308,7 +327,7 @@ def _train(
             log,
         )
         fit(job, runtime, first_step=first, window=window, after_step=hooks.after_step, on_log=log.write)
-        if signum := _agreed(stop.signum, runtime):  # it came in while the last checkpoint was written
+        if signum := _agreed(stop.signum, runtime):  # received while the last checkpoint was written
             hooks.end(signum)
         hooks.say_left_out()
 
@@ -317,7 +336,7 @@ def _write_evidence(directory: RunDirectory, job: Job, names: IdNames, runtime: 
     if job.evidence is None:
         return
     seen = job.evidence.of_all_processes()
-    if not seen["count_F"].any():  # a checkpoint of an earlier version has none
+    if not seen["count_F"].any():  # none, if resumed from a checkpoint of an earlier version
         return
     _say_who_was_never_seen(job, seen["count_TP"].numpy().sum(1), names, runtime)
     if runtime.is_main:
@@ -325,7 +344,7 @@ def _write_evidence(directory: RunDirectory, job: Job, names: IdNames, runtime: 
 
 
 def _say_who_was_never_seen(job: Job, count_T: np.ndarray, names: IdNames, runtime: Runtime) -> None:
-    """Persons of whom every image that was drawn is damaged; those whom nothing was drawn of are no matter of images."""
+    """Warns of persons that were never trained on because their sampled images are damaged; persons never sampled do not count."""
     files = job.damaged.of_all_processes(runtime.device)
     split = job.data.split
     never = presence.persons_without(split, count_T == 0) if files else []
@@ -340,7 +359,7 @@ def _say_who_was_never_seen(job: Job, count_T: np.ndarray, names: IdNames, runti
 
 @dataclass
 class StepHooks:
-    """What a run does between two steps: evaluates, saves, stops. All processes do it together; the main one writes."""
+    """Hooks between training steps: evaluate, save, stop. All processes call them together; only the main process writes."""
 
     config: Config
     directory: RunDirectory
@@ -360,7 +379,7 @@ class StepHooks:
         if self.holdout is not None and (finished or (train.eval_freq > 0 and done % train.eval_freq == 0)):
             self._evaluate(self.holdout)
         signum = self.stop.signum if self.runtime.world_size == 1 else 0
-        # Asking the others waits for the device, where that is a GPU.
+        # Agreeing on a signal synchronises the GPU, so it is done only every ten steps there.
         if self.runtime.world_size > 1 and (finished or self.runtime.device.type == "cpu" or done % 10 == 0):
             signum = _agreed(self.stop.signum, self.runtime)
         if finished or signum or done % train.checkpoint_freq == 0:
@@ -369,7 +388,7 @@ class StepHooks:
             self.end(signum)
 
     def end(self, signum: int) -> NoReturn:
-        """Leaves a run whose checkpoint is written, all processes together: torchrun ends the others once one has gone."""
+        """Ends the run after its checkpoint is saved; waits for all processes, because torchrun kills the others when one exits."""
         self.say_left_out()
         wait_for_all()
         logger.warning("stopped at step %d; the same command with --resume auto continues", self.progress.step)
@@ -419,7 +438,7 @@ def _states(job: Job) -> dict[str, Any]:
 
 
 def _agreed(signum: int, runtime: Runtime) -> int:
-    """The signal that any process has seen."""
+    """Returns the signal received by any process, or 0; with different signals, the largest number."""
     seen = torch.zeros(runtime.world_size, device=runtime.device)
     seen[runtime.rank] = signum
     return int(sum_over_processes(seen).max())

@@ -1,4 +1,4 @@
-"""What a training run says of itself: its first lines, step lines, metrics.jsonl, TensorBoard, a progress bar."""
+"""Logging of a training run: header, step lines, metrics.jsonl, TensorBoard and a progress bar."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, command: str) -> None:
-    """Command, config, environment, data, model: all that is known before the first step, and a setting in vain."""
+    """Logs command, config, environment, data and model before the first step, and warns of settings without effect."""
     logger.info("command: %s", command)
     logger.info("config %s:\n%s", config.fingerprint(), config.dump().rstrip())
     logger.info("environment: %s", ", ".join(f"{name} {value}" for name, value in environment().items()))
@@ -44,16 +44,17 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
         counted(train.num_frames, "frame"),
         data.noise,
     )
-    if data.corrections is not None:
-        logger.info("corrections %s: %s", data.corrections.file, data.corrected)
+    if data.corrections:
+        logger.info("corrections %s: %s", ", ".join(str(file.file) for file in data.corrections), data.corrected)
     if data.weights:
         logger.info("weights of training tracklets: %s", data.weights)
     for note in data.benchmark.notes:
         logger.info("%s: %s", data.benchmark.name, note)
-    if not len(data.benchmark.query):
-        logger.warning("%s", without_test(data.benchmark))
+    for part in data.benchmark.tested:
+        if not len(part.query):
+            logger.warning("%s", without_test(part))
     if config.train.eval_freq > 0 and data.holdout is None:
-        # Of a drawn table some are held out, whatever the config says, where there are enough.
+        # A table without a column split always gets held-out identities if it has enough persons, whatever the config says.
         why = "set data.holdout=0.1, say" if data.benchmark.drawn is None else "the table has too few persons for that"
         logger.warning(
             "train.eval_freq=%d has no effect: no identities are held out to evaluate; %s", config.train.eval_freq, why
@@ -75,7 +76,7 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
 
 
 def without_test(benchmark: Benchmark) -> str:
-    """What cannot be evaluated where a dataset has no queries, and what to do about it."""
+    """Returns a message for a dataset without queries: what cannot be evaluated, and how to change that."""
     what = "no query among its test tracklets" if len(benchmark.test) else "no test set"
     return (
         f"{benchmark.name}: {what}, so no mAP and no CMC at the end; the model is trained all the same. To have them, give the dataset "
@@ -84,7 +85,7 @@ def without_test(benchmark: Benchmark) -> str:
 
 
 def forward_flops(job: Job, runtime: Runtime) -> int:
-    """Floating-point operations of one forward pass of one image; a multiply-add counts as two."""
+    """Returns the floating-point operations of a forward pass of one image; a multiply-add counts as two."""
     image = torch.zeros(1, 3, *job.preprocess.crop, device=runtime.device)
     was_training = job.model.training
     job.model.eval()
@@ -95,19 +96,19 @@ def forward_flops(job: Job, runtime: Runtime) -> int:
 
 
 class TrainingLog:
-    """Writes every metrics row to where people look for it; a context manager. Only the main process writes.
+    """Context manager that writes every metrics row to log, metrics.jsonl and TensorBoard. Only the main process writes.
 
     Args:
-        directory: of the run; rows past `first_step` are cut from metrics.jsonl and hidden in TensorBoard.
+        directory: the run directory; rows past `first_step` are deleted from metrics.jsonl and hidden in TensorBoard.
         job: the run.
-        runtime: this process.
-        first_step: steps already done.
+        runtime: of this process.
+        first_step: number of steps already done.
     """
 
     def __init__(self, directory: RunDirectory, job: Job, runtime: Runtime, first_step: int) -> None:
         self._directory, self._job, self._runtime, self._first_step = directory, job, runtime, first_step
         self._totals = {"seconds": 0.0, "data_seconds": 0.0, "loss": 0.0, "accuracy": 0.0}
-        # The last line before `first_step`: the next row is of all steps since, those before the resume included.
+        # Step of the last row up to `first_step`: the next row covers all steps since, including those before the resume.
         self._step = self._from = max(first_step - first_step % job.log_freq, min(first_step, 1))
 
     def __enter__(self) -> TrainingLog:
@@ -131,18 +132,18 @@ class TrainingLog:
             self._board.close()
 
     def flush(self) -> None:
-        """Puts all rows so far on the disk, ahead of the checkpoint that counts on them."""
+        """Flushes all rows to disk; called before a checkpoint is saved, because resuming from it needs the rows up to it."""
         if self._runtime.is_main:
             self._board.flush()
             self._directory.sync_metrics()
 
     def step_done(self, done: int) -> None:
-        """Moves the progress bar, which only draws itself where a person watches, to a number of finished steps."""
+        """Sets the progress bar to a number of finished steps; the bar is only shown in a terminal."""
         if self._runtime.is_main:
             self._bar.update(done - self._bar.n)
 
     def write(self, row: dict[str, float]) -> None:
-        """Takes a row of `fit`."""
+        """Writes a metrics row of `fit`."""
         if not self._runtime.is_main:
             return
         step, steps = int(row["step"]), int(row["step"]) - self._step
@@ -159,7 +160,10 @@ class TrainingLog:
         self._say(row, steps)
 
     def _say(self, row: dict[str, float], steps: int) -> None:
-        """Logs the step line: this window's figures and, in brackets, the run's so far; a narrow terminal shows the former alone."""
+        """Logs the step line: values of this log window and, in brackets, means of the run so far; `short` has only the former.
+
+        A narrow terminal shows `short`.
+        """
         done = self._step - self._from
         mean = {key: total / done for key, total in self._totals.items()}
         time, data, loss, acc = row["seconds"] / steps, row["data_seconds"] / steps, row["loss"], 100 * row["accuracy"]

@@ -1,4 +1,4 @@
-"""Tune: one run for each value of a setting, chosen among by training identities that are held out."""
+"""Tune: train one run for each value of a setting, and choose the value by mAP on held-out training identities."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from reid.tracklets import Split
 
 logger = logging.getLogger(__name__)
 
-HOLDOUT = 0.1  # share of the training identities, where neither config nor table holds some out
-_DECIDES_WHO = ("data", "seed")  # settings that change who is held out, or what their labels are
-_UNSAFE = re.compile(r"[^\w.=+-]+")  # in a folder's name
+HOLDOUT = 0.1  # share of training identities to hold out if neither config nor table does
+_DECIDES_WHO = ("data", "seed")  # settings that change the held-out identities or their labels
+_UNSAFE = re.compile(r"[^\w.=+-]+")  # characters that are replaced in folder names
 
 
 @dataclass(frozen=True)
 class Base:
-    """What the values change.
+    """The config that the values are applied to.
 
     Args:
-        path: of the config file.
-        name: of it as typed.
-        overrides: as typed, before any value.
+        path: path of the config file.
+        name: its name as typed.
+        overrides: overrides as typed, applied before the values.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Options:
-    """How to go about it: fields as the flags of robust-reid tune."""
+    """Options of tuning; fields as the flags of robust-reid tune."""
 
     output_dir: Path
     resume: str | None = None
@@ -68,14 +68,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Trial:
-    """One of the values.
+    """One combination of values and its run.
 
     Args:
-        settings: key -> value as it is typed.
-        config: of its run.
-        folder: of its run.
-        held_out: mAP on the held-out identities, a fraction; None where it was not measured.
-        tested: likewise of the test set.
+        settings: key -> value as typed.
+        config: config of the run.
+        folder: run directory.
+        held_out: mAP on the held-out identities, a fraction; None if not measured.
+        tested: mAP on the test set, likewise.
     """
 
     settings: dict[str, str]
@@ -91,11 +91,16 @@ class Trial:
 
 
 def run(base: Base, over: Sequence[str], options: Options) -> None:
-    """Trains every value, prints the table and the choice, and writes them where asked to.
+    """Trains a run for every combination of values, prints the table and the choice, and optionally writes them as JSON.
+
+    Args:
+        base: the config.
+        over: one text `key=a,b,…` for each setting to tune.
+        options: options of tuning.
 
     Raises:
-        ReidError: a problem that the user can mend; values and their configs are checked before the first step.
-        Interrupted: after a signal, with every run ready to be resumed.
+        ReidError: a problem that the user can fix; values and their configs are checked before the first step.
+        Interrupted: after a signal; every run can be resumed.
     """
     trials = _trials(base, over, options.output_dir)
     if is_main_process() and not options.dry_run:
@@ -123,7 +128,11 @@ def run(base: Base, over: Sequence[str], options: Options) -> None:
 
 
 def _trials(base: Base, over: Sequence[str], folder: Path) -> list[Trial]:
-    """Every combination of the values, each with its checked config."""
+    """Returns every combination of the values, each with its checked config.
+
+    Raises:
+        ConfigError: a value is invalid or repeated, or there is only one combination.
+    """
     keys, choices = zip(*map(_values, over), strict=True)
     if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
         raise ConfigError(f"--over {twice[0]}: stands twice; give all its values in one, {twice[0]}=a,b")
@@ -155,10 +164,10 @@ def _trials(base: Base, over: Sequence[str], folder: Path) -> list[Trial]:
 
 
 def _values(text: str) -> tuple[str, list[str]]:
-    """The key and its values, each as an override has it.
+    """Parses `key=a,b,…`; returns the key and its values as texts of overrides.
 
     Raises:
-        ConfigError: it is no key with values, or one that changes who is held out.
+        ConfigError: the text is no key with values, or the key changes the held-out identities.
     """
     key, equals, listed = text.partition("=")
     try:
@@ -175,7 +184,7 @@ def _values(text: str) -> tuple[str, list[str]]:
 
 
 def _holdout(config: Config) -> list[str]:
-    """An override that holds identities out, where nothing does yet."""
+    """Returns an override that holds out identities, if neither config nor table does."""
     if config.data.holdout or experiment.load_benchmark(config, to_train=True).val is not None:
         return []
     logger.info(
@@ -185,7 +194,11 @@ def _holdout(config: Config) -> list[str]:
 
 
 def _held_out(config: Config) -> tuple[int, int]:
-    """How many identities, and how many of their tracklets as queries, the choice rests on."""
+    """Returns the number of held-out identities, and of their queries.
+
+    Raises:
+        ConfigError: no identities are held out.
+    """
     held: Split | None = experiment.load_data(config).holdout
     if held is None:
         raise ConfigError(
@@ -195,11 +208,19 @@ def _held_out(config: Config) -> tuple[int, int]:
 
 
 def _tested(trial: Trial, runtime: Runtime) -> float | None:
-    """mAP of the test set, under the config's first protocol, by the weights that the held-out identities have judged."""
+    """Returns mAP on the test set under the config's first protocol, with the checkpoint that was best on the held-out identities.
+
+    Raises:
+        ConfigError: there are several datasets, or no queries.
+    """
     config, directory = trial.config, RunDirectory(trial.folder)
     protocol = get_protocols(config.test.protocols, any_camera=config.test.any_camera)[0]
     trained = experiment.OfRun(trial.folder, "best").load(config, runtime)
     benchmark = experiment.load_benchmark(config, directory.drawn())
+    if benchmark.parts:
+        raise ConfigError(
+            "--judge: several datasets are tested apart, so that there is no one figure to compare with; leave it out"
+        )
     if not len(benchmark.query):
         raise ConfigError(f"--judge: {benchmark.name} has no queries to test with; leave it out")
     features = benchmark_features(config, trained.embedding, trained.preprocess, benchmark, runtime)
@@ -260,7 +281,7 @@ def _record(
 
 
 def _agreement(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Rank correlations, in [-1, 1], of held-out and test mAP; None where either is the same for all."""
+    """Returns rank correlations, in [-1, 1], of held-out and test mAP; None if one of them is the same for all runs."""
     pairs = [(one.held_out, one.tested) for one in trials if one.held_out is not None and one.tested is not None]
     agreement: dict[str, Any] = {"runs": len(pairs), "spearman": None, "kendall": None}
     if pairs and all(len(set(side)) > 1 for side in zip(*pairs, strict=True)):

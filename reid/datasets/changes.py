@@ -1,7 +1,7 @@
-"""A training set whose labels are changed on purpose: the changes, and who is really in every tracklet and frame after them.
+"""Deliberate changes to a training set's labels and frames, and the person in every tracklet and frame afterwards.
 
-Nothing is touched on disk. A change is one record, and a list of them is all it takes to make the same noise again: drawing a noise
-(`tracklet_noise.py`) and replaying a manifest (`noise_manifest.py`) both end in `applied`.
+Files on disk are not changed. A change is one record, and a list of changes is enough to reproduce the same label noise: both drawing
+noise (`tracklet_noise.py`) and replaying a manifest (`noise_manifest.py`) end in `applied`.
 
 Shapes: T tracklets, F frame names of a split.
 """
@@ -21,21 +21,22 @@ from reid.tracklets import IdNames, Split
 
 
 class Change(NamedTuple):
-    """One change; which of four it is, `frame` and `source_key` tell.
+    """One change. Whether `frame` and `source_key` are set tells which of four kinds it is.
 
     - neither: the tracklet `key` is relabelled `given_pid`;
-    - both: the frame at that position of the tracklet becomes the frame `source_frame` of the tracklet `source_key`;
-    - a frame alone: it leaves its tracklet for a new one, with all that follow it up to the next `given_pid`;
-    - a source alone: a tracklet of nobody is added under `given_pid`.
+    - both: the frame at that position of the tracklet is replaced by the frame `source_frame` of the tracklet `source_key`;
+    - `frame` alone: the frame is moved from its tracklet to a new one of the person `given_pid`, together with the frames of all other
+      changes of that tracklet with the same `given_pid`;
+    - `source_key` alone: a distractor or junk tracklet is added under `given_pid`.
 
     Args:
-        key: the tracklet's, as it is called when the change is made.
-        frame: position inside the tracklet, counted from 0; None for all of it.
-        true_pid: who is there by the labels before any noise; 0 or -1 for nobody.
-        given_pid: who is there as training is told.
-        kind: of the noise, such as ``switches``.
-        seed: that it was drawn by.
-        source_key: where what is put there comes from; empty where nothing is.
+        key: of the tracklet, at the time of the change.
+        frame: position inside the tracklet, counted from 0; None for the whole tracklet.
+        true_pid: the person by the labels before any noise; 0 or -1 for a distractor or junk.
+        given_pid: the person by the labels given to training.
+        kind: of label noise, such as ``switches``.
+        seed: of the draw.
+        source_key: key of the tracklet that the frame or the added tracklet comes from; empty for none.
         source_frame: position inside that tracklet.
     """
 
@@ -51,22 +52,22 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Persons:
-    """Who is in every tracklet and frame of a split.
+    """The person in every tracklet and frame of a split.
 
     Args:
-        pid_T: (T,) int64, the person a tracklet is of; 0 or -1 for nobody.
-        pid_F: (F,) int64, the person each frame shows. They differ where frames of another tracklet were put in.
+        pid_T: (T,) int64, the person of each tracklet; 0 or -1 for a distractor or junk.
+        pid_F: (F,) int64, the person in each frame. The two differ where frames of another tracklet were put in.
     """
 
     pid_T: np.ndarray
     pid_F: np.ndarray
 
     def of_rows(self, rows: np.ndarray) -> Persons:
-        """The same of some tracklets; the frame names stay all."""
+        """Select tracklets; `pid_F` still covers all frame names."""
         return Persons(self.pid_T[rows], self.pid_F)
 
     def labelled(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """(T,) and (F,) bool: whether the labels of a split are these; False for frames of no tracklet."""
+        """(T,) and (F,) bool: whether the labels of a split agree with these persons; False for frames outside all tracklets."""
         given_F = np.zeros(len(split.names), np.int64)
         covered_F = np.zeros(len(split.names), bool)
         frames = split.frames()
@@ -79,11 +80,11 @@ class Noisy:
     """A training set after some changes.
 
     Args:
-        split: what is trained on; every tracklet has a key.
-        row_T: (T,) int64, the tracklet's row before all changes; -1 for one of nobody.
-        frame_F: (F,) int64, the frame's number before all changes; -1 for one of nobody.
-        before: who is there by the labels before all changes.
-        names: of persons, those that the changes made included.
+        split: the tracklets to train on; each has a key.
+        row_T: (T,) int64, the tracklet's row before all changes; -1 for an added distractor or junk tracklet.
+        frame_F: (F,) int64, the frame's index before all changes; -1 for a frame of such a tracklet.
+        before: the persons by the labels before all changes.
+        names: of persons, including those that the changes created.
         changes: in the order made.
     """
 
@@ -96,10 +97,10 @@ class Noisy:
 
     @classmethod
     def of(cls, split: Split, names: IdNames) -> Noisy:
-        """A split before any change.
+        """Wrap a split before any change.
 
         Raises:
-            DataError: two tracklets have one key or share frames, so that a change would not say which it is of.
+            DataError: two tracklets have the same key or share frames, so that a change would be ambiguous.
         """
         keys = [split.key(i) for i in range(len(split))]
         if len(set(keys)) < len(keys):
@@ -112,15 +113,15 @@ class Noisy:
 
     @classmethod
     def untouched(cls, split: Split, names: IdNames) -> Noisy:
-        """A split that no change is to be made to, as it is."""
+        """Wrap a split to which no change will be made, without checking keys and frames."""
         before = Persons(split.pid.astype(np.int64), per_frame(split, split.pid.astype(np.int64), fill=0))
         return cls(split, np.arange(len(split)), np.arange(len(split.names)), before, names)
 
     def persons(self, pid_T: np.ndarray, clean: Split) -> Persons:
-        """Who is there by other labels than those before the changes, such as the truth.
+        """The persons by labels other than those before the changes, such as the ground truth.
 
         Args:
-            pid_T: of the tracklets before all changes.
+            pid_T: labels of the tracklets before all changes.
             clean: the split before all changes.
         """
         pid_F = per_frame(clean, np.asarray(pid_T, np.int64), fill=0)
@@ -131,7 +132,7 @@ class Noisy:
 
 
 def per_frame(split: Split, value_T: np.ndarray, fill: object) -> np.ndarray:
-    """(F,) the value of each frame's tracklet; `fill` for frames of none."""
+    """(F,) the value of each frame's tracklet; `fill` for frames outside all tracklets."""
     value_F = np.full(len(split.names), fill, dtype=value_T.dtype)
     value_F[split.frames()] = np.repeat(value_T, split.lengths)
     return value_F
@@ -145,17 +146,17 @@ def applied(
     where: Callable[[int], str] = lambda i: "",
     called: Mapping[int, str] | None = None,
 ) -> Noisy:
-    """Makes the changes of one noise together: each sees the training set as it was before all of them.
+    """Apply the changes of one noise together: each refers to the training set as it was before all of them.
 
     Args:
         noisy: the training set before.
         changes: of one kind and seed.
-        nobody: tracklets of distractors and junk, by whose keys some are added.
-        where: the place of change i, as errors begin.
-        called: names of new persons, where the set has names; else they are called after whom they were, ``alice~2``.
+        nobody: distractor and junk tracklets, looked up by key for changes that add one.
+        where: prefix of the error messages about change i, such as its file and row.
+        called: names of new persons, if the dataset has names; by default they are named after the original person: ``alice~2``.
 
     Raises:
-        DataError: a change fits nothing.
+        DataError: a change does not fit the training set.
     """
     return _Application(noisy, nobody, where).of(changes, called or {})
 
@@ -170,9 +171,9 @@ class _Application:
         for row in range(len(nobody)):
             self._nobody_of.setdefault(nobody.key(row), []).append(row)
         self._pid = noisy.split.pid.astype(np.int64)
-        self._source = np.arange(len(noisy.split.names))  # frame number -> the one whose picture it gets
+        self._source = np.arange(len(noisy.split.names))  # frame index -> index of the frame whose image replaces it
         self._leaving: dict[int, dict[int, list[int]]] = {}  # row -> new pid -> positions
-        self._told: dict[int, int] = {}  # row -> the first change that has frames leave it
+        self._told: dict[int, int] = {}  # row -> the first change that moves frames out of it, for the error message
         self._added: list[tuple[int, int]] = []  # row of `nobody`, pid
 
     def of(self, changes: Sequence[Change], called: Mapping[int, str]) -> Noisy:
@@ -314,7 +315,7 @@ class _Application:
         )
 
     def _named(self, changes: Sequence[Change], called: Mapping[int, str]) -> IdNames:
-        """The names, with those of persons that the changes made, where the set has names at all."""
+        """Names, extended by those of new persons; unchanged if the dataset has no names."""
         names = self._noisy.names
         if not names.pid:
             return names
@@ -328,7 +329,7 @@ class _Application:
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """The columns of `Noisy` on their way."""
+    """The columns of `Noisy` while changes are being applied."""
 
     split: Split
     row_T: np.ndarray
@@ -337,7 +338,7 @@ class _Parts:
 
 
 def _free(stem: str, taken: set[str]) -> str:
-    """The first of stem2, stem3, … that nobody has."""
+    """The first of stem2, stem3, … that is not taken."""
     number = 2
     while f"{stem}{number}" in taken:
         number += 1
@@ -345,7 +346,7 @@ def _free(stem: str, taken: set[str]) -> str:
 
 
 def _below_one_root(split: Split, other: Split) -> tuple[Path, np.ndarray, np.ndarray]:
-    """A folder above both splits, and the frame names of each below it."""
+    """Compute a common root folder of both splits, and the frame names of each relative to it."""
     roots = [Path(os.path.abspath(one.root)) for one in (split, other)]
     if roots[0] == roots[1]:
         return split.root, split.names, other.names

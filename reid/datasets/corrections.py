@@ -1,7 +1,7 @@
-"""Corrections of labels, as a person made them on the page of an audit: read, checked row by row, applied to training tracklets.
+"""Label corrections made by a person on an audit page: read them, check every row, and apply them to training tracklets.
 
-A file has the columns ``action,key[,pid,frames,note]``. Positions are those of the tracklet as it lies on disk, whatever else the file
-does to it; merges come last, so that they also move what was relabelled. Nothing on disk is touched.
+A file has the columns ``action,key[,pid,frames,note]``. Positions refer to the tracklet as it is on disk, whatever other rows of the file
+do to it. Merges are applied last, so that they also move relabelled tracklets. Files on disk are not changed.
 
 Shapes: N rows of the file, T tracklets before, U after, F frame names.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from reid.tracklets import IdNames, Split
 
 REQUIRED, OPTIONAL = ("action", "key"), ("pid", "frames", "note")
 ACTIONS = ("relabel", "drop", "drop_frames", "split", "merge", "keep")
-# Cells that an action must fill (True) or leave empty (False); the others are free.
+# Cells that an action requires (True) or forbids (False); the others are optional.
 _CELLS: dict[str, dict[str, bool]] = {
     "relabel": {"pid": True, "frames": False},
     "drop": {"pid": False, "frames": False},
@@ -33,19 +33,19 @@ _CELLS: dict[str, dict[str, bool]] = {
     "merge": {"pid": True, "frames": False},
     "keep": {"pid": False, "frames": False},
 }
-_SHOWN = 20  # problems of one file that are told one by one
-_SPAN = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
-_WHOLE = re.compile(r"(-?\d+)(?:\.0*)?")
+_SHOWN = 20  # most problems of one file that are listed one by one
+_SPAN = re.compile(r"(\d{1,18})(?:\s*-\s*(\d{1,18}))?")
+_WHOLE = re.compile(r"(-?\d{1,30})(?:\.0*)?")  # int() raises on more than 4,300 digits
 _GUARDED = re.compile(r"'+[=+\-@]")
 
 
 @dataclass(frozen=True, eq=False)
 class Corrections:
-    """A file of corrections as it was read; `apply_corrections` checks its rows against tracklets.
+    """A corrections file that has been read; `apply_corrections` checks its rows against tracklets.
 
     Args:
         table: its N rows.
-        content: the file's bytes, for a copy beside the run.
+        content: the file's bytes, so that a run can keep a copy.
     """
 
     table: Table = field(repr=False)
@@ -55,15 +55,10 @@ class Corrections:
     def file(self) -> Path:
         return self.table.file
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the content, 64 hexadecimal digits."""
-        return hashlib.sha256(self.content).hexdigest()
-
 
 @dataclass(frozen=True)
 class Counts:
-    """What a file of corrections did: tracklets of each action, frames dropped, persons merged, persons that are new."""
+    """The effect of a corrections file: tracklets per action, frames dropped, persons merged, new persons."""
 
     relabelled: int = 0
     dropped: int = 0
@@ -75,7 +70,7 @@ class Counts:
     new_persons: int = 0
 
     def __str__(self) -> str:
-        """Such as ``12 relabelled, 3 dropped, 40 frames of 5 dropped, 1 person new``; tracklets are meant where nothing is said."""
+        """Summary such as ``12 relabelled, 3 dropped, 40 frames of 5 dropped; 1 person new``; unnamed counts are tracklets."""
         parts = [
             f"{self.relabelled} relabelled" * bool(self.relabelled),
             f"{self.dropped} dropped" * bool(self.dropped),
@@ -91,8 +86,8 @@ class Counts:
 class Corrected(NamedTuple):
     """Tracklets with corrections applied.
 
-    `split` U tracklets, the pieces of one that was split side by side · `names` with persons that are new · `source` (U,) int64, the row
-    before of each · `frame` (F,) int64, the number before of each frame name · `counts` · `notes` what a reader should know.
+    `split` U tracklets, where the pieces of a split tracklet are adjacent · `names` including new persons · `source` (U,) int64, the row
+    of each tracklet before · `frame` (F,) int64, the index of each frame name before · `counts` · `notes` for the user.
     """
 
     split: Split
@@ -104,13 +99,13 @@ class Corrected(NamedTuple):
 
 
 def read_corrections(file: Path) -> Corrections:
-    """Reads a file of corrections.
+    """Read a corrections file.
 
     Args:
-        file: CSV with the columns ``action`` and ``key``, and ``pid``, ``frames`` and ``note`` where rows need them.
+        file: CSV with the columns ``action`` and ``key``, and ``pid``, ``frames`` and ``note`` if rows need them.
 
     Raises:
-        DataError: it cannot be read, or lacks a column.
+        DataError: the file cannot be read, or lacks a column.
     """
     file = Path(file)
     if not file.is_file():
@@ -124,42 +119,50 @@ def read_corrections(file: Path) -> Corrections:
     return Corrections(table, file.read_bytes())
 
 
-def guard(text: str) -> str:
-    """A cell that no spreadsheet runs as a formula: with an apostrophe before it where it would be. Numbers stay as they are.
+def digest_of(files: Sequence[Corrections]) -> str | None:
+    """SHA-256 of one file's content, or of the concatenated digests of several; 64 hexadecimal digits, None without a file."""
+    if not files:
+        return None
+    first, *others = (hashlib.sha256(file.content).hexdigest() for file in files)
+    return hashlib.sha256("".join([first, *others]).encode()).hexdigest() if others else first
 
-    Every text comes back by `unguard`.
+
+def guard(text: str) -> str:
+    """Escape a cell that a spreadsheet would run as a formula, by a leading apostrophe. Numbers stay as they are.
+
+    `unguard` is the inverse for every text.
     """
     return f"'{text}" if re.match(r"'*[=+\-@]", text) and not _WHOLE.fullmatch(text) else text
 
 
 def unguard(cell: str) -> str:
-    """The text that `guard` made a cell of."""
+    """Undo `guard`."""
     return cell[1:] if _GUARDED.match(cell) else cell
 
 
 def apply_corrections(
     corrections: Corrections, split: Split, names: IdNames, elsewhere: np.ndarray | None = None
 ) -> Corrected:
-    """Applies every row of a file, or none.
+    """Apply every row of a file, or none.
 
-    - ``relabel``: the tracklet is the person ``pid``.
-    - ``drop``: it is left out. ``drop_frames``: the positions ``frames`` of it are, such as ``12-20`` or ``3,7-9``.
-    - ``split``: from the position ``frames`` on it is a tracklet of its own, ``KEY@POSITION``, up to the next split where there are
-      several. That one is the person ``pid``, or a new person of its own where the cell is empty; what comes before keeps the key.
-    - ``merge``: all tracklets of the person ``key`` are the person ``pid``, those relabelled too.
+    - ``relabel``: the tracklet gets the person ``pid``.
+    - ``drop``: the tracklet is left out. ``drop_frames``: its positions ``frames`` are left out, such as ``12-20`` or ``3,7-9``.
+    - ``split``: from the position ``frames`` on, the frames become a tracklet of their own, ``KEY@POSITION``, up to the next split if
+      there are several. It gets the person ``pid``, or a new person if the cell is empty; the part before keeps the key.
+    - ``merge``: all tracklets of the person ``key`` get the person ``pid``, including relabelled ones.
     - ``keep``: the label is right; nothing changes.
 
-    A ``pid`` that no training tracklet has is a new person: a number above 0, or any name where persons have names. A row may stand
-    twice in the same words; two that contradict each other are an error.
+    A ``pid`` that no training tracklet has is a new person: a number above 0, or any name if persons have names. Identical rows are
+    allowed; contradicting rows are an error.
 
     Args:
         corrections: N rows.
         split: T training tracklets.
         names: of their persons.
-        elsewhere: pids of the tracklets that are not trained on; a row that names one of them is noted.
+        elsewhere: pids of the tracklets outside the training set; a row that names one of them is noted.
 
     Raises:
-        DataError: one line for each row that fits nothing or contradicts another, up to twenty.
+        DataError: one line for each row that does not apply or contradicts another, at most twenty.
     """
     plan = _Plan(corrections.table, split, names, np.arange(0) if elsewhere is None else elsewhere)
     counts = plan.counts()
@@ -167,7 +170,7 @@ def apply_corrections(
 
 
 class _People:
-    """Persons by what a file calls them; new ones are numbered after all others."""
+    """Persons by their names in a corrections file; new ones are numbered after all others."""
 
     def __init__(self, split: Split, names: IdNames, elsewhere: np.ndarray) -> None:
         self.names, self.elsewhere = names, set(elsewhere.tolist())
@@ -177,10 +180,10 @@ class _People:
         self._highest = max([0, *self.there, *self.elsewhere, *names.pid])
 
     def find(self, text: str) -> int | None:
-        """The person's number; None where there is none yet. A person of numbered data may be written ``12.0``.
+        """The person's pid; None if the person does not exist yet. With numbered persons, ``12.0`` is accepted for 12.
 
         Raises:
-            ValueError: no person can be called so; the words say why.
+            ValueError: the text cannot name a person; the message says why.
         """
         whole = _WHOLE.fullmatch(text)
         if whole and not 0 < int(whole[1]) < 2**63:
@@ -192,7 +195,7 @@ class _People:
         return int(whole[1])
 
     def take(self, text: str) -> int:
-        """The person's number, a new one where it is called so for the first time; ValueError as in `find`."""
+        """The person's pid, a new one at the first use of a name; ValueError as in `find`."""
         number = self.find(text)
         if number is None:
             return self.new(text)
@@ -202,7 +205,7 @@ class _People:
         return number
 
     def new(self, text: str) -> int:
-        """A number that nobody has."""
+        """Add a person under an unused pid."""
         self._highest = number = self._highest + 1
         self.added[number] = text
         self.number_of[text] = number
@@ -213,7 +216,7 @@ class _People:
         return [*self._unheard_of(), *(self._seen_elsewhere(seen) if seen else [])]
 
     def _unheard_of(self) -> list[str]:
-        """Persons that a row names and nobody was called before: on purpose, or mistyped."""
+        """Note the persons that a row names and no tracklet had before: intended, or a typing error."""
         texts = [text for number, text in self.added.items() if number not in self.elsewhere and "@" not in text]
         known = [text for number, text in self.names.pid.items() if number in self.there]
         near = [difflib.get_close_matches(text, known, n=1) for text in texts]
@@ -238,22 +241,22 @@ class _People:
 
 
 class _Plan:
-    """What is to become of every tracklet, row by row checked."""
+    """The checked rows, as the changes of every tracklet."""
 
     def __init__(self, table: Table, split: Split, names: IdNames, elsewhere: np.ndarray) -> None:
         self.table, self.split, self.people = table, split, _People(split, names, elsewhere)
         self.keys = [split.key(row) for row in range(len(split))]
         self.row_of, self.twice = _rows_by_key(self.keys)
-        self.problems: list[tuple[int, str]] = []  # with the row of the file, which they are told in the order of
+        self.problems: list[tuple[int, str]] = []  # with the row of the file, by which they are sorted
         self.relabelled: dict[int, int] = {}
         self.dropped: set[int] = set()
         self.kept: set[int] = set()
         self.gone_F, self.thinned = np.zeros(len(split.names), bool), set[int]()  # frames dropped, and their tracklets
-        self.cuts: dict[int, dict[int, int]] = {}  # tracklet -> position -> person, 0 for one of its own
+        self.cuts: dict[int, dict[int, int]] = {}  # tracklet -> position -> pid, 0 for a new person
         self.merges: dict[int, int] = {}
         self._decided: dict[
             int, tuple[int, str]
-        ] = {}  # tracklet -> the row of the file that decided on the whole of it
+        ] = {}  # tracklet -> the row of the file, and its action, that decided on the whole of it
         self._cut_rows: dict[tuple[int, int], int] = {}
         self._merge_rows: dict[int, int] = {}
         self._read_rows()
@@ -303,14 +306,14 @@ class _Plan:
                 self._tell(i, "key", f"no training tracklet is called {key!r}{self._hint(key)}")
             else:
                 self._one(i, action, self.row_of[key], pid, frames)
-        for i, key, pid in later:  # all persons that rows bring in are known now
+        for i, key, pid in later:  # merges come last: by now all persons that rows introduce are known
             self._merge(i, key, pid)
         self._refuse_circles()
         self._refuse_empty()
         self._name_pieces()
 
     def _complete(self, i: int, action: str, cells: Mapping[str, str]) -> bool:
-        """Whether the row has the cells that its action needs, and no others."""
+        """Whether the row has exactly the cells that its action needs."""
         if action not in ACTIONS:
             self._tell(i, "action", f"expected {', '.join(ACTIONS)}, got {action!r}")
             return False
@@ -322,7 +325,7 @@ class _Plan:
         return True
 
     def _one(self, i: int, action: str, row: int, pid: str, frames: str) -> None:
-        """One row about one tracklet."""
+        """Apply one row about one tracklet."""
         decides = action in ("relabel", "drop", "keep")
         before, said = self._decided.get(row, (-1, ""))
         has_parts = row in self.thinned or row in self.cuts
@@ -371,7 +374,7 @@ class _Plan:
                 self.cuts.setdefault(row, {})[position] = number
 
     def _merge(self, i: int, key: str, pid: str) -> None:
-        """Both persons must be there: to rename a person is no correction."""
+        """Add a merge. Both persons must exist: renaming a person is not a correction."""
         found = []
         for column, text in (("key", key), ("pid", pid)):
             try:
@@ -395,14 +398,14 @@ class _Plan:
             self._merge_rows[source] = i
 
     def _name_pieces(self) -> None:
-        """A new person for every piece that nobody has named, numbered after all that rows do name."""
+        """Assign a new person to every piece without a pid, numbered after all persons that rows name."""
         for row, cuts in self.cuts.items():
             for position in [position for position, person in cuts.items() if not person]:
                 key = f"{self.keys[row]}@{position}"
                 cuts[position] = self.people.take(key) if self.people.names.pid else self.people.new(key)
 
     def _refuse_circles(self) -> None:
-        """Follows every chain of merges to its end, and keeps that end only."""
+        """Replace every chain of merges by its end, and report a cycle."""
         ends: dict[int, int] = {}
         for start in self.merges:
             way, person = [start], self.merges[start]
@@ -418,7 +421,7 @@ class _Plan:
         self.merges = ends
 
     def _refuse_empty(self) -> None:
-        """Every piece that is left must hold a frame."""
+        """Report tracklets or pieces of which no frame is left."""
         for row in sorted(self.thinned):
             kept = ~self.gone_F[self.split.start[row] : self.split.stop[row]]
             if not np.logical_or.reduceat(kept, [0, *sorted(self.cuts.get(row, ()))]).all():
@@ -427,7 +430,7 @@ class _Plan:
                 self.problems.append((len(self.table), line))
 
     def _spans(self, i: int, row: int, frames: str) -> list[tuple[int, int]]:
-        """Positions such as ``3,7-9``; empty, and told, where they are none of this tracklet."""
+        """Parse positions such as ``3,7-9``; empty, after adding a problem, if they do not lie in this tracklet."""
         last, spans = int(self.split.lengths[row]) - 1, []
         for part in frames.split(","):
             match = _SPAN.fullmatch(part.strip())
@@ -461,7 +464,7 @@ class _Plan:
 
 
 def _rebuilt(split: Split, plan: _Plan, names: IdNames) -> tuple[Split, IdNames, np.ndarray, np.ndarray]:
-    """`split`, `names`, `source` and `frame` of `Corrected`."""
+    """Compute `split`, `names`, `source` and `frame` of `Corrected`."""
     pid = split.pid.copy()
     pid[list(plan.relabelled)] = list(plan.relabelled.values())
     pieces_T = np.ones(len(split), np.int64)
@@ -487,7 +490,7 @@ def _rebuilt(split: Split, plan: _Plan, names: IdNames) -> tuple[Split, IdNames,
 
 
 def _without(split: Split, gone_F: np.ndarray) -> tuple[Split, np.ndarray]:
-    """The same without the frames that are gone; its names are those of the frames that are left, whose numbers before come with it."""
+    """Remove the dropped frames, from the frame names too; also returns the previous index of each frame name left."""
     frames = split.frames()
     kept = ~gone_F[frames]
     tracklet = np.repeat(np.arange(len(split)), split.lengths)[kept]
@@ -497,7 +500,7 @@ def _without(split: Split, gone_F: np.ndarray) -> tuple[Split, np.ndarray]:
 
 
 def _rows_by_key(keys: list[str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Key -> row, and keys that several tracklets have -> how many."""
+    """Key -> row, and each key that several tracklets share -> their number."""
     row_of = {key: row for row, key in enumerate(keys)}
     if len(row_of) == len(keys):
         return row_of, {}

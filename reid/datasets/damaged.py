@@ -1,4 +1,4 @@
-"""Damaged and missing images: what a run does about them, and the list of those that it left out."""
+"""Damaged and missing images: the policy of a run, and the list of images left out."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ COLUMNS = ["path", "reason"]
 
 
 class DamagedImages:
-    """What a run does about damaged and missing images, and which ones it met.
+    """The policy for damaged and missing images, and a record of those met.
 
     Args:
-        policy: `error` stops at the first; `skip` leaves them out, counts and lists them.
+        policy: `error` stops at the first one; `skip` leaves them out, counts and lists them.
 
     Attributes:
         files: path -> reason, in the order first met.
@@ -40,14 +40,14 @@ class DamagedImages:
         self.files: dict[str, str] = {}
 
     def note(self, path: str, reason: str) -> None:
-        """Counts an image that is left out; it is logged the first time."""
+        """Count an image that is left out, and log it the first time."""
         self.count += 1
         if path not in self.files:
             self.files[path] = reason
             logger.warning("%s: left out: %s", path, reason)
 
     def of_all_processes(self, device: torch.device) -> dict[str, str]:
-        """Path and reason of what any process has left out, in every process; all of them must ask."""
+        """Gather path and reason of the images left out by any process. A collective call: every process must make it."""
         text = json.dumps(self.files) + "\n"
         rows = gather_rows(torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(device))
         lines = rows.cpu().numpy().tobytes().splitlines()
@@ -55,7 +55,7 @@ class DamagedImages:
 
 
 def write_list(file: Path, files: Mapping[str, str]) -> None:
-    """Writes path and reason of images that were left out, sorted by path; without any there is no file.
+    """Write path and reason of images left out as CSV, sorted by path; without any, remove the file.
 
     Raises:
         DataError: the folder cannot be written.
@@ -71,10 +71,10 @@ def write_list(file: Path, files: Mapping[str, str]) -> None:
 
 
 def read_list(file: Path) -> dict[str, str]:
-    """What `write_list` wrote; nothing where there is no file.
+    """Read the CSV that `write_list` wrote; empty if there is no file.
 
     Raises:
-        DataError: it is damaged.
+        DataError: the file is damaged.
     """
     if not file.exists():
         return {}

@@ -1,7 +1,7 @@
-"""The demo dataset: rendered people in the MARS layout, wrong tracklet labels included, the truth in a side file.
+"""The demo dataset: rendered people in the MARS layout, with wrong tracklet labels; the ground truth is in a side file.
 
-Shapes: T tracklets, F frames, I identities. Everything is drawn from (seed, what, number), so images depend neither on the label
-noise nor on how many processes draw them.
+Shapes: T tracklets, F frames, I identities. Every random number comes from a generator seeded by (seed, purpose, number), so images depend
+neither on the label noise nor on the number of processes.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from reid.datasets.noise import uniform_others
 from reid.datasets.orphans import end_with_parent
 from reid.datasets.scenes import draw_frame, expose, start_walk
 from reid.errors import DataError
-from reid.files import NPY_ERRORS, check_zip
+from reid.files import NPY_ERRORS, check_zip, lives
 
-GENERATOR = 1  # raise it whenever the same settings would give other pixels
+GENERATOR = 1  # raise it whenever the same settings give other pixels
 SCHEMA = 1
 TRUTH_FILE = "info/demo_truth.npz"
 RIGHT_PERSON, OTHER_PERSON, BACKGROUND = 0, 1, 2
@@ -43,15 +43,15 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class DemoTruth:
-    """What the dataset on disk hides. Rows follow its tables, frames its name lists.
+    """The ground truth of a demo dataset. Rows follow the dataset's tables, frames its name lists.
 
     Args:
-        true_pid: (T,) int64, who each training tracklet shows.
-        true_row: (T,) int64, its row in the table of a noiseless dataset (sorted by true pid, camera, tracklet); wrong labels are
-            drawn in that order, so `uniform_others(true labels by true_row, I, rate, noise_seed)` gives the labels on disk.
+        true_pid: (T,) int64, the person in each training tracklet.
+        true_row: (T,) int64, the tracklet's row in the table of a noiseless dataset (sorted by true pid, camera, tracklet). Wrong labels
+            are drawn in that order, so `uniform_others(true labels by true_row, I, rate, noise_seed)` gives the labels on disk.
         train_frame_kind, test_frame_kind: (F,) uint8, 0 the tracklet's own person (a stranger in
             distractors), 1 another person, 2 background.
-        settings: that made the dataset.
+        settings: of the dataset.
     """
 
     true_pid: Ints
@@ -68,19 +68,19 @@ def write_demo(
     progress: Callable[..., Iterable[Any]] = lambda items, total: items,
     **settings: Any,
 ) -> Path:
-    """Draw a demo dataset and put it at `root` in one step, complete or not at all.
+    """Draw a demo dataset and move it to `root` atomically.
 
-    A high label noise on few tracklets may leave an identity without any; then its pid is missing from the training table.
+    A high label noise with few tracklets may leave an identity without tracklets; its pid is then missing from the training table.
 
     Args:
-        root: where; must not exist yet or be empty.
-        workers: processes that draw.
+        root: the dataset's folder; must not exist yet or be empty.
+        workers: drawing processes.
         progress: wraps the tracklets as they are finished, called as progress(items, total=T).
         settings: fields of `DemoSettings`.
     Returns:
         `root`.
     Raises:
-        ConfigError: a setting out of its range.
+        ConfigError: a setting is out of its range.
         DataError: `root` is not empty or cannot be written.
     """
     chosen, root = DemoSettings(**settings), Path(root)
@@ -104,25 +104,18 @@ def write_demo(
 
 
 def _remove_leftovers(root: Path) -> None:
-    """What a killed renderer of this machine has left beside the dataset."""
-    if os.name != "posix":  # elsewhere there is no harmless way to ask whether a process lives
-        return
+    """Delete the temporary folders beside the dataset that killed processes of this machine left behind."""
     pattern = re.compile(rf"\.{re.escape(root.name)}\.{re.escape(socket.gethostname())}\.(\d+)\.partial")
     for left in root.parent.iterdir() if root.parent.is_dir() else ():
-        if match := pattern.fullmatch(left.name):
-            try:
-                os.kill(int(match[1]), 0)
-            except (ProcessLookupError, OverflowError):
-                shutil.rmtree(left, ignore_errors=True)
-            except PermissionError:  # it lives, and is another user's
-                pass
+        if (match := pattern.fullmatch(left.name)) and not lives(int(match[1])):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def load_truth(root: Path) -> DemoTruth:
-    """Read the side file of a demo dataset.
+    """Read the ground truth of a demo dataset.
 
     Raises:
-        DataError: the file is missing or of another schema.
+        DataError: the file is missing, damaged, or of another schema.
     """
     path = Path(root) / TRUTH_FILE
     if not path.is_file():
@@ -135,7 +128,7 @@ def load_truth(root: Path) -> DemoTruth:
         settings = json.loads(str(found["settings"]))
         version = int(found["schema"]), settings.pop("generator")
         arrays = {field.name: found[field.name] for field in dataclasses.fields(DemoTruth) if field.name != "settings"}
-    except NPY_ERRORS as error:
+    except (*NPY_ERRORS, AttributeError) as error:
         raise DataError(f"demo dataset: {path} is damaged: {error}; remove the folder and make it again") from None
     if version != (SCHEMA, GENERATOR):
         raise DataError(
@@ -147,7 +140,7 @@ def load_truth(root: Path) -> DemoTruth:
 
 @dataclass(frozen=True)
 class _Job:
-    """One tracklet for a worker: what to draw, and the start of its file names."""
+    """One tracklet for a worker: its parameters, and the prefix of its file names."""
 
     stem: str
     number: int
@@ -187,7 +180,7 @@ def _write(root: Path, settings: DemoSettings, workers: int, progress: Callable[
 
 
 def _file(pid_T: Ints, plan: DemoPlan, folder: str) -> tuple[Ints, list[str], NDArray[np.int32]]:
-    """File a plan's tracklets under the pids given.
+    """Order a plan's tracklets as on disk, under the given pids, and name their files.
 
     Returns:
         (T,) the plan's row for each row on disk; the T file name stems; the (T, 4) table [start, end, pid, cam], 1-based inclusive.
@@ -211,7 +204,7 @@ def _jobs(plan: DemoPlan, row_T: Ints, stems: list[str]) -> Iterator[_Job]:
 
 
 def _each(draw: Callable[[_Job], Item], jobs: list[_Job], workers: int) -> Iterator[Item]:
-    """Results in the order of the jobs."""
+    """Yield the results in the order of the jobs."""
     if workers <= 1:
         yield from map(draw, jobs)
         return
@@ -238,7 +231,7 @@ def _draw_tracklet(root: Path, seed: int, intruders: float, job: _Job) -> NDArra
 
 
 def _frame_kinds(length: int, share: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Kinds of a tracklet's frames: now and then the tracker loses its person for a run of up to a third of the frames."""
+    """Draw the kind of each frame: sometimes the tracker loses its person for a run of up to a third of the frames."""
     kind_F = np.full(length, RIGHT_PERSON, np.uint8)
     longest = max(1, length // 3)
     if rng.random() < share * length / ((1 + longest) / 2):

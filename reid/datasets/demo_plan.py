@@ -1,4 +1,4 @@
-"""Who walks past which camera in the demo dataset, and for how long: the plan that is drawn. Shapes: T tracklets."""
+"""The plan of a demo dataset: which person walks past which camera, for how many frames. Shapes: T tracklets."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from reid.datasets.scenes import CAMERAS
 
 Ints = NDArray[np.int64]
 
-LAYOUT, LOOKS, TRACKLET = range(3)  # the second word of every seed: what is being drawn
-STRANGERS = 10_000  # looks from here on belong to people without a pid
+LAYOUT, LOOKS, TRACKLET = range(3)  # second word of every seed: the purpose of the draw
+STRANGERS = 10_000  # `looks` from here on belong to people without a pid
 
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """Tracklets to draw, in the order of the noiseless table; every field (T,)."""
+    """Tracklets to draw, in the order of the noiseless table; every field is (T,)."""
 
-    number: Ints  # seeds the tracklet
+    number: Ints  # seed of the tracklet
     pid: Ints
     camid: Ints
     length: Ints
-    looks: Ints  # seeds the person; -1 for a box that follows nobody
-    intruder: Ints  # seeds the person who takes over the box
-    slip: NDArray[np.float64]  # misplacement of the box
+    looks: Ints  # seed of the person; -1 for a box with background only
+    intruder: Ints  # seed of the person in frames where the tracker loses its own
+    slip: NDArray[np.float64]  # misplacement of the box, as a share of its size
 
 
 def draw_pids(settings: DemoSettings) -> tuple[Ints, Ints]:
-    """Training and test pids, each sorted, interleaved as in MARS."""
+    """Draw training and test pids, each sorted, interleaved as in MARS."""
     rng = np.random.default_rng([settings.seed, LAYOUT, 0])
     mixed = 1 + rng.permutation(settings.train_ids + settings.test_ids)
     return np.sort(mixed[: settings.train_ids]), np.sort(mixed[settings.train_ids :])
 
 
 def plan_identities(settings: DemoSettings, pids: Ints, subset: int) -> DemoPlan:
-    """Tracklets of people with a pid: each person walks past 2 to 6 cameras, past some of them repeatedly."""
+    """Draw the tracklets of people with a pid: each person walks past 2 to 6 cameras, past some of them repeatedly."""
     rng = np.random.default_rng([settings.seed, LAYOUT, 1 + subset])
     pid, camid = [], []
     for person in pids:
@@ -50,7 +50,7 @@ def plan_identities(settings: DemoSettings, pids: Ints, subset: int) -> DemoPlan
     pid_T, total = np.concatenate(pid), sum(map(len, pid))
     shift_T = rng.integers(1, len(pids), size=total)
     return DemoPlan(
-        number=np.arange(total) * 2 + subset,  # even numbers train, odd ones test: neither moves when the other grows
+        number=np.arange(total) * 2 + subset,  # even: training, odd: test; neither changes when the other grows
         pid=pid_T,
         camid=np.concatenate(camid),
         length=rng.integers(settings.min_frames, settings.max_frames + 1, size=total),
@@ -61,7 +61,7 @@ def plan_identities(settings: DemoSettings, pids: Ints, subset: int) -> DemoPlan
 
 
 def plan_test(settings: DemoSettings, pids: Ints) -> DemoPlan:
-    """The test people, then distractors (strangers, a few boxes around nobody), then junk (boxes far off their person)."""
+    """Draw the test people, then distractors (strangers, 20 % of them boxes with background only), then junk (badly misplaced boxes)."""
     people = plan_identities(settings, pids, subset=1)
     rng = np.random.default_rng([settings.seed, LAYOUT, 3])
     lost, junk = settings.distractors, settings.junk

@@ -1,4 +1,4 @@
-"""What a demo dataset is to contain. Apart from what draws it, so that a command line can be read without numpy."""
+"""Settings of a demo dataset. Separate from the code that draws it, so that a command line can be parsed without numpy."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from reid.errors import ConfigError
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """All that decides what a demo dataset contains.
+    """The settings that determine a demo dataset's content.
 
     Args:
         train_ids, test_ids: identities, each seen by 2 to 6 cameras; at most 9999 together.
-        tracklets_per_id: on average over identities, 2..999.
-        min_frames, max_frames: tracklet lengths, 2..999, drawn uniformly.
+        tracklets_per_id: mean over identities, 2..999.
+        min_frames, max_frames: range of the tracklet lengths, within 2..999, drawn uniformly.
         distractors, junk: tracklets of pid 0 and of pid -1 in the test set.
         intruders: expected share of frames that show another person or background, in [0, 0.15].
-        label_noise: share of training tracklets filed under another training identity, in [0, 1].
-        noise_seed: draws the wrong labels and nothing else.
-        seed: draws everything else.
+        label_noise: share of training tracklets labelled as another training identity, in [0, 1].
+        noise_seed: seed of the wrong labels only.
+        seed: of everything else.
     Raises:
-        ConfigError: a setting out of its range.
+        ConfigError: a setting is out of its range.
     """
 
     train_ids: int = 125

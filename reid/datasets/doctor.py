@@ -1,6 +1,6 @@
-"""What may be wrong with a set of tracklets: what its rows say, and what its pictures show. Nothing is changed here.
+"""Checks of a set of tracklets for likely faults, in its rows and in its images. Nothing is changed here.
 
-A finding needs a look before figures can be trusted; a note is worth knowing, and is so in good datasets too.
+A finding should be looked at before results can be trusted; a note is information that good datasets give as well.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from PIL import Image
 
 from reid.datasets import frames
 from reid.datasets.images import is_image, is_rubbish, is_video
+from reid.datasets.joining import SAME_RECORDING
 from reid.datasets.layouts import mixture
 from reid.datasets.sources.base import Rows, is_person
 from reid.errors import DataError, counted
 
-SMALLEST = 16  # pixels of a side: below this nobody can be told
+SMALLEST = 16  # pixels; below this side length nobody can be recognised
 WIDEST = 1.5  # width over height of a standing person's crop, and more than most sitting ones'
 EXAMPLES = 5
-_SAME_PICTURE = 6.0  # mean difference of grey values, 0 to 255, of two pictures with one perceptual hash
+_SAME_PICTURE = 6.0  # mean grey difference, 0 to 255; images of one hash below it are the same
 _THUMBNAIL = (8, 16)
-_LARGEST_GROUP = 50  # pictures of one hash that are compared with each other: more are one flat colour
-_COMMON_IDS = {"market1501", "mars"}  # MARS is of the same recording as Market-1501, under the same ids
+_LARGEST_GROUP = 50  # images of one hash that are compared pairwise; more are images of one flat colour
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of fault, or of what is worth knowing.
+    """One kind of fault, or of information worth a note.
 
     Args:
-        code: a short name that stays.
+        code: a short, stable name.
         kind: `finding` or `note`.
-        text: what there is more than one of, to stand after their number.
-        count: how often.
+        text: the description in the plural, to follow the count.
+        count: how often it occurs.
         examples: the first few places.
-        fix: what `--fix` does about it, None where a person has to decide.
-        rows: numbers of the rows that the fix would leave out.
-        one: the text where there is one of it; the same by default.
+        fix: what `--fix` does about it, None if a person has to decide.
+        rows: indices of the rows that the fix would leave out.
+        one: the description in the singular; `text` by default.
     """
 
     code: str
@@ -57,12 +57,12 @@ class Finding:
     one: str = ""
 
     def in_words(self) -> str:
-        """The text after its number."""
+        """The description with its count."""
         return counted(self.count, self.one or self.text, self.text)
 
 
 class Counts(NamedTuple):
-    """Of one part of the data."""
+    """Identities, tracklets, frames and cameras of one part of the data."""
 
     part: str
     ids: int
@@ -80,7 +80,7 @@ class _Picture(NamedTuple):
 
 
 def counts(rows: Rows) -> list[Counts]:
-    """How many of everything each part has: train, val, query, gallery, or all where there are no splits."""
+    """Count each part: train, val, query, gallery, or all if there are no splits."""
     parts: dict[str, list[int]] = defaultdict(list)
     for row, (split, role) in enumerate(zip(rows.column("split"), rows.column("role"), strict=True)):
         if split == "test" and role is not None:
@@ -100,7 +100,7 @@ def _counted(rows: Rows, part: str, members: Sequence[int]) -> Counts:
 
 
 def published_counts(rows: Rows) -> tuple[int, int, int, int]:
-    """Training ids, training tracklets, queries, gallery: what `Published` holds."""
+    """Training ids, training tracklets, queries, gallery: the counts in `Published`."""
     by_part = {part.part: part for part in counts(rows)}
     nothing = Counts("", 0, 0, 0, 0)
     train, query, gallery = (by_part.get(part, nothing) for part in ("train", "query", "gallery"))
@@ -108,17 +108,17 @@ def published_counts(rows: Rows) -> tuple[int, int, int, int]:
 
 
 def check_rows(rows: Rows) -> list[Finding]:
-    """What the rows alone say: counts, tracklets that disagree with themselves, cameras, leaks between the splits."""
+    """Check the rows without images: counts, tracklets with contradicting rows, cameras, leaks between the splits."""
     found = [*_subset(rows), *_nobody_to_tell_apart(rows), *_mixed(rows), *_names_disagree(rows), *_repeated(rows)]
     return [*found, *_few_cameras(rows), *_unlabelled(rows), *_leaks(rows)]
 
 
 def check_pictures(rows: Rows, tick: Callable[[int], object]) -> list[Finding]:
-    """What the pictures show: missing, unreadable, tiny, wide, and the same picture twice. Every picture is decoded.
+    """Check the images: missing, unreadable, tiny, wide, and duplicates. Every image is decoded.
 
     Args:
-        rows: videos are passed over; of a row with a box, only that its picture can be read and its box is large enough.
-        tick: called with a number of pictures that are done.
+        rows: videos are skipped; for a row with a box, only whether its image can be read and whether the box is large enough.
+        tick: called with the number of images just finished.
     """
     paths, boxed = rows.columns["path"], rows.column("x")
     whole = [row for row in range(len(rows)) if not is_video(paths[row])]
@@ -155,7 +155,7 @@ def check_pictures(rows: Rows, tick: Callable[[int], object]) -> list[Finding]:
 
 
 def stray_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Rubbish of systems, and files beside images that are none, below a dataset's folder; what lies in rubbish folders once."""
+    """Files of operating systems, and non-images beside images, below a dataset's folder; a system folder is listed once, as a whole."""
     rubbish: list[Path] = []
     others: list[Path] = []
     for place, inside, names in os.walk(folder):
@@ -167,7 +167,7 @@ def stray_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def check_strays(folder: Path) -> list[Finding]:
-    """Stray files as findings."""
+    """Report stray files as findings."""
     rubbish, others = stray_files(folder)
     found = []
     if rubbish:
@@ -200,7 +200,7 @@ def check_strays(folder: Path) -> list[Finding]:
 
 
 def _is_system_rubbish(path: Path) -> bool:
-    """Certain rubbish only: other hidden files may be somebody's."""
+    """Whether a file certainly comes from an operating system; other hidden files may be a user's."""
     name = path.name.lower()
     if name.startswith("._") and path.is_file():
         with open(path, "rb") as file:
@@ -209,7 +209,7 @@ def _is_system_rubbish(path: Path) -> bool:
 
 
 def _look(path: str) -> _Picture | str:
-    """A picture, or why there is none."""
+    """Hash one image, or return why it cannot be read."""
     import imagehash
 
     from reid.datasets.decoding import decode
@@ -245,7 +245,7 @@ def _subset(rows: Rows) -> Iterator[Finding]:
 
 
 def _nobody_to_tell_apart(rows: Rows) -> Iterator[Finding]:
-    """One known person to train on; without any, a table is for extraction, and a note says how many rows have no pid."""
+    """Report a single known person to train on. A table without any person is for extraction; a note counts its rows without pid."""
     pid, split = rows.column("pid"), rows.column("split")
     to_train = {who for who, part in zip(pid, split, strict=True) if part in (None, "train") and is_person(who)}
     if len(to_train) == 1:
@@ -305,7 +305,7 @@ def _names_disagree(rows: Rows) -> Iterator[Finding]:
 
 
 def _repeated(rows: Rows) -> Iterator[Finding]:
-    # Equal in all that is said of it: a picture that stands under two persons is for a person to decide.
+    # Only rows equal in all these columns: an image under two persons is for a person to decide.
     where, said = ("path", "tracklet", "first", "last", "x", "y", "w", "h"), ("pid", "camid", "split", "role")
     cells = [rows.column(column) for column in (*where, *said)]
     seen: set[tuple[Any, ...]] = set()
@@ -331,7 +331,7 @@ def _repeated(rows: Rows) -> Iterator[Finding]:
 
 
 def _few_cameras(rows: Rows) -> Iterator[Finding]:
-    """Persons with one camera: a test query of such a person has no match, in training they say little across cameras."""
+    """Report persons with one camera: a test query of such a person has no match, and in training they teach little across cameras."""
     cameras: dict[tuple[str, Any], set[Any]] = defaultdict(set)
     queried = set()
     columns = (rows.column(column) for column in ("split", "role", "pid", "camid"))
@@ -391,9 +391,9 @@ def _leaks(rows: Rows) -> Iterator[Finding]:
 
 
 def _common(pids: set[Any]) -> set[str]:
-    """Ids of the datasets that share their persons, without the dataset's name."""
+    """Ids from the datasets that share their persons, without the dataset's name."""
     split = [str(pid).partition(":") for pid in pids]
-    return {number for dataset, _, number in split if dataset in _COMMON_IDS}
+    return {number for dataset, _, number in split if dataset in SAME_RECORDING}
 
 
 def _sizes(rows: Rows, crops: Sequence[int], pictures: dict[str, _Picture]) -> Iterator[Finding]:
@@ -482,7 +482,7 @@ def _same_pictures(rows: Rows, crops: Sequence[int], pictures: dict[str, _Pictur
 
 
 def _alike(group: Sequence[int], paths: Sequence[str], pictures: dict[str, _Picture]) -> Iterator[tuple[int, int]]:
-    """Pairs of rows of one perceptual hash whose pictures differ little as well."""
+    """Yield pairs of rows with one perceptual hash whose images also differ little in grey values."""
     few = group[:_LARGEST_GROUP]
     for i, first in enumerate(few):
         for second in few[i + 1 :]:

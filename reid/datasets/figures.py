@@ -1,7 +1,7 @@
-"""Draws walking people with Pillow: who they are (`Person`), how they stand (`Pose`), and `draw_person`.
+"""Draw walking people with Pillow: their looks (`Person`), their pose (`Pose`), and `draw_person`.
 
 Body coordinates: u to the person's left, v forward, z up; unit = body height. Yaw 0 faces the camera, pi/2 the right edge of the
-image, pi away from it.
+image, pi away from the camera.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
-# Short lists on purpose: many people share a colour, so one colour alone identifies nobody.
+# Short lists, so that many people share a colour and one colour alone identifies nobody.
 CLOTHES: tuple[Colour, ...] = (
     (190, 40, 45), (45, 75, 165), (50, 125, 70), (225, 190, 60), (235, 232, 225),
     (38, 38, 44), (125, 128, 132), (110, 60, 130), (225, 125, 50), (95, 165, 190),
@@ -38,7 +38,7 @@ CARRIED = ("nothing", "backpack", "satchel", "handbag")
 
 @dataclass(frozen=True)
 class Person:
-    """One identity: everything about a person that stays the same from camera to camera."""
+    """One identity: all features of a person that stay the same across cameras."""
 
     skin: Colour
     hair: Colour
@@ -59,7 +59,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where and how a person stands: feet at pixel (x, y), height in pixels, yaw and gait phase in radians, camera pitch as dy/depth."""
+    """Position and pose: feet at pixel (x, y), height in pixels, yaw and gait phase in radians, camera pitch as dy/depth."""
 
     x: float
     y: float
@@ -70,7 +70,7 @@ class Pose:
 
 
 def make_person(rng: np.random.Generator) -> Person:
-    """Draw the looks of a new person; nobody else's depend on them."""
+    """Draw the looks of a new person, using this generator only."""
 
     def colour(palette: tuple[Colour, ...]) -> Colour:
         base, shift = palette[rng.integers(len(palette))], rng.integers(-12, 13, size=3)
@@ -93,8 +93,8 @@ def draw_person(image: Image.Image, person: Person, pose: Pose) -> None:
 
     Args:
         image: RGB, any size; parts outside it are cut off.
-        person: who.
-        pose: where, in this image's pixels, and how.
+        person: the person to draw.
+        pose: in this image's pixels.
     """
     body = _Body(image, person, replace(pose, height=pose.height * person.height))
     far = -1 if math.sin(pose.yaw) < 0 else 1  # facing right, the left side (u > 0) is the far one
@@ -116,7 +116,7 @@ def draw_person(image: Image.Image, person: Person, pose: Pose) -> None:
 
 
 class _Body:
-    """A person's parts, projected into the image; lives for one drawing."""
+    """Body parts of a person, projected into the image, for one drawing."""
 
     def __init__(self, image: Image.Image, person: Person, pose: Pose) -> None:
         self.image, self.person, self.pose = image, person, pose
@@ -130,11 +130,11 @@ class _Body:
         return self.pose.x + h * (u * self.cos + v * self.sin), self.pose.y + h * (self.pose.pitch * depth - z)
 
     def half_width(self, side: float, front: float) -> float:
-        """Half the width on screen, in pixels, of an ellipse with these half axes."""
+        """Half the width in pixels of the projection of an ellipse with these half axes."""
         return self.pose.height * self.person.girth * math.hypot(side * self.cos, front * self.sin)
 
     def limb(self, start: Point, end: Point, width: float, colour: Colour, taper: float = 0.8) -> None:
-        """A rounded bar; `width` in body heights, narrower by `taper` at its end."""
+        """Draw a rounded bar; `width` in body heights, narrower by the factor `taper` at its end."""
         r0 = width * self.pose.height * self.person.girth / 2
         r1 = r0 * taper
         length = math.dist(start, end) or 1.0
@@ -254,7 +254,7 @@ class _Body:
         u = 0.12 * self.person.girth
         front = 0.055 if self.cos > 0 else -0.055
         self.limb(self.at(-0.08, front, 0.82), self.at(u, front, 0.5), 0.018, self.person.bag, 1.0)
-        if u * -self.sin > -0.09:  # otherwise the hip hides it
+        if u * -self.sin > -0.09:  # otherwise the hip covers it
             self.box(self.at(u, front, 0.46), self.half_width(0.055, 0.085), 0.06 * self.pose.height, self.person.bag)
 
     def disc(self, centre: Point, rx: float, ry: float, colour: Colour) -> None:
@@ -272,7 +272,7 @@ def _shaded(colour: Colour, factor: float) -> Colour:
 
 @lru_cache(maxsize=256)
 def _pattern(name: str, ground: Colour, accent: Colour, height: int) -> Image.Image:
-    """A piece of cloth for a body of `height` pixels; the same person's patterns keep their size relative to the body."""
+    """Draw the cloth for a body of `height` pixels; its pattern keeps its size relative to the body."""
     width, length = height // 2, height * 6 // 10
     cloth = Image.new("RGB", (width, length), ground)
     draw = ImageDraw.Draw(cloth)

@@ -1,4 +1,4 @@
-"""A folder of tracklet folders, and what kind of source a path is. No image is opened here.
+"""Load a folder of tracklet folders, and detect which kind of source a path is. No image is opened here.
 
 Unknown persons have pid 0 (-1 would be junk) and unknown cameras camid -1.
 
@@ -26,10 +26,10 @@ _MARKET = ("bounding_box_train", "bounding_box_test", "query", "gt_bbox")  # fol
 
 
 def detect_kind(path: Path) -> Literal["mars", "folders", "manifest"]:
-    """Which loader reads a path: a MARS layout, a folder of tracklet folders, or a table of tracklets.
+    """Detect which loader reads a path: a MARS layout, a folder of tracklet folders, or a table of tracklets.
 
     Raises:
-        DataError: it is none of them.
+        DataError: the path is none of them.
     """
     path = Path(path)
     if path.is_dir():
@@ -45,17 +45,17 @@ def detect_kind(path: Path) -> Literal["mars", "folders", "manifest"]:
 
 
 def load_folders(root: Path) -> Split:
-    """Read a folder whose every subfolder is one tracklet; its images follow one another by name.
+    """Load a folder in which every subfolder is one tracklet, its images sorted by name.
 
     Args:
-        root: the folder; rubbish (`reid.datasets.images`) and files that are no images are passed over.
+        root: the folder; hidden and system files (`reid.datasets.images`) and files that are not images are ignored.
 
     Returns:
         (T,) tracklets sorted by folder name, which is their key; pid 0, camid -1.
 
     Raises:
-        DataError: no tracklet folder, one without images, images outside of them, or names that say that a folder holds several persons,
-            cameras or tracklets.
+        DataError: no tracklet folder, one without images, images directly in `root`, or image names that show that a folder holds
+            several persons, cameras or tracklets.
     """
     root = Path(root)
     if not root.is_dir():
@@ -104,7 +104,7 @@ def _without_images(root: Path, folder: str) -> str:
 
 
 def _not_one_tracklet(root: Path, folder: str, found: Mixture) -> str:
-    # The folders of persons lie one below the dataset; bounding_box_train and the like lie in it.
+    # The folders of persons are one level below the dataset's folder; bounding_box_train and the like are directly in it.
     dataset = root if found.layout == "market1501" else root.parent
     counts = ((found.persons, "person"), (found.cameras, "camera"), (found.tracklets, "tracklet"))
     shown = ", ".join(counted(count, what) for count, what in counts)

@@ -1,4 +1,4 @@
-"""The bytes of an image: its file's, or those in the pack that stands in for its folder."""
+"""Read the bytes of an image from its file, or from the pack that replaces its folder."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class _Packed(NamedTuple):
     last: int
 
     def row(self, name: str) -> int | None:
-        """The pack's row of an image of this folder, None where there is none."""
+        """Find the pack's row of an image in this folder, None if there is none."""
         return self.pack.find(self.prefix + os.fsencode(name), self.first, self.last)
 
 
-_packed: dict[str, _Packed] = {}  # by absolute folder, so that the disk is asked once for each
+_packed: dict[str, _Packed] = {}  # by absolute folder, so that each folder is looked up on disk once
 
 
 def read(path: str | Path) -> bytes:
-    """The content of one image file.
+    """Read the content of one image file.
 
-    Where a folder above it is not there but was packed, the image is found in the pack. A folder that is there is read itself.
+    If a folder above it does not exist but its pack does, the image is read from the pack. An existing folder takes precedence.
 
     Args:
         path: of the image, as if nothing were packed.
 
     Raises:
-        DataError: it is missing, cannot be read, or is damaged in its pack.
+        DataError: the image is missing, cannot be read, or is damaged in its pack.
     """
     folder, name = _split(path)
     place = _packed.get(folder)
@@ -57,7 +57,7 @@ def read(path: str | Path) -> bytes:
 
 
 def is_packed(path: str | Path) -> bool:
-    """Whether a pack that stands in for a folder above this image holds it.
+    """Whether the image is in a pack that replaces a folder above it.
 
     Raises:
         DataError: the pack cannot be used.
@@ -68,10 +68,10 @@ def is_packed(path: str | Path) -> bool:
 
 
 def expect(paths: Iterable[str | Path]) -> None:
-    """Lets the disk fetch packed images that are read soon, all at a time instead of one after another; others are passed over.
+    """Prefetch packed images that will be read soon, in parallel instead of one after another; images outside packs are skipped.
 
     Args:
-        paths: of a batch, say.
+        paths: such as those of a batch.
     """
     if not pack.is_any_open():
         return
@@ -80,7 +80,7 @@ def expect(paths: Iterable[str | Path]) -> None:
         folder, name = _split(path)
         place = _packed.get(folder)
         if place is None:
-            with contextlib.suppress(DataError):  # read tells
+            with contextlib.suppress(DataError):  # `read` reports it
                 place = _find(folder)
         if place and (row := place.row(name)) is not None:
             rows.setdefault(place.pack, []).append(row)
@@ -89,7 +89,7 @@ def expect(paths: Iterable[str | Path]) -> None:
 
 
 def _split(path: str | Path) -> tuple[str, str]:
-    """The absolute folder, and the name in it."""
+    """Split a path into the absolute folder and the name in it."""
     folder, _, name = os.fspath(path).rpartition("/")
     return (folder if folder.startswith("/") else os.path.join(os.getcwd(), folder)), name
 

@@ -1,4 +1,4 @@
-"""Training identities kept out of training, to choose a checkpoint by; the test set is never used for that.
+"""Hold out training identities to choose a checkpoint; the test set is never used for that.
 
 Shapes: T tracklets, Q queries.
 """
@@ -15,18 +15,18 @@ from reid.tracklets import Split
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits the tracklets by identity: an open-set split, as training and test identities are.
+    """Split the tracklets by identity: an open-set split, like that of training and test identities.
 
     Args:
         split: training tracklets with the labels that training would see.
         share: of the identities, 0 < share < 1.
-        seed: draws them.
+        seed: of the draw.
 
     Returns:
-        rows to train on and rows held out, each rising int64.
+        rows to train on and rows held out, each int64 in ascending order.
 
     Raises:
-        ConfigError: fewer than 2 identities would be on either side.
+        ConfigError: fewer than 2 identities would be in either part.
     """
     pids = np.unique(split.pid)
     count = round(share * len(pids))
@@ -40,15 +40,15 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def how_to_judge(held: Split, *, any_camera: bool) -> tuple[EvalProtocol, np.ndarray]:
-    """The protocol that held-out tracklets are evaluated by, all of them being the gallery, and which of them are queries.
+    """Choose the protocol to evaluate held-out tracklets by, and their queries; all held-out tracklets are the gallery.
 
     Args:
         held: T tracklets.
-        any_camera: as `test.any_camera`, so that a checkpoint is chosen by what it is tested for. Where no camera is known, it has to be.
+        any_camera: as `test.any_camera`, so that a checkpoint is chosen by the same rule as in the test. Set anyway if no camera is known.
 
     Returns:
-        `market1501`, which leaves out queries without a match, and (Q,) int64 rising row numbers. A query whose camera is unknown would
-        find itself, so it is none unless cameras do not matter.
+        `market1501`, which leaves out queries without a match, and (Q,) int64 row numbers in ascending order. A tracklet with an unknown
+        camera is no query unless `any_camera` holds, because it would match itself.
 
     Raises:
         ConfigError: no query has a match, so no checkpoint could be chosen.

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and which are what systems leave behind: one rule for every loader and command."""
+"""Which files of a folder are images, and which are hidden or system files: one rule for every loader and command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
-WIDE = 1.3  # width over height from which a picture is no crop of a person; frames of cameras are 4:3 or wider
+WIDE = 1.3  # width over height from which an image is not a crop of a person; camera frames are 4:3 or wider
 _SYSTEMS = {
     "__macosx",
     "thumbs.db",
@@ -31,28 +31,28 @@ def is_rubbish(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Whether a name, with folders or without, is an image's and no rubbish."""
-    return _IMAGE.fullmatch(name) is not None  # no image has a name of `_SYSTEMS`
+    """Whether a name, with or without folders, is that of an image and not hidden."""
+    return _IMAGE.fullmatch(name) is not None  # no name in `_SYSTEMS` has an image suffix
 
 
 def is_video(name: str) -> bool:
-    """Whether a name, with folders or without, is a video's and no rubbish."""
+    """Whether a name, with or without folders, is that of a video and neither hidden nor a system's own."""
     return name.lower().endswith(VIDEO_SUFFIXES) and not is_rubbish(name.rpartition("/")[2])
 
 
 def entries(folder: Path) -> list[str]:
-    """The names in a folder but for rubbish, sorted by code point.
+    """List the names in a folder without hidden and system files, sorted by code point.
 
     Raises:
-        OSError: it is no folder that can be read.
+        OSError: not a folder, or it cannot be read.
     """
     return sorted(name for name in os.listdir(folder) if not is_rubbish(name))
 
 
 def images_in(folder: Path) -> list[str]:
-    """The names of the images directly in a folder, sorted by code point.
+    """List the names of the images directly in a folder, sorted by code point.
 
     Raises:
-        OSError: it is no folder that can be read.
+        OSError: not a folder, or it cannot be read.
     """
     return [name for name in entries(folder) if is_image(name)]

@@ -1,4 +1,4 @@
-"""File names by which public datasets are known: they say which person and camera a picture shows, if the names are to be believed."""
+"""File name patterns of public datasets, which give the person and the camera of an image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 _SUFFIX = r"(?:\.jpg)?\.(?:jpg|jpeg|png|bmp)"
-# kind of robust-reid import -> pid, camid and, where the name tells it, tracklet
+# kind of robust-reid import -> groups pid, camid and, if names contain it, tracklet
 _PATTERNS = {
     "mars": re.compile(
         rf"(?P<pid>\d{{4,}}|00-1)C(?P<camid>\d+)T(?P<tracklet>\d{{4,}})F\d{{3,}}{_SUFFIX}", re.IGNORECASE
@@ -21,7 +21,7 @@ _PATTERNS = {
 
 
 class Mixture(NamedTuple):
-    """What the names of one folder say it holds: a layout, and how many persons, cameras and, where names tell, tracklets."""
+    """The content of a folder by its file names: the layout, and the numbers of persons, cameras and tracklets."""
 
     layout: str
     persons: int
@@ -30,7 +30,7 @@ class Mixture(NamedTuple):
 
 
 def _layout_of(names: Sequence[str]) -> str | None:
-    """The dataset whose pattern most of the names fit; None where there is none."""
+    """Find the dataset whose pattern more than half of the names match; None if there is none."""
     for layout, pattern in _PATTERNS.items():
         if names and sum(pattern.fullmatch(name) is not None for name in names) > len(names) / 2:
             return layout
@@ -38,7 +38,7 @@ def _layout_of(names: Sequence[str]) -> str | None:
 
 
 def mixture(names: Iterable[str]) -> Mixture | None:
-    """What one folder holds, where its names say that it is more than one tracklet; None where they do not.
+    """Describe a folder whose file names show more than one tracklet; None if they do not.
 
     Args:
         names: of the images, without their folder.

@@ -1,6 +1,6 @@
-"""Frames from disk to uint8 batches. Workers only read and decode; everything else happens on the training device.
+"""Load frames from disk as uint8 batches. Workers only read and decode; everything else runs on the training device.
 
-Shapes: n frames of a batch as asked for, k of them that could be decoded, H W pixels, F frame names of a split.
+Shapes: n frames requested for a batch, k of them that could be decoded, H W pixels, F frame names of a split.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from reid.datasets import frames
+from reid.datasets import frames, regions
 from reid.datasets.damaged import DamagedImages
-from reid.datasets.decoding import decode_bytes, decode_jpeg, may_be_turned
+from reid.datasets.decoding import decode, decode_bytes, decode_jpeg, may_be_turned
 from reid.datasets.sampling import Sampler
 from reid.datasets.workers import Slots, items
 from reid.errors import DataError
@@ -26,7 +26,7 @@ from reid.tracklets import Split
 
 
 class Batches(Protocol):
-    """The frame numbers (n,) of each batch; a list of arrays will do."""
+    """The frame indices (n,) of each batch; a list of arrays will do."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int, /) -> np.ndarray: ...
@@ -37,9 +37,9 @@ class FrameBatch:
     """Decoded frames.
 
     Args:
-        images: (H, W, 3) uint8 RGB each, in one (k, H, W, 3) tensor when all sizes agree.
-        frames: (k,) int64 their numbers.
-        places: (k,) int64 the position of each in the batch as asked for: 0..n-1 unless images were left out.
+        images: (H, W, 3) uint8 RGB each; one (k, H, W, 3) tensor if all sizes agree.
+        frames: (k,) int64, the frame indices.
+        places: (k,) int64, the position of each image in the requested batch: 0..n-1 unless images were left out.
     """
 
     images: Tensor | list[Tensor]
@@ -48,41 +48,50 @@ class FrameBatch:
 
 
 class _Pixels:
-    """Images one behind the other, decoded to where they are to be: nothing is copied while they fit into the memory given."""
+    """Images decoded one after another into a given buffer; without copies while they fit into it."""
 
     def __init__(self, memory: np.ndarray) -> None:
         self._memory, self._given, self.size = memory, memory, 0
         self.shapes: list[tuple[int, ...]] = []
 
     def add(self, path: str) -> None:
-        """Reads and decodes one more image.
+        """Read and decode one more image.
 
         Raises:
-            DataError: it is missing or damaged; nothing was added.
+            DataError: the image is missing or damaged; nothing was added.
         """
+        if regions.split(path)[1] is not None:
+            self._take(decode(path))
+            return
         data = frames.read(path)
         try:
             if may_be_turned(data):
                 raise ValueError("to be turned")
             image = decode_jpeg(data, self._memory[self.size :])
-        except ValueError:  # no JPEG, a damaged one, one to be turned, or larger than what is left of the memory
-            image = decode_bytes(data, path)
-            end = self.size + image.size
-            if end > len(self._memory):
-                larger = np.empty(2 * end, np.uint8)
-                larger[: self.size] = self._memory[: self.size]
-                self._memory = larger
-            self._memory[self.size : end] = image.reshape(-1)
+        except ValueError:  # not a JPEG, damaged, to be rotated, or larger than the rest of the buffer
+            self._take(decode_bytes(data, path))
+            return
         self.size += image.size
         self.shapes.append(image.shape)
 
+    def _take(self, image: np.ndarray) -> None:
+        """Copy an image that was decoded elsewhere into the buffer."""
+        end = self.size + image.size
+        if end > len(self._memory):
+            larger = np.empty(2 * end, np.uint8)
+            larger[: self.size] = self._memory[: self.size]
+            self._memory = larger
+        self._memory[self.size : end] = image.reshape(-1)
+        self.size = end
+        self.shapes.append(image.shape)
+
     def elsewhere(self) -> np.ndarray | None:
-        """(size,) uint8, or None where all of it is in the memory given."""
+        """(size,) uint8 if the buffer was too small and replaced; None if all pixels are in it."""
         return None if self._memory is self._given else self._memory[: self.size]
 
 
 class _Item(NamedTuple):
-    """A batch on its way out of a worker: `size` bytes of pixels in a slot, or else themselves; one shape where all agree."""
+    """A batch as sent by a worker: `size` bytes of pixels in a slot, or the `pixels` themselves; one shape if all agree."""
 
     slot: int | None
     size: int
@@ -94,7 +103,7 @@ class _Item(NamedTuple):
 
 
 class _Batches(Dataset[Any]):
-    """Batch i, decoded to a slot. An error travels as a value: raised in a worker it would arrive wrapped in a traceback."""
+    """Dataset of batches, each decoded into a slot. Errors are returned: raised in a worker, they would be wrapped in a traceback."""
 
     def __init__(self, split: Split, batches: Batches, policy: str, memory: list[np.ndarray]) -> None:
         self._root, self._names = os.path.join(split.root, ""), split.names
@@ -106,7 +115,7 @@ class _Batches(Dataset[Any]):
         pixels = _Pixels(np.empty(0, np.uint8) if slot is None else self._memory[slot])
         kept, left_out = np.ones(len(numbers), bool), []
         paths = [self._root + os.fsdecode(name) for name in self._names[numbers].tolist()]
-        frames.expect(paths)
+        frames.expect(map(regions.file_of, paths))
         for place, path in enumerate(paths):
             try:
                 pixels.add(path)
@@ -120,7 +129,7 @@ class _Batches(Dataset[Any]):
 
 
 class StepBatches:
-    """The batches of steps `first`..`last`-1 of a sampler, as seen by one process of several; drawn when asked for."""
+    """One rank's share of the batches of steps `first`..`last`-1 of a sampler, drawn on access."""
 
     def __init__(self, sampler: Sampler, first: int, last: int, rank: int, world_size: int) -> None:
         self._sampler, self._first, self._last, self._rank, self._world_size = sampler, first, last, rank, world_size
@@ -141,15 +150,15 @@ def load_batches(
     damaged: DamagedImages | None = None,
     may_be_empty: bool = False,
 ) -> Iterator[FrameBatch]:
-    """Decoded batches in the given order, whatever the number of workers. One that is asked for empty comes empty.
+    """Load and decode batches in the given order, for any number of workers. A batch without frames is returned empty.
 
     Args:
-        split: where the frames are.
-        batches: for each batch the (n,) int64 frame numbers.
-        workers: decoding processes; 0 decodes in this one.
-        pin_memory: put them in page-locked memory, for CUDA.
-        damaged: what to do about damaged and missing images, and where to note them; by default the first stops the run.
-        may_be_empty: a batch of which no image is left comes empty, instead of stopping the run.
+        split: of the frames.
+        batches: the (n,) int64 frame indices of each batch.
+        workers: decoding processes; 0 decodes in this process.
+        pin_memory: copy batches to page-locked memory, for CUDA.
+        damaged: policy for damaged and missing images, and their record; by default the first one raises.
+        may_be_empty: return a batch whose images were all left out as an empty one instead of raising.
 
     Raises:
         DataError: a frame is missing or damaged and the policy is `error`, or no frame of a batch is left.

@@ -1,6 +1,6 @@
-"""People's own tracklets from one table: a row per frame or per tracklet, and what the table leaves open decided and said.
+"""Load a user's tracklets from one table with a row per frame or per tracklet; choices that the table leaves open are made and noted.
 
-No image is opened here. Labels come from the table, never from a file's name.
+No image is opened here. Labels come from the table, never from file names.
 
 Shapes: N rows, F frames, T tracklets.
 """
@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reid.datasets import frames
+from reid.datasets import frames, regions
 from reid.datasets.images import IMAGE_SUFFIXES, images_in, is_image, is_video
+from reid.datasets.regions import Box
 from reid.datasets.splitting import ENOUGH_FOR_VAL, PARTS, Draw, can_match, draw_parts, draw_test
 from reid.datasets.table import (
     UNKNOWN,
@@ -33,15 +34,16 @@ from reid.tracklets import Benchmark, IdNames, Split
 
 UNKNOWN_PID, UNKNOWN_CAMID = 0, -1
 ROLES = ("query", "gallery", "both")
+_BOX = ("x", "y", "w", "h")
 _LOOKED_AT = 50  # files that are looked for; when none is there, the table's paths are taken to be wrong
 
 
 class Rows(NamedTuple):
-    """Every tracklet of a table, in order of appearance, and what the table says of each.
+    """Every tracklet of a table, in order of first appearance, with the table's columns.
 
-    `split` pid 0 and camid -1 where unknown · `known` (T,) bool: the person is · `part`, `role` (T,) texts, None without that column ·
-    `query`, `gallery` row numbers by the table's roles, or none and all · `names` · `notes` · `weight` (T,) float64 >= 0, 1 where the cell
-    is empty, None without that column.
+    `split` pid 0 and camid -1 if unknown · `known` (T,) bool: whether the person is known · `part`, `role` (T,) texts, None without that
+    column · `query`, `gallery` row numbers by the table's roles; without roles, no query and all rows · `names` · `notes` · `weight` (T,)
+    float64 >= 0, 1 for an empty cell, None without that column.
     """
 
     split: Split
@@ -62,16 +64,15 @@ class Rows(NamedTuple):
 
 
 def load_rows(file: Path) -> Rows:
-    """Reads every tracklet of a table, whatever part it belongs to: what extraction embeds.
+    """Load every tracklet of a table, whatever part it belongs to, as for extraction.
 
     Args:
-        file: as `read_table` takes it; paths are relative to its folder, absolute, or begin with ``~``.
+        file: a table that `read_table` reads; paths are relative to its folder, absolute, or begin with ``~``.
 
     Raises:
-        DataError: a row is wrong, or a tracklet has two persons, cameras, parts or roles; names row and column.
+        DataError: a row is wrong, or a tracklet has two persons, cameras, parts, roles or weights; names row and column.
     """
     table = read_table(Path(file))
-    _refuse_unsupported(table)
     pid, camid = read_ids(table, "pid"), read_ids(table, "camid")
     part, role = _choice(table, "split", PARTS, required=True), _choice(table, "role", ROLES, required=False)
     if role is not None:
@@ -113,20 +114,20 @@ def load_manifest(
     any_camera: bool = False,
     to_train: bool = True,
 ) -> Benchmark:
-    """Reads a table to train on and to test with; its name is that of the file.
+    """Load a table to train and test on; the dataset is named after the file.
 
-    Without a column ``split`` the identities are drawn apart, without a column ``role`` one query for each person and camera. There
-    need be no test set: query and gallery are then empty. What was decided, counted and left out stands in `Benchmark.notes`.
+    Without a column ``split``, identities are drawn into parts; without a column ``role``, one query is drawn for each person and camera.
+    The test set may be empty, and then query and gallery are. Choices, counts and tracklets left out are listed in `Benchmark.notes`.
 
     Args:
         file: as in `load_rows`.
-        draw: how identities are divided where the table does not say.
-        drawn: an earlier division to keep to, person as written -> part; persons it does not know are tested on.
+        draw: how identities are divided if the table has no column ``split``.
+        drawn: an earlier division to reuse, person as written -> part; persons missing in it are put in the test set.
         any_camera: a match may be seen by the query's own camera.
-        to_train: refuse a table that has nobody to train on.
+        to_train: raise if there is nobody to train on.
 
     Raises:
-        DataError: as in `load_rows`; no column ``pid``; or nobody to train on.
+        DataError: as in `load_rows`; no person is known; or there is nobody to train on.
     """
     file, draw = Path(file), draw or Draw()
     rows = load_rows(file)
@@ -163,22 +164,8 @@ def load_manifest(
     return Benchmark(file.stem, train, test, query, gallery, val, rows.names, tuple(notes), parts, weight)
 
 
-def _refuse_unsupported(table: Table) -> None:
-    """Columns that change what a picture is must not be passed over."""
-    for column in ("first", "last", "x", "y", "w", "h"):
-        if column in table:
-            filled = np.flatnonzero(np.array(table.cells(column)) != "")
-            if len(filled):
-                raise table.error(
-                    int(filled[0]),
-                    column,
-                    "frames of a video and boxes are cut out first; "
-                    f"robust-reid import {table.file} --crops crops --out cut.csv does it",
-                )
-
-
 def _choice(table: Table, column: str, valid: tuple[str, ...], *, required: bool) -> np.ndarray | None:
-    """(N,) texts of a column that has few values, in lower case; None without it."""
+    """(N,) values of a column with few valid values, in lower case; None without the column."""
     if column not in table:
         return None
     codes, texts = table.coded(column)
@@ -192,10 +179,10 @@ def _choice(table: Table, column: str, valid: tuple[str, ...], *, required: bool
 
 
 def _filled(ids: Ids, code_N: np.ndarray, num_tracklets: int) -> tuple[Ids, int]:
-    """The same with empty cells filled from other rows of their tracklet, and how many were."""
+    """Fill empty cells from other rows of their tracklet, and count them."""
     known = np.flatnonzero(ids.number != UNKNOWN)
     told_T = np.full(num_tracklets, UNKNOWN)
-    told_T[code_N[known[::-1]]] = ids.number[known[::-1]]  # the first that is known
+    told_T[code_N[known[::-1]]] = ids.number[known[::-1]]  # reversed, so that the first known value wins
     number = np.where(ids.number == UNKNOWN, told_T[code_N], ids.number)
     return ids._replace(number=number), int((number != ids.number).sum())
 
@@ -203,7 +190,7 @@ def _filled(ids: Ids, code_N: np.ndarray, num_tracklets: int) -> tuple[Ids, int]
 def _refuse_two(
     table: Table, said: Mapping[str, np.ndarray], code_N: np.ndarray, keys: list[str], first_T: np.ndarray
 ) -> None:
-    """A tracklet shows one person in one camera, and is in one part."""
+    """Refuse a tracklet with two persons, cameras, parts, roles or weights."""
     wrong = {column: np.flatnonzero(values != values[first_T[code_N]]) for column, values in said.items()}
     rows = {column: int(found[0]) for column, found in wrong.items() if len(found)}
     if not rows:
@@ -224,16 +211,21 @@ def _refuse_two(
 
 
 def _frames(table: Table, code_N: np.ndarray, keys: list[str]) -> tuple[Split, list[str]]:
-    """The frames of every tracklet, in the order of its rows, and notes; persons and cameras are still unknown."""
+    """Collect the frames of every tracklet in the order of its rows, and notes; persons and cameras are filled in later."""
     texts = paths_of(table)
     folder = table.file.parent
     absolute = [os.path.isabs(text) for text in texts] if _may_be_absolute(texts) else []
-    if any(absolute):  # names below one root, which is then that of the file system
+    if any(absolute):  # all names must be relative to one root, which is then that of the file system
         base = folder.absolute()
         texts = [text if there else os.path.join(base, text) for text, there in zip(texts, absolute, strict=True)]
         folder = Path(base.anchor)
         texts = [text.lstrip("/") for text in texts]
-    others = {i: _images_of(table, i, folder, text) for i, text in enumerate(texts) if not is_image(text)}
+    box_of, frames_of = _boxes(table), _frames_of_videos(table)
+    others = {
+        i: _parts_of(table, i, folder, text, box_of.get(i), frames_of.get(i))
+        for i, text in enumerate(texts)
+        if i in box_of or i in frames_of or not is_image(text)
+    }
     order, length_N = np.argsort(code_N, kind="stable"), np.ones(len(texts), np.int64)
     length_N[list(others)] = [len(images) for images in others.values()]
     length_T = np.zeros(len(keys), np.int64)
@@ -246,34 +238,91 @@ def _frames(table: Table, code_N: np.ndarray, keys: list[str]) -> tuple[Split, l
     stop = np.cumsum(length_T)
     unknown = np.zeros(len(keys), np.int64)
     split = Split(folder, np.array(names), stop - length_T, stop, unknown, unknown - 1, np.array(keys))
-    return _without_repeats(split)
+    split, notes = _without_repeats(split)
+    if box_of or frames_of:
+        cut = sum(len(others[i]) for i in box_of.keys() | frames_of.keys())
+        notes.append(
+            f"{counted(cut, 'picture is', 'pictures are')} cut out of a larger one or of a video whenever one is read; robust-reid import "
+            f"{table.file} --crops crops --out cut.csv cuts them once, and reading is quicker then"
+        )
+    return split, notes
 
 
 def _may_be_absolute(texts: list[str]) -> bool:
     return os.name == "nt" or any(text[0] == "/" for text in texts)
 
 
+def _boxes(table: Table) -> dict[int, Box]:
+    """Row -> the part of its picture that it is of."""
+    there = [side for side in _BOX if side in table]
+    if not there:
+        return {}
+    if len(there) < len(_BOX):
+        raise table.error(0, there[0], f"a box has the columns {', '.join(_BOX)}; got {', '.join(there)}")
+    sides_N4 = np.stack([table.numbers(side, low=-1e9 if side in "xy" else 0) for side in _BOX], axis=1)
+    found = {}
+    for i in np.flatnonzero(~np.isnan(sides_N4).all(1)).tolist():
+        empty = np.isnan(sides_N4[i])
+        if empty.any():
+            raise table.error(i, _BOX[int(empty.argmax())], "expected a number, as the other sides of the box have one")
+        if (box := Box.of(*sides_N4[i].tolist())) is None:
+            raise table.error(i, "x", f"expected a box of some size inside of its picture, got {sides_N4[i].tolist()}")
+        found[i] = box
+    return found
+
+
+def _frames_of_videos(table: Table) -> dict[int, range]:
+    """Row -> the numbers of its video's frames."""
+    there = [column for column in ("first", "last") if column in table]
+    if not there:
+        return {}
+    if len(there) == 1:
+        raise table.error(0, there[0], "a video's frames have the columns first and last; got this one alone")
+    first, last = (table.numbers(column, low=0, whole=True) for column in there)
+    found = {}
+    for i in np.flatnonzero(~(np.isnan(first) & np.isnan(last))).tolist():
+        if not first[i] <= last[i]:
+            cells = [table.cells(column)[i] for column in there]
+            raise table.error(
+                i, "first", f"expected the first frame of a video and its last, got {cells[0]!r} to {cells[1]!r}"
+            )
+        found[i] = range(int(first[i]), int(last[i]) + 1)
+    return found
+
+
+def _parts_of(table: Table, i: int, folder: Path, text: str, box: Box | None, numbers: range | None) -> list[str]:
+    """The frames of a row that is more or less than one image file: a video's, parts of a picture, or those in its folder."""
+    if is_video(text):
+        if numbers is None:
+            raise table.error(
+                i, "path", "a video: expected the numbers of its frames, counted from 0, in the columns first and last"
+            )
+        return [regions.named(text, number, box) for number in numbers]
+    if numbers is not None:
+        raise table.error(i, "first", f"only a video has frames by number; got {text}")
+    if is_image(text):
+        return [regions.named(text, None, box)]
+    images = _images_of(table, i, folder, text)
+    if box is not None:
+        raise table.error(i, "x", f"a box is a part of one picture; expected an image or a video, got a folder: {text}")
+    return images
+
+
 def _images_of(table: Table, i: int, folder: Path, text: str) -> list[str]:
-    """The frames of a row that names no image file: those in its folder."""
+    """Names of the images in the folder that a row names."""
     place = folder / text
-    if place.is_dir():
+    if os.path.isdir(place):  # os.path.isdir returns False for a name that is too long, where pathlib raises
         if names := images_in(place):
             return [f"{text.rstrip('/')}/{name}" for name in names]
         raise table.error(i, "path", f"{place}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, got none")
-    if is_video(text):
-        raise table.error(
-            i,
-            "path",
-            f"a video is cut into frames first; robust-reid import {table.file} --crops crops --out cut.csv does it",
-        )
-    what = "a file that is no image" if place.is_file() else "nothing there"
+    what = "a file that is no image" if os.path.isfile(place) else "nothing there"
     raise table.error(i, "path", f"expected an image, a folder of frames or a video, got {what}: {place}")
 
 
 def _refuse_missing(table: Table, folder: Path, texts: list[str]) -> None:
-    """Where none of some files is there, the paths are wrong, not the files; single missing ones show when they are read."""
+    """Refuse the paths if none of a sample of files exists; single missing files are found when they are read."""
     looked = np.unique(np.linspace(0, len(texts) - 1, _LOOKED_AT).astype(int)).tolist()
-    if not any((folder / texts[i]).exists() or frames.is_packed(folder / texts[i]) for i in looked):
+    if not any(os.path.exists(folder / texts[i]) or frames.is_packed(folder / texts[i]) for i in looked):
         raise table.error(
             0,
             "path",
@@ -283,7 +332,7 @@ def _refuse_missing(table: Table, folder: Path, texts: list[str]) -> None:
 
 
 def _without_repeats(split: Split) -> tuple[Split, list[str]]:
-    """Each frame once in its tracklet, and notes; one that stands in two tracklets is told."""
+    """Remove repeated frames of a tracklet, with a note; note frames that are in two tracklets."""
     if len(set(split.names.tolist())) == len(split.names):
         return split, []
     notes = []
@@ -332,14 +381,14 @@ def _column_notes(table: Table, pid: Ids, camid: Ids, filled: Mapping[str, int])
 
 
 def _labels(rows: Rows) -> Callable[[int], str]:
-    """A person's number as written in the table."""
+    """Return the function that gives a person's name in the table for a pid."""
     return lambda pid: rows.names.pid.get(pid, str(pid))
 
 
 def _drawn(
     rows: Rows, draw: Draw, earlier: Mapping[str, str] | None, *, any_camera: bool
 ) -> tuple[dict[str, str], np.ndarray]:
-    """Person -> part, and (T,) the part of each tracklet: junk and distractors go to the test, unknown persons nowhere."""
+    """Person -> part, and (T,) the part of each tracklet: junk and distractors are tested on, unknown persons in no part."""
     split, label = rows.split, _labels(rows)
     persons = [label(pid) for pid in np.unique(split.pid[split.pid > 0]).tolist()]
     if earlier is None:
@@ -401,7 +450,7 @@ def _refuse_query(file: Path, test: Split, query: np.ndarray, role: np.ndarray, 
 
 
 def _who_can_be_found(test: Split, *, any_camera: bool) -> list[str]:
-    """Test persons whom no query can find again, counted by the reason."""
+    """Note the test persons that no query can retrieve, by reason."""
     able, persons = can_match(test, any_camera=any_camera), np.unique(test.pid[test.pid > 0])
     lost = np.setdiff1d(persons, test.pid[able])
     if not len(lost):

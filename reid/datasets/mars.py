@@ -1,7 +1,7 @@
-"""MARS and every dataset in its layout: ``bbox_train/``, ``bbox_test/`` and ``info/``. No image is opened here.
+"""Load MARS and every dataset in its layout: ``bbox_train/``, ``bbox_test/`` and ``info/``. No image is opened here.
 
-A table row ``[start, end, pid, cam]`` spans names start..end of the name list, 1-based and inclusive. Rows may leave
-names out (a subset of MARS may keep the full lists) but never share one.
+A table row ``[start, end, pid, cam]`` spans names start..end of the name list, 1-based and inclusive. Names may be in no row (a subset
+of MARS may keep the full lists), but never in two. A dataset whose test table has no row is for training only.
 
 Shapes: F frame names of a split, T tracklets, Q queries.
 """
@@ -26,7 +26,7 @@ from reid.tracklets import Benchmark, Split
 log = logging.getLogger(__name__)
 
 # pid, camera, tracklet, frame; junk has the pid "00-1".
-_NAME = re.compile(rb"((\d{4,}|00-1)C(\d+)T\d{4,})F\d{3,}\.(?i:jpg|jpeg|png)")
+_NAME = re.compile(rb"((\d{4,18}|00-1)C(\d{1,18})T\d{4,})F\d{3,}\.(?i:jpg|jpeg|png)")
 _EXAMPLE = "0001C1T0001F001.jpg"
 
 
@@ -49,16 +49,16 @@ class _NameList(NamedTuple):
 def find_dataset(
     data_root: Path, name: str, also: Sequence[str] = (), layout: str = "{bbox_train,bbox_test,info}"
 ) -> Path:
-    """The folder of a dataset below the data root, spelled ``mars``, ``MARS`` or ``Mars``.
+    """Find the folder of a dataset below the data root, spelled ``mars``, ``MARS`` or ``Mars``.
 
     Args:
         data_root: folder that holds one folder per dataset.
         name: the dataset's name in lower case.
         also: other names that its folder may have, such as that of its archive.
-        layout: what is in it, for the error.
+        layout: its expected content, for the error message.
 
     Raises:
-        DataError: there is none; the line says what was looked for, where, and which settings name the place.
+        DataError: the folder is not there; the message gives the names tried, the place, and the settings that change it.
     """
     data_root = Path(data_root)
     spellings = [*dict.fromkeys([name, name.upper(), name.capitalize(), *also])]
@@ -76,15 +76,15 @@ def find_dataset(
 
 
 def load_mars(folder: Path, name: str = "mars") -> Benchmark:
-    """Read the index of a dataset in MARS layout; every test tracklet is in the gallery, queries included.
+    """Load the index of a dataset in MARS layout; every test tracklet is in the gallery, queries included.
 
     Args:
-        folder: holds ``bbox_train``, ``bbox_test`` and ``info``; packs may stand in for the image folders, and a missing name
-            list is rebuilt from either.
+        folder: holds ``bbox_train``, ``bbox_test`` and ``info``. Packs may replace the image folders, and a missing name list is
+            rebuilt from either. If the test table has no row, ``bbox_test`` may be missing.
         name: the dataset's name; a ``mars`` whose counts are not the official ones becomes ``mars-subset``.
 
     Raises:
-        DataError: a table or folder is missing or damaged, or tables and names disagree; names file and row from 1.
+        DataError: a table or folder is missing or damaged, or tables and names disagree; names file and row, counted from 1.
     """
     folder = Path(folder)
     info = _require_folder(folder, "info")
@@ -105,7 +105,9 @@ def _in_words(counts: _Counts) -> str:
 def _load_split(folder: Path, part: str) -> Split:
     table_file = folder / "info" / f"tracks_{part}_info.mat"
     list_file = folder / "info" / f"{part}_name.txt"
-    table = _read_table(table_file, f"track_{part}_info")
+    table = _read_table(table_file, f"track_{part}_info", may_be_empty=part == "test")
+    if not len(table):
+        return _no_tracklets(folder / f"bbox_{part}", table_file)
     root = _image_folder(folder, f"bbox_{part}")
     if list_file.is_file():
         listed = _parse_names(list_file.read_bytes(), list_file)
@@ -117,6 +119,13 @@ def _load_split(folder: Path, part: str) -> Split:
     _refuse_a_name_twice(list_file, listed.names)
     start, stop, pid, camid = np.ascontiguousarray(table.T)
     return Split(root, listed.names, start - 1, stop, pid, camid)
+
+
+def _no_tracklets(root: Path, table_file: Path) -> Split:
+    if (stand_in(root) or root.is_dir()) and (images := len(image_names(root))):
+        log.warning("%s has no row, so no test set, but %s has %s", table_file, root, counted(images, "image"))
+    none = np.zeros(0, np.int64)
+    return Split(root, np.zeros(0, "S1"), none, none, none, none)
 
 
 def _require_folder(folder: Path, name: str) -> Path:
@@ -151,7 +160,7 @@ def _image_folder(folder: Path, name: str) -> Path:
 
 
 def image_names(root: Path) -> list[bytes]:
-    """The images of a folder such as ``bbox_train``, or of the pack that stands in for it: ``person/image`` each, sorted.
+    """List the images of a folder such as ``bbox_train``, or of the pack that replaces it: ``person/image`` each, sorted.
 
     Raises:
         DataError: an image is in another person's folder, or the pack cannot be used.
@@ -171,7 +180,7 @@ def image_names(root: Path) -> list[bytes]:
 
 
 def _parse_names(text: bytes, source: Path) -> _NameList:
-    """Parse a name list, one frame name a line; LF or CRLF, blank lines at the end."""
+    """Parse a name list with one frame name per line; LF or CRLF, blank lines at the end allowed."""
     eol = b"\r\n" if b"\r\n" in text[:64] else b"\n"
     text = text.rstrip() + eol
     if text == eol:
@@ -180,7 +189,7 @@ def _parse_names(text: bytes, source: Path) -> _NameList:
 
 
 def _parse_standard(text: bytes, eol: bytes) -> _NameList | None:
-    """All lines at once where each is as long as the example, else None."""
+    """Parse all lines at once if each is as long as the example, else return None."""
     length, head = len(_EXAMPLE), len("0001C1T0001")
     width = length + len(eol)
     num, rest = divmod(len(text), width)
@@ -203,7 +212,7 @@ def _parse_standard(text: bytes, eol: bytes) -> _NameList | None:
 
 
 def _parse_lines(text: bytes, source: Path) -> _NameList:
-    """Line by line: names of any length, and the number of the first line that is none."""
+    """Parse line by line: names may have any length, and an error gives the line number."""
     names, heads = [], []
     for number, line in enumerate(text.splitlines(), start=1):
         match = _NAME.fullmatch(line.rstrip())
@@ -216,10 +225,10 @@ def _parse_lines(text: bytes, source: Path) -> _NameList:
 
 
 def read_variable(file: Path, variable: str) -> np.ndarray:
-    """One variable of a MATLAB file, whole numbers of any shape, as int64.
+    """Read one variable of a MATLAB file, whole numbers of any shape, as int64.
 
     Raises:
-        DataError: the file is missing or damaged, or has no such variable, or one that holds something else.
+        DataError: the file is missing or damaged, lacks the variable, or the variable holds anything but whole numbers.
     """
     content = matlab.read(file)
     if variable not in content:
@@ -232,18 +241,21 @@ def read_variable(file: Path, variable: str) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _read_table(file: Path, variable: str) -> np.ndarray:
+def _read_table(file: Path, variable: str, *, may_be_empty: bool) -> np.ndarray:
     table = read_variable(file, variable)
+    if may_be_empty and not table.size:  # MATLAB's [] has no columns
+        return np.zeros((0, 4), np.int64)
     if table.ndim != 2 or table.shape[1] != 4 or not len(table):
         raise DataError(f"{file}: expected {variable} of shape (tracklets, 4): start, end, pid, cam; got {table.shape}")
     return table
 
 
 def _read_query(file: Path, test: Split) -> np.ndarray:
-    """(Q,) 0-based rows of the test table."""
+    """Read the (Q,) 0-based rows of the queries in the test table."""
     index = read_variable(file, "query_IDX").ravel()
     wrong = (index < 1) | (index > len(test))
-    _refuse(file, wrong, lambda i: f"expected a row of the test table, 1 to {len(test)}, got {index[i]}")
+    expected = f"a row of the test table, 1 to {len(test)}" if len(test) else "no query, as the test table has no row"
+    _refuse(file, wrong, lambda i: f"expected {expected}, got {index[i]}")
     query = index - 1
     repeated = np.isin(np.arange(len(query)), np.unique(query, return_index=True)[1], invert=True)
     _refuse(file, repeated, lambda i: f"test row {index[i]} is a query already")
@@ -263,7 +275,7 @@ def _check_ranges(file: Path, table: np.ndarray, num_names: int, *, exact: bool)
     overlap[order[1:]] = start[order[1:]] <= end[order[:-1]]
     _refuse(file, overlap, lambda i: f"frames {start[i]}-{end[i]} belong to another row as well")
     unused = num_names - int((end - start + 1).sum())
-    if unused and exact:  # a rebuilt list that does not fit is numbered wrongly
+    if unused and exact:  # a rebuilt list with images that no row covers is numbered wrongly
         raise DataError(
             f"{file}: the table covers {num_names - unused} frames, but the folders hold {num_names} images"
         )
@@ -272,7 +284,7 @@ def _check_ranges(file: Path, table: np.ndarray, num_names: int, *, exact: bool)
 
 
 def _check_names(file: Path, table: np.ndarray, listed: _NameList) -> None:
-    """Every tracklet has one person, camera and tracklet number in its names, and the table says the same."""
+    """Check that the names of every tracklet have one person, camera and tracklet number, and that the table agrees with them."""
     first, last = table[:, 0] - 1, table[:, 1] - 1
     changes = np.cumsum(listed.changed, dtype=np.int32)
     mixed = changes[last] > changes[first]
@@ -297,7 +309,7 @@ def _check_names(file: Path, table: np.ndarray, listed: _NameList) -> None:
 
 
 def _refuse_a_name_twice(source: Path, names: np.ndarray) -> None:
-    if (names[1:] > names[:-1]).all():  # as in MARS, and quick
+    if (names[1:] > names[:-1]).all():  # true of MARS, and fast
         return
     order = np.argsort(names, kind="stable")
     again = order[1:][names[order[1:]] == names[order[:-1]]]

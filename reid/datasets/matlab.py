@@ -1,4 +1,4 @@
-"""MATLAB files, read by SciPy in a process of its own: a damaged one can crash SciPy, and must not take the command along."""
+"""Read MATLAB files with SciPy in a subprocess, because a damaged file can crash SciPy."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import numpy as np
 
 from reid.errors import DataError
 
-SECONDS, MEMORY = 120, 2**32  # of the reading process; the tables of the largest dataset take a second and 100 MB
+SECONDS, MEMORY = 120, 2**32  # limits of the subprocess; the tables of the largest dataset take a second and 100 MB
 _READER = Path(__file__).with_name("matlab_reader.py")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
-_read: dict[tuple[str, int, int, int], dict[str, Any]] = {}  # by path, inode, time and size: what has been read already
+_read: dict[tuple[str, int, int, int], dict[str, Any]] = {}  # cache, by path, inode, modification time and size
 
 
 def read_all(files: Sequence[Path]) -> None:
-    """Reads some files at once, for `read` to give; one that is not there or damaged is passed over, as `read` tells of it."""
+    """Read several files at once into the cache of `read`; files that are missing or damaged are skipped, since `read` reports them."""
     todo = [file for file in files if file.is_file() and _state(file) not in _read and not _newer_format(file)]
     if not todo:
         return
@@ -32,13 +32,13 @@ def read_all(files: Sequence[Path]) -> None:
     if isinstance(answer, str):
         if len(todo) == 1:
             _read[_state(todo[0])] = {"error": answer}
-        return  # one of them; which, shows when each is asked for alone
+        return  # one file of several is damaged; reading each alone shows which
     for file, content in zip(todo, answer, strict=True):
         _read[_state(file)] = content
 
 
 def read(file: Path) -> dict[str, np.ndarray]:
-    """The variables of a MATLAB file that are numbers or texts; None stands for others.
+    """Read the variables of a MATLAB file; None stands for those that are neither numbers nor texts.
 
     Raises:
         DataError: the file is missing, damaged, or in the format of MATLAB 7.3.
@@ -66,7 +66,7 @@ def _newer_format(file: Path) -> bool:
 
 
 def _ask(files: Sequence[Path]) -> list[dict[str, Any]] | str:
-    """What the reading process said of each file, or what became of it."""
+    """Read files in a subprocess: one result per file, or the reason why the subprocess failed."""
     command = [
         sys.executable,
         "-P",

@@ -1,7 +1,7 @@
-"""A program of its own, started by matlab.py: reads MATLAB files, and is all that dies of one that crashes SciPy.
+"""Program started by matlab.py: reads MATLAB files in its own process, so that a crash of SciPy ends only this process.
 
-Arguments: bytes of memory that it may have; the files. Output: a line of JSON that says for each file either its variables or what was
-wrong, then an .npz of those that are numbers or texts, called "file number/variable". Cells that hold one text each are an array of texts.
+Arguments: its memory limit in bytes; the files. Output: a line of JSON that gives, for each file, its variables or the error; then
+an .npz of the variables that are numbers or texts, each called "file number/variable". Cells of one text each become an array of texts.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from scipy.io import loadmat
 
 
 def main(memory: int, files: list[str]) -> None:
-    """Reads and answers."""
+    """Read the files and write the output."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limits
         import resource
 

@@ -1,6 +1,6 @@
-"""Label noise: the one place where wrong labels are drawn. Shapes: N items, K classes.
+"""Label noise: the only place where wrong labels are drawn. Shapes: N items, K classes.
 
-Every function draws for all N items before it picks, so with one seed the flips of a lower rate are among those of a higher one.
+Every function draws for all N items before it selects, so with one seed the flips of a lower rate are a subset of those of a higher one.
 """
 
 from __future__ import annotations
@@ -87,17 +87,17 @@ def exact_count(labels_N: NDArray[np.integer], num_classes: int, rate: float, se
 
 
 def asymmetric(labels_N: NDArray[np.integer], num_classes: int, rate: float, seed: int, to: Sequence[int]) -> Labels:
-    """Flip each label, with probability `rate`, into the one class that its class is mistaken for.
+    """Flip each label, with probability `rate`, to the one class that its class is confused with.
 
-    Every flip goes out from the clean label. Where classes are flipped in place one after another, labels that just arrived in a
-    class leave it again: of two classes that flip into each other at 40 %, the first would keep 24 % wrong only.
+    All flips start from the clean labels. If classes were flipped in place one after another, labels that had just been flipped into a
+    class could leave it again: of two classes that flip into each other at 40 %, the first would end up with only 24 % wrong labels.
 
     Args:
         labels_N: (N,) int, 0..K-1, clean.
         num_classes: K >= 1.
         rate: probability of a flip, in [0, 1], for classes that flip at all.
         seed: of this noise alone.
-        to: K classes, 0..K-1; the class c flips into to[c], and never where that is c itself.
+        to: K classes, 0..K-1; class c flips to to[c], or not at all if to[c] is c.
     Returns:
         (N,) int64, a new array.
     Raises:
@@ -111,7 +111,7 @@ def asymmetric(labels_N: NDArray[np.integer], num_classes: int, rate: float, see
     return np.where(flips_N, np.array(to, dtype=np.int64)[labels_N], labels_N)
 
 
-# `asymmetric` is not among them: its map comes with a dataset, not from a config.
+# `asymmetric` is not listed: its map comes with a dataset, not from a config.
 NOISES: dict[str, Callable[[NDArray[np.integer], int, float, int], Labels]] = {
     "symmetric": symmetric,
     "exact_count": exact_count,
@@ -120,7 +120,7 @@ NOISES: dict[str, Callable[[NDArray[np.integer], int, float, int], Labels]] = {
 
 
 def realised_rate(noisy_N: NDArray[np.integer], clean_N: NDArray[np.integer]) -> float:
-    """Share of labels, in [0, 1], that differ from the clean ones; 0 for no labels at all."""
+    """Compute the share of labels, in [0, 1], that differ from the clean ones; 0 for no labels at all."""
     assert noisy_N.shape == clean_N.shape, (noisy_N.shape, clean_N.shape)
     return float(np.mean(noisy_N != clean_N)) if len(clean_N) else 0.0
 
@@ -128,13 +128,13 @@ def realised_rate(noisy_N: NDArray[np.integer], clean_N: NDArray[np.integer]) ->
 def write_flips(
     path: Path, clean_N: NDArray[np.integer], given_N: NDArray[np.integer], index_N: NDArray[np.integer]
 ) -> None:
-    """Write the changed labels as CSV with the header ``row,clean,given``, rising by row.
+    """Write the changed labels as CSV with the header ``row,clean,given``, in ascending order of row.
 
     Args:
-        path: the file; it appears whole or not at all.
+        path: the file, written atomically.
         clean_N: (N,) int, labels before.
         given_N: (N,) int, labels after.
-        index_N: (N,) int, rising: each sample's row in the whole training set.
+        index_N: (N,) int, ascending: each sample's row in the whole training set.
 
     Raises:
         DataError: the file cannot be written.

@@ -1,10 +1,10 @@
-"""The manifest of label noise: a CSV that says of every change what was there and what training is told, and that replays anywhere.
+"""The manifest of label noise: a CSV that records every change, so that the noise can be inspected and replayed elsewhere.
 
-`key,frame,true_pid,given_pid,kind,seed,source_key,source_frame`. A row with neither frame nor source is a tracklet under another label; a
-frame with a source is a picture of another tracklet at that place; a frame without one has left for a new tracklet; a source without a
-frame is a tracklet of nobody that was added. true_pid is the label before any noise: the truth as far as the dataset knows it. Rows
-stand in the order made, so the last one of a tracklet says what training sees; those of one kind and seed that follow each other were
-made together. Persons are written as the dataset calls them.
+Columns: `key,frame,true_pid,given_pid,kind,seed,source_key,source_frame`. A row with neither frame nor source relabels a tracklet. With
+frame and source, the frame is replaced by one of another tracklet; with a frame only, the frame was moved to a new tracklet; with a source
+only, a distractor or junk tracklet was added. true_pid is the label before any noise, the ground truth as far as the dataset has it. Rows
+are in the order of the changes, so the last row of a tracklet gives its final label; consecutive rows of one kind and seed were applied
+together. Persons are written by their names in the dataset.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from reid.tracklets import IdNames
 COLUMNS = ("key", "frame", "true_pid", "given_pid", "kind", "seed")
 SOURCE = ("source_key", "source_frame")
 _NOBODY = ("0", "-1")
+_DIGITS = 18  # digits that fit into 64 bits
 
 
 def write_noise(file: Path, changes: Iterable[Change], names: IdNames) -> None:
-    """Writes a manifest.
+    """Write a manifest.
 
     Args:
-        file: it appears whole or not at all.
+        file: written atomically.
         changes: in the order made.
         names: of persons, new ones included.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the file cannot be written.
     """
     with (
         atomic(file) as temporary,
@@ -50,19 +51,19 @@ def write_noise(file: Path, changes: Iterable[Change], names: IdNames) -> None:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The noise of a manifest, made again.
+    """Label noise that replays a manifest.
 
     Args:
-        path: of the CSV; the columns of the source may be missing where no row needs them.
+        path: of the CSV; the source columns may be missing if no row needs them.
     """
 
     path: str
 
     def apply(self, noisy: Noisy, world: World) -> Noisy:
-        """The training set with the manifest's changes.
+        """Apply the manifest's changes to the training set.
 
         Raises:
-            DataError: the file cannot be read, or a row fits nothing; names file and row.
+            DataError: the file cannot be read, or a row does not fit the training set; names file and row.
         """
         file = Path(self.path).expanduser()
         persons = _Persons(file, noisy, world)
@@ -82,7 +83,7 @@ def _at(file: Path, lines: tuple[int, ...]) -> Callable[[int], str]:
 
 
 def _read(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows with their numbers, the header being row 1."""
+    """Read the rows with their numbers, the header being row 1."""
     try:
         with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             header, *rows = list(csv.reader(stream)) or [[]]
@@ -98,7 +99,7 @@ def _read(file: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 class _Persons:
-    """Whom the texts of a manifest stand for; persons that its changes make are numbered in order of appearance."""
+    """Pids of the persons named in a manifest; persons that its changes create are numbered in order of appearance."""
 
     def __init__(self, file: Path, noisy: Noisy, world: World) -> None:
         self._file, self._names, self._taken = file, noisy.names, world.taken
@@ -109,14 +110,14 @@ class _Persons:
         self.new: dict[int, str] = {}
 
     def true(self, line: int, text: str) -> int:
-        """Who is there; 0 and -1 are nobody."""
+        """The true person's pid; 0 and -1 stand for distractors and junk."""
         return int(text) if text in _NOBODY else self._known(line, "true_pid", text)
 
     def given(self, line: int, text: str, kind: str) -> int:
-        """Who training is told; some kinds of noise make new persons."""
+        """The given person's pid; some kinds of noise create new persons."""
         if text in self._of or kind not in NEW_PERSONS:
             return self._known(line, "given_pid", text)
-        if text in self._outside or not text or text in _NOBODY or not (self._names.pid or text.isdecimal()):
+        if text in self._outside or not text or text in _NOBODY or not (self._names.pid or _is_number(text)):
             raise DataError(f"{self._file}: row {line}, column given_pid: {text!r} cannot be a new person's here")
         pid = self._next if self._names.pid else int(text)
         self._of[text], self._next, self.new[pid] = pid, max(self._next, pid) + 1, text
@@ -149,6 +150,10 @@ def _change(file: Path, line: int, cells: dict[str, str], persons: _Persons) -> 
 
 
 def _number(file: Path, line: int, column: str, text: str) -> int:
-    if not text.isdecimal():
+    if not _is_number(text):
         raise DataError(f"{file}: row {line}, column {column}: expected a whole number from 0 on, got {text!r}")
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _DIGITS

@@ -1,4 +1,4 @@
-"""Processes that must not outlive the one that started them."""
+"""Processes that must not outlive their parent."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import threading
 
 
 def end_with_parent() -> None:
-    """Ends this process as soon as the one that started it has ended, however that came: to be called first in a worker.
+    """End this process as soon as its parent has ended, for whatever reason. To be called first in a worker.
 
-    A killed parent can tell nobody, and a worker that waits for work would wait for ever.
+    A killed parent cannot notify its workers, and a worker that waits for work would wait for ever.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "called in a process that multiprocessing has started"

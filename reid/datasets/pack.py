@@ -1,8 +1,8 @@
-"""Many small files as a few large ones with random access: the folder ``bbox_train.pack`` stands in for ``bbox_train``.
+"""Many small files as a few large ones with random access: the folder ``bbox_train.pack`` replaces ``bbox_train``.
 
-``00000.zip`` … hold the files, stored and not compressed, so that any ZIP tool lists, tests and unpacks them. ``index.npy`` has a
-row for each file, sorted by name: where its bytes lie and their CRC-32. It is mapped into memory: processes share it. ``pack.json``
-says what belongs to the pack and comes last; a pack without it is unfinished.
+``00000.zip`` … hold the files, uncompressed, so that any ZIP tool lists, tests and unpacks them. ``index.npy`` has one row per file,
+sorted by name: the position of its bytes and their CRC-32. It is memory-mapped, so that processes share it. ``pack.json`` lists the parts
+of the pack and is written last; a pack without it is unfinished.
 
 Shapes: F files.
 """
@@ -28,12 +28,12 @@ from reid.files import NPY_ERRORS
 
 SUFFIX = ".pack"
 ABOUT, INDEX = "pack.json", "index.npy"
-_SHARD = re.compile(r"[0-9]{5}\.zip")  # nothing outside of the pack
-_NEAR = 2**14  # bytes between two files that are fetched with them rather than the files apart
+_SHARD = re.compile(r"[0-9]{5}\.zip")  # so that no shard can lie outside of the pack
+_NEAR = 2**14  # bytes; a smaller gap between two files is read along with them
 
 
 class Shard(NamedTuple):
-    """What ``pack.json`` says of one ZIP file: its name, how many files and bytes it has, its SHA-256."""
+    """The entry of one ZIP file in ``pack.json``: its name, number of files, size in bytes, SHA-256."""
 
     file: str
     files: int
@@ -42,21 +42,21 @@ class Shard(NamedTuple):
 
 
 class Pack:
-    """A finished pack, open for reading; one that is replaced meanwhile is read on as it was.
+    """A finished pack, open for reading; if it is replaced meanwhile, the old one is still read.
 
-    Its descriptors may be used by forked processes too, since reads name their offset.
+    Forked processes may use its file descriptors too, since reads do not depend on a file position.
 
     Args:
         folder: ends in ``.pack``.
 
     Raises:
-        DataError: it is unfinished, or its index or a shard is damaged or missing.
+        DataError: the pack is unfinished, or its index or a shard is damaged or missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         index_sha256, self.shards = _read_about(folder)
-        self.first = [0, *itertools.accumulate(shard.files for shard in self.shards)]  # row of each shard
+        self.first = [0, *itertools.accumulate(shard.files for shard in self.shards)]  # first row of each shard
         self.index = _read_index(folder / INDEX, index_sha256, self.first[-1])
         self.names = self.index["name"]
         self._descriptors: list[int] = []
@@ -71,23 +71,23 @@ class Pack:
         return len(self.names)
 
     def close(self) -> None:
-        """Lets go of the shards."""
+        """Close the shards."""
         while self._descriptors:
             os.close(self._descriptors.pop())
 
     def span(self, folder: bytes) -> tuple[int, int]:
-        """The rows of all files below a folder, such as ``b"0001"``; every file's for ``b""``."""
+        """The range of rows of all files below a folder, such as ``b"0001"``; of all files for ``b""``."""
         if not folder:
             return 0, len(self)
-        return bisect_left(self.names, folder + b"/"), bisect_left(self.names, folder + b"0")  # "0" follows "/"
+        return bisect_left(self.names, folder + b"/"), bisect_left(self.names, folder + b"0")  # ASCII "0" follows "/"
 
     def find(self, name: bytes, first: int = 0, last: int | None = None) -> int | None:
-        """The row of a file, sought in rows first..last-1; None where there is no such file."""
+        """Find the row of a file among rows first..last-1; None if it is not there."""
         row = bisect_left(self.names, name, first, last)
         return row if row < len(self) and self.names[row] == name else None
 
     def expect(self, rows: Sequence[int]) -> None:
-        """Lets the disk fetch files that are read soon, all at a time, without waiting for it; neighbours in one piece."""
+        """Prefetch files that will be read soon, in parallel and without blocking; neighbours as one range."""
         ordered = np.array(sorted(set(rows)))
         shard = np.searchsorted(self.first, ordered, side="right") - 1
         begin = self.index["offset"][ordered].astype(np.int64)
@@ -98,10 +98,10 @@ class Pack:
             advise(self._descriptors[shard[first]], int(begin[first]), length, "WILLNEED")
 
     def read(self, row: int) -> bytes:
-        """The bytes of one file.
+        """Read the bytes of one file.
 
         Raises:
-            DataError: they are damaged.
+            DataError: they cannot be read or are damaged.
         """
         name, offset, size, crc = self.index[row].item()
         shard = bisect_right(self.first, row) - 1
@@ -124,7 +124,7 @@ def _opened(folder: str) -> Pack:
 
 
 def stand_in(root: Path) -> Pack | None:
-    """The pack of a folder that is not there, opened once per process; None where the folder is there, or has no pack.
+    """The pack of a folder that does not exist, opened once per process; None if the folder exists or has no pack.
 
     Raises:
         DataError: the pack cannot be used.
@@ -134,32 +134,32 @@ def stand_in(root: Path) -> Pack | None:
 
 
 def is_any_open() -> bool:
-    """Whether this process reads from packs."""
+    """Whether this process has opened a pack."""
     return _opened.cache_info().currsize > 0
 
 
 def read_at(descriptor: int, size: int, offset: int) -> bytes:
-    """Some bytes of an open file, wherever it stands."""
+    """Read bytes of an open file at an offset, whatever its file position."""
     if hasattr(os, "pread"):
         return os.pread(descriptor, size, offset)
-    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows: there no other process has this descriptor
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows has no pread; there no other process shares this descriptor
     return os.read(descriptor, size)
 
 
 def advise(descriptor: int, offset: int, length: int, advice: str) -> None:
-    """Tells the system how a part of a file will be used, where it listens: ``WILLNEED``, ``DONTNEED``."""
+    """Advise the kernel how a part of a file will be used, if supported: ``WILLNEED``, ``DONTNEED``."""
     if hasattr(os, "posix_fadvise"):  # not on macOS and Windows
         os.posix_fadvise(descriptor, offset, length, getattr(os, f"POSIX_FADV_{advice}"))
 
 
 def digest_of(file: Path) -> str:
-    """The SHA-256 of a file, as sha256sum prints it."""
+    """Compute the SHA-256 of a file, as sha256sum prints it."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read_about(folder: Path) -> tuple[str, list[Shard]]:
-    """The index's SHA-256, and the shards."""
+    """Read the index's SHA-256 and the shards from ``pack.json``."""
     file = folder / ABOUT
     try:
         about = json.loads(file.read_bytes())
@@ -193,7 +193,7 @@ def _read_index(file: Path, sha256: str, rows: int) -> np.ndarray:
 
 def _open(file: Path, size: int) -> int:
     try:
-        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # Windows would change line ends
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # Windows would convert line ends
     except OSError as error:
         raise DataError(f"{file}: cannot open this shard: {error.strerror}; copy it again") from None
     if (got := os.fstat(descriptor).st_size) != size:

@@ -1,4 +1,4 @@
-"""A folder's files into a pack, each compared with what it became; and the check of a pack by itself.
+"""Pack the files of a folder, comparing each with its packed copy; and verify a pack.
 
 Shapes: F files, n files of a shard.
 """
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 10**9
 _SHARD = re.compile(r"\d{5}\.zip")
-_UNFINISHED = "pack.unfinished"  # there from the first byte to the last: what lies beside it is ours to replace
-_MOST_SHARDS = 256  # a process holds all of them open, and may hold 1024 files
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of the name and the extra field, which the data follow
+_UNFINISHED = "pack.unfinished"  # exists while a pack is being written: everything beside it may be replaced
+_MOST_SHARDS = 256  # a process holds all of them open, and the usual limit is 1024 open files
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of the name and the extra field, which precede the data
 
 Tick = Callable[[int], object]
 
@@ -47,19 +47,19 @@ def write(
     keep: bool = False,
     tick: Tick = _silent,
 ) -> None:
-    """Packs files and compares every one with what it became, byte for byte. The files themselves stay.
+    """Pack files, and compare each with its packed copy byte by byte. The files themselves are kept.
 
     Args:
-        root: where the files are.
+        root: folder of the files.
         names: F relative paths with ``/``, sorted.
-        folder: the pack; shards of it that are there are replaced, each when its successor is complete.
+        folder: the pack; each of its existing shards is replaced when the new one is complete.
         shard_bytes: of files in a shard; 0 < shard_bytes <= 4e9.
-        keep: shards that are there and hold what they should are left as they are.
+        keep: keep existing shards whose content is right.
         tick: called with a number of files as they are written, and again as they are compared.
 
     Raises:
-        ConfigError: the shard size is out of its range, or gives too many shards.
-        DataError: a file cannot be read, changes meanwhile or is too large; the pack cannot be written; another process is at it.
+        ConfigError: the shard size is out of its range or smaller than a file, or gives too many shards.
+        DataError: there is no file; a file cannot be read or changes meanwhile; the pack cannot be written; another process is writing it.
     """
     plan = _plan(root, names, shard_bytes)
     files = [folder / f"{number:05d}.zip" for number in range(len(plan))]
@@ -79,10 +79,10 @@ def write(
 
 
 def verify(folder: Path, tick: Tick = _silent) -> Pack:
-    """Checks every byte of a pack; returns it closed.
+    """Verify every byte of a pack; returns it closed.
 
     Raises:
-        DataError: it is damaged; one line for each shard that is.
+        DataError: it is damaged; one line for each damaged shard.
     """
     problems: list[str] = []
     with contextlib.closing(Pack(folder)) as pack:
@@ -101,7 +101,7 @@ def verify(folder: Path, tick: Tick = _silent) -> Pack:
 
 
 def state(folder: Path) -> str:
-    """``none``, ``unfinished`` or ``finished``.
+    """The state of a pack: ``none``, ``unfinished`` or ``finished``.
 
     Raises:
         DataError: the folder holds something else.
@@ -116,7 +116,7 @@ def state(folder: Path) -> str:
 
 
 def _plan(root: Path, names: list[bytes], shard_bytes: float) -> list[tuple[int, int]]:
-    """First and last file of each shard: as many in turn as fit."""
+    """Assign files to shards in order, as many as fit: the first and one past the last file of each."""
     in_range("shard size", shard_bytes, 0, 4e9, above=True)  # offsets have 32 bits
     sizes = np.array([_size(root, name) for name in names])
     ends, plan, first = np.cumsum(sizes), [], 0
@@ -155,7 +155,7 @@ def _content(root: Path, name: bytes) -> bytes:
 
 
 def _shard(file: Path, root: Path, names: list[bytes], keep: bool, tick: Tick) -> np.ndarray:
-    """The index rows of a shard, which is written unless it may be kept."""
+    """Write a shard unless it may be kept; returns its index rows."""
     if keep and file.exists():
         try:
             rows = _compared(file, root, names, tick)
@@ -173,7 +173,7 @@ def _shard(file: Path, root: Path, names: list[bytes], keep: bool, tick: Tick) -
 
 
 def _member(root: Path, name: bytes) -> zipfile.ZipInfo:
-    """Stored, and without a date of its own: the same files give the same shard."""
+    """Header of an uncompressed file, with a fixed date so that equal files give equal shards."""
     try:
         member = zipfile.ZipInfo(name.decode())
     except UnicodeDecodeError:
@@ -183,13 +183,13 @@ def _member(root: Path, name: bytes) -> zipfile.ZipInfo:
 
 
 def _compared(file: Path, root: Path, names: list[bytes], tick: Tick) -> np.ndarray:
-    """The index rows of a shard, once its files are found to be those of the folder."""
+    """Compare the files of a shard with those of the folder; returns its index rows."""
     rows = _directory(file)
     if rows["name"].tolist() != names:
         raise DataError(f"{file}: holds other files than {root} has")
     flush_to_disk(file)
     with open(file, "rb", buffering=0) as shard:
-        advise(shard.fileno(), 0, 0, "DONTNEED")  # to read what the disk holds
+        advise(shard.fileno(), 0, 0, "DONTNEED")  # drop the page cache, to read what is on disk
         for name, offset, size, crc in rows.tolist():
             data = read_at(shard.fileno(), size, offset)
             if zlib.crc32(data) != crc or data != _content(root, name):
@@ -203,7 +203,7 @@ def _row_type(width: int) -> np.dtype:
 
 
 def _directory(file: Path) -> np.ndarray:
-    """(n,) index rows as a ZIP file itself tells them."""
+    """Read the (n,) index rows from a ZIP file itself."""
     try:
         with zipfile.ZipFile(file) as archive, open(file, "rb", buffering=0) as shard:
             members = archive.infolist()

@@ -1,4 +1,4 @@
-"""Which images are not there: asked of the disk before hours of work, not met in the middle of them. No image is opened here.
+"""Find missing images before hours of work instead of in the middle of them. No image is opened here.
 
 Shapes: T tracklets, F frame names.
 """
@@ -10,23 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from reid.datasets import frames
+from reid.datasets import frames, regions
 from reid.errors import DataError, counted
 from reid.tracklets import Split
 
-_AT_ONCE = 1024  # files that a thread asks for in one go
-_THREADS = 16  # a disk on the network answers many at a time
+_AT_ONCE = 1024  # files per task of a thread
+_THREADS = 16  # a network disk answers many requests in parallel
 
 
 def missing(split: Split) -> np.ndarray:
-    """(F,) bool: the frames of the split's tracklets that have neither a file nor a place in a pack."""
+    """(F,) bool: the frames of the split's tracklets that are neither files nor in a pack."""
     wanted, root = split.frames(), os.path.join(split.root, "")
-    paths = [root + os.fsdecode(name) for name in split.names[wanted].tolist()]
+    paths = [regions.file_of(root + os.fsdecode(name)) for name in split.names[wanted].tolist()]
     parts = [paths[i : i + _AT_ONCE] for i in range(0, len(paths), _AT_ONCE)]
     with ThreadPoolExecutor(_THREADS) as pool:
         absent = [there for part in pool.map(_absent, parts) for there in part]
     missing_F = np.zeros(len(split.names), bool)
-    # Packs are asked one after another: they keep what they have found.
+    # Packs are searched in this thread: the lookup fills a cache.
     missing_F[wanted] = [gone and not frames.is_packed(path) for gone, path in zip(absent, paths, strict=True)]
     return missing_F
 
@@ -36,22 +36,22 @@ def _absent(paths: list[str]) -> list[bool]:
 
 
 def without_any(split: Split, chosen_F: np.ndarray) -> np.ndarray:
-    """(T,) bool: the tracklets all of whose frames are chosen, (F,) bool."""
+    """(T,) bool: the tracklets whose frames are all chosen by `chosen_F`, (F,) bool."""
     before = np.append(0, np.cumsum(chosen_F))
     return before[split.stop] - before[split.start] == split.lengths
 
 
 def require_images(split: Split, missing_F: np.ndarray, policy: str, advice: str) -> None:
-    """Refuses tracklets that cannot be embedded: by the policy `error` those that lack an image, by `skip` those that lack all.
+    """Refuse tracklets that cannot be embedded: with policy `error` those that lack an image, with `skip` those that lack all images.
 
     Args:
         split: T tracklets.
-        missing_F: as `missing` tells.
+        missing_F: (F,) bool, from `missing`.
         policy: `data.damaged`.
-        advice: what else helps against a tracklet without any image.
+        advice: alternative to restoring the images of a tracklet without any, for the error message.
 
     Raises:
-        DataError: naming the first tracklet and file, and how many there are.
+        DataError: names the first tracklet and file, and how many there are.
     """
     if policy == "error":
         require_all(split, missing_F)
@@ -66,10 +66,10 @@ def require_images(split: Split, missing_F: np.ndarray, policy: str, advice: str
 
 
 def require_all(split: Split, missing_F: np.ndarray) -> None:
-    """Refuses a split of which an image is not there.
+    """Refuse a split with a missing image.
 
     Raises:
-        DataError: naming the first file and its tracklet, and how many there are.
+        DataError: names the first file and its tracklet, and how many there are.
     """
     wanted = split.frames()
     gone = np.flatnonzero(missing_F[wanted])
@@ -82,7 +82,7 @@ def require_all(split: Split, missing_F: np.ndarray) -> None:
 
 
 def in_words(split: Split, missing_F: np.ndarray) -> str:
-    """How many images, and whole tracklets, of a split to train on are not there; empty where all are."""
+    """Describe how many images, and whole tracklets, of a training split are missing; empty if none."""
     gone = int(missing_F[split.frames()].sum())
     if not gone:
         return ""
@@ -94,5 +94,5 @@ def in_words(split: Split, missing_F: np.ndarray) -> str:
 
 
 def persons_without(split: Split, without_T: np.ndarray) -> list[int]:
-    """The pids all of whose tracklets are chosen, (T,) bool, in rising order."""
+    """The pids whose tracklets are all chosen by `without_T`, (T,) bool, in ascending order."""
     return np.setdiff1d(split.pid[without_T], split.pid[~without_T]).tolist()

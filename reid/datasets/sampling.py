@@ -1,6 +1,6 @@
-"""Which frames make batch t: a pure function of (seed, t), so that resuming needs no sampler state.
+"""Choose the frames of batch t: a pure function of (seed, t), so that resuming needs no sampler state.
 
-Every sampler is called with a step and returns the whole batch's frame numbers; a process of several takes every world_size-th.
+Every sampler is called with a step and returns the whole batch's frame indices; one rank of several uses every world_size-th of them.
 Shapes: T tracklets, B batch.
 """
 
@@ -18,16 +18,16 @@ from reid.tracklets import Split
 
 class Sampler(Protocol):
     def __call__(self, step: int) -> np.ndarray:
-        """(B,) int64 frame numbers of batch `step`."""
+        """(B,) int64 frame indices of batch `step`."""
         ...
 
 
 class FrameSampler:
-    """Frames uniformly, as in the paper: epoch after epoch, each a new permutation of all frames; batches run across epochs."""
+    """Uniform sampling of frames, as in the paper: every epoch is a new permutation of all frames; a batch may span epochs."""
 
     def __init__(self, split: Split, batch_size: int, seed: int) -> None:
         self._items, self._batch_size, self._seed = split.frames(), batch_size, seed
-        self._epochs: dict[int, np.ndarray] = {}  # two: a batch touches no more, unless it is larger than one
+        self._epochs: dict[int, np.ndarray] = {}  # two are kept: a batch spans no more, unless larger than one
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if epoch not in self._epochs:
@@ -47,7 +47,7 @@ class FrameSampler:
 
 
 class TrackletSampler:
-    """Tracklets uniformly, one random frame of each: long tracklets count no more than short ones."""
+    """Uniform sampling of tracklets, one random frame of each, so that long tracklets count no more than short ones."""
 
     def __init__(self, split: Split, batch_size: int, seed: int) -> None:
         rows = Split(split.root, split.names, np.arange(len(split)), np.arange(len(split)) + 1, split.pid, split.camid)
@@ -60,14 +60,14 @@ class TrackletSampler:
 
 
 class IdentitySampler:
-    """P identities x K frames, from as many different tracklets of the identity as there are, or from a given number of them.
+    """Sampling of P identities x K frames, from as many different tracklets of the identity as possible, or from a given number of them.
 
     Args:
         K: frames per identity; the batch size must be a multiple of it.
-        tracklets: per identity, K / tracklets frames of each; a divisor of K. By default every frame is of another tracklet.
-            An identity with fewer tracklets gives some of them twice, and a tracklet with fewer frames some of its frames.
-        cross_camera: an identity's tracklets come from its cameras in turn, from as many different ones as there are and from all of
-            them alike; and of a tracklet that is given twice, other frames, as long as it has some.
+        tracklets: per identity, with K / tracklets frames of each; a divisor of K. By default every frame is from another tracklet.
+            Tracklets of an identity with fewer repeat, and so do frames of a tracklet with fewer.
+        cross_camera: take an identity's tracklets from its cameras in turn, so that as many cameras as possible are covered evenly; a
+            repeated tracklet gives different frames as long as it has enough.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class IdentitySampler:
         )
 
     def _of_identity(self, shuffled: np.ndarray) -> np.ndarray:
-        """As many tracklets as wanted, of all those of an identity."""
+        """Choose `tracklets` of an identity's shuffled tracklets, repeated if there are fewer."""
         if self._cross_camera:
             camid = self._split.camid[shuffled]
-            turn = [int((camid[:i] == camid[i]).sum()) for i in range(len(camid))]  # the n-th of its camera
+            turn = [int((camid[:i] == camid[i]).sum()) for i in range(len(camid))]  # rank within its camera
             shuffled = shuffled[np.argsort(turn, kind="stable")]
         return np.resize(shuffled, self._tracklets)
 
@@ -117,7 +117,7 @@ class IdentitySampler:
 def _other_frames(
     draw: np.random.Generator, rows: np.ndarray, start: np.ndarray, stop: np.ndarray, each: int
 ) -> np.ndarray:
-    """`each` frames of every tracklet, in the order of rows; those of a tracklet that stands there n times are dealt out among the n."""
+    """Draw `each` frames per row; the rows of a repeated tracklet get different frames as long as it has enough."""
     frames = np.empty((len(rows), each), dtype=np.int64)
     for row in np.unique(rows):
         places = np.flatnonzero(rows == row)

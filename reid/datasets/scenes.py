@@ -1,6 +1,6 @@
-"""Where the demo's people are seen: six cameras, the streets behind them, what passes in front, and how each sensor shows it.
+"""The demo's six cameras: the streets behind the people, what passes in front of them, and the image of each sensor.
 
-Shapes: S frames of a tracklet, H height, W width, 3 RGB. People and streets are drawn at twice the size and halved at the end.
+Shapes: S frames of a tracklet, H height, W width, 3 RGB. People and streets are drawn at twice the size and reduced at the end.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Camera:
     """One camera: its view of people, its street and its sensor.
 
     Args:
-        gain: factors on linear R, G, B; gamma: exponent on 0..1 values; saturation: 0 grey, 1 as is.
+        gain: factors on linear R, G, B; gamma: exponent on 0..1 values; saturation: 0 grey, 1 unchanged.
         blur: standard deviation in output pixels; grain: sensor noise, standard deviation in 0..255.
-        yaw: the way people mostly walk, radians (0 towards the camera); spread: its standard deviation.
+        yaw: mean walking direction, radians (0 towards the camera); spread: its standard deviation.
         pitch: how far the camera looks down; size: body height over crop height; street: a key of STREETS.
     """
 
@@ -56,7 +56,7 @@ CAMERAS: dict[int, Camera] = {
 
 @dataclass(frozen=True)
 class Walk:
-    """What stays the same within a tracklet: light, place, pace and what stands in the way."""
+    """What stays the same within a tracklet: light, place, pace and obstacle."""
 
     camera: Camera
     light: float
@@ -76,9 +76,9 @@ OBSTACLES = ("none", "none", "none", "pole", "bin", "passer-by")
 
 
 def start_walk(camid: int, rng: np.random.Generator) -> Walk:
-    """Draw the circumstances of one tracklet seen by camera `camid` (1..6)."""
+    """Draw the constant properties of one tracklet seen by camera `camid` (1..6)."""
     camera = CAMERAS[camid]
-    turned = rng.uniform(-math.pi, math.pi) if rng.random() < 0.2 else 0.0  # some walk against the stream
+    turned = rng.uniform(-math.pi, math.pi) if rng.random() < 0.2 else 0.0  # some walk in another direction
     r, g, b = (float(t) for t in rng.uniform(0.97, 1.03, size=3))
     shade = [int(c) for c in rng.integers(30, 170, size=3)]
     return Walk(
@@ -93,11 +93,11 @@ def start_walk(camid: int, rng: np.random.Generator) -> Walk:
 def draw_frame(
     walk: Walk, person: Person | None, step: int, rng: np.random.Generator, slip: float = 0.0
 ) -> Image.Image:
-    """One frame as an ideal sensor would see it.
+    """Draw one frame as an ideal sensor would record it.
 
     Args:
-        walk: the tracklet's circumstances.
-        person: who is in the box; None for a box that lost its person.
+        walk: the constant properties of the tracklet.
+        person: the person in the box; None for a box that lost its person.
         step: frame number within the tracklet, from 0.
         rng: for the jitter of the detector's box.
         slip: extra misplacement of the box, as a share of its size; 0 for an ordinary detection.
@@ -129,11 +129,11 @@ def draw_frame(
 
 
 def expose(frames: list[Image.Image], walk: Walk, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """What the walk's camera makes of its frames: blur, light, colour cast, gamma, saturation, grain.
+    """Apply the camera's image formation to frames: blur, light, colour cast, gamma, saturation, grain.
 
     Args:
         frames: S RGB images of WIDTH x HEIGHT.
-        walk: gives camera, light and tint.
+        walk: provides camera, light and tint.
         rng: for the grain.
     Returns:
         (S, H, W, 3) uint8.
@@ -159,7 +159,7 @@ def _shadow(image: Image.Image, pose: Pose) -> None:
 
 
 def _obstacle(image: Image.Image, walk: Walk, step: int) -> None:
-    """Whatever passes between camera and person at this step."""
+    """Draw the obstacle between camera and person at this step, if any."""
     x = (walk.obstacle_start + walk.obstacle_speed * step) * image.width
     width, height = image.size
     draw = ImageDraw.Draw(image)
@@ -177,7 +177,7 @@ def _obstacle(image: Image.Image, walk: Walk, step: int) -> None:
 
 @lru_cache(maxsize=len(CAMERAS))
 def _street(name: str) -> Image.Image:
-    """A camera's street, the same in every dataset, weathered by noise on three scales."""
+    """Draw a camera's street, the same in every dataset, textured by noise on three scales."""
     rng = np.random.default_rng([20, sorted(STREETS).index(name)])
     image = Image.new("RGB", STREET)
     STREETS[name](ImageDraw.Draw(image), rng)

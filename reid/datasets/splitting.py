@@ -1,7 +1,7 @@
-"""Who is trained on and who is tested, where a dataset does not say: drawn by identity, so that nobody is in two parts.
+"""Split persons into training, validation and test parts if a dataset does not; by identity, so that nobody is in two parts.
 
-A draw is a pure function of the seed and a person's name: the order of a table does not matter, and a person more or less
-moves few others.
+A draw is a pure function of the seed and a person's name: the order of a table does not matter, and adding or removing a person moves
+few others.
 
 Shapes: T tracklets, Q queries.
 """
@@ -22,7 +22,7 @@ from reid.tracklets import Split
 
 PARTS = ("train", "val", "test")
 COLUMNS = ["pid", "split"]
-FEWEST = 2  # identities in a part: one has nobody to be confused with
+FEWEST = 2  # identities per part: a single one cannot be confused with another
 ENOUGH_FOR_VAL = 8  # identities; with fewer, each is worth more in training than in choosing a checkpoint
 
 
@@ -33,7 +33,7 @@ class Draw:
     Args:
         test: share of them to test on, 0 <= test < 1.
         val: share of them to choose a checkpoint by.
-        seed: of the draw; the training's own seed has no part in it, so that seeds are compared on one test set.
+        seed: of the draw; independent of the training seed, so that runs with different seeds are compared on one test set.
     """
 
     test: float = 0.3
@@ -42,15 +42,15 @@ class Draw:
 
 
 def draw_parts(persons: Sequence[str], matchable: Iterable[str], draw: Draw) -> dict[str, str]:
-    """A part for every person.
+    """Draw a part for every person.
 
     Args:
-        persons: as written, no two equal.
-        matchable: those that a query can find again, the only ones worth testing on; the others are trained on.
-        draw: how many, and the seed.
+        persons: names as written, no two equal.
+        matchable: the persons whose queries have a match, the only ones drawn for val and test; the others are trained on.
+        draw: the shares and the seed.
 
     Returns:
-        person -> one of `PARTS`; the parts of val and test hold at least `FEWEST` persons, or none.
+        person -> one of `PARTS`; val and test each hold at least `FEWEST` persons, or none.
     """
     able = sorted(set(matchable), key=lambda person: _digest(draw.seed, person))
     count = len(persons)
@@ -66,14 +66,14 @@ def draw_parts(persons: Sequence[str], matchable: Iterable[str], draw: Draw) -> 
 
 
 def can_match(split: Split, *, any_camera: bool) -> np.ndarray:
-    """Which tracklets have a match among the others, were each a query and all of them the gallery.
+    """Determine which tracklets would have a match if each were a query and all of them the gallery.
 
     Args:
         split: T tracklets.
         any_camera: a match may be seen by the query's own camera.
 
     Returns:
-        (T,) bool. An unknown camera is another camera than any.
+        (T,) bool. An unknown camera counts as different from every camera.
     """
     _, pid = np.unique(split.pid, return_inverse=True)
     of_pid = np.bincount(pid)[pid]
@@ -85,15 +85,15 @@ def can_match(split: Split, *, any_camera: bool) -> np.ndarray:
 
 
 def draw_queries(test: Split, draw: Draw, *, any_camera: bool) -> np.ndarray:
-    """One query for every person and camera, as in MARS, of those that can be found again.
+    """Draw one query for every person and camera, as in MARS, among the tracklets that have a match.
 
     Args:
         test: T tracklets.
-        draw: its seed is used.
+        draw: provides the seed.
         any_camera: a match may be seen by the query's own camera.
 
     Returns:
-        (Q,) int64 rising row numbers.
+        (Q,) int64 row numbers in ascending order.
     """
     chosen: dict[tuple[int, int], tuple[bytes, int]] = {}
     for row in np.flatnonzero(can_match(test, any_camera=any_camera)).tolist():
@@ -104,12 +104,12 @@ def draw_queries(test: Split, draw: Draw, *, any_camera: bool) -> np.ndarray:
 
 
 def draw_test(test: Split, draw: Draw, *, any_camera: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The queries that `draw_queries` gives, and the rows that are searched: all, but for what a query would find as itself.
+    """Draw the queries as in `draw_queries`, and the gallery: all rows, except queries that would match themselves.
 
-    A query whose camera is unknown would find itself; where its camera is known, the protocol leaves it out.
+    A query with an unknown camera would match itself; if its camera is known, the protocol leaves it out.
 
     Returns:
-        (Q,) and (G,) int64 rising row numbers.
+        (Q,) and (G,) int64 row numbers in ascending order.
     """
     query = draw_queries(test, draw, any_camera=any_camera)
     own = np.array([], np.int64) if any_camera else query[test.camid[query] < 0]
@@ -121,20 +121,20 @@ def _digest(seed: int, name: str) -> bytes:
 
 
 def write_parts(file: Path, parts: Mapping[str, str]) -> None:
-    """Writes a CSV with the columns pid and split.
+    """Write a CSV with the columns pid and split.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the file cannot be written.
     """
     with atomic(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         csv.writer(stream, lineterminator="\n").writerows([COLUMNS, *sorted(parts.items())])
 
 
 def read_parts(file: Path) -> dict[str, str]:
-    """What `write_parts` wrote.
+    """Read the CSV that `write_parts` wrote.
 
     Raises:
-        DataError: it is damaged.
+        DataError: the file is damaged or cannot be read.
     """
     try:
         with open(file, newline="", encoding="utf-8") as stream:
@@ -142,6 +142,8 @@ def read_parts(file: Path) -> dict[str, str]:
         parts = dict(rows)
         if header != COLUMNS or not set(parts.values()) <= set(PARTS):
             raise ValueError("expected the columns pid,split and train, val or test in the second")
+        if len(parts) < len(rows):
+            raise ValueError("a person stands in it twice")
         return parts
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{file}: not the split of a run: {error}; train anew with --overwrite") from None

@@ -1,6 +1,6 @@
-"""A table of tracklets as it lies on disk, CSV or Parquet: read with the quirks of spreadsheets and of pandas, and written.
+"""Read and write a table of tracklets, CSV or Parquet, tolerating the quirks of spreadsheets and pandas.
 
-Nothing here looks at images or decides who is trained on; `manifest.py` does.
+Images and the choice of training tracklets are not handled here; see `manifest.py`.
 
 Shapes: N rows.
 """
@@ -29,7 +29,7 @@ REQUIRED = ("path", "tracklet")
 OPTIONAL = ("pid", "camid", "split", "role")
 COLUMNS = (*REQUIRED, *OPTIONAL, "first", "last", "x", "y", "w", "h", "weight")
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
-# What people call these columns; named in errors, never taken for granted.
+# Common other names of these columns, used for hints in errors only.
 _ALSO_CALLED = {
     "path": ("file", "filename", "file_name", "filepath", "image", "img", "img_path", "image_path", "frame_path"),
     "tracklet": ("track", "track_id", "tracklet_id", "trackid", "tid", "sequence"),
@@ -37,20 +37,20 @@ _ALSO_CALLED = {
     "camid": ("camera", "cam", "camera_id", "cam_id", "cameraid"),
     "split": ("subset", "set", "partition", "fold"),
 }
-_EMPTY = ("nan", "NaN", "<NA>", "None", "NULL", "null", "NA", "N/A", "#N/A")  # as programs write an empty cell
-_WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?")
-_FRACTION = re.compile(r"[+-]?\d*\.\d+|[+-]?\d+(?:\.\d+)?[eE]\+\d+")
+_EMPTY = ("nan", "NaN", "<NA>", "None", "NULL", "null", "NA", "N/A", "#N/A")  # how programs write an empty cell
+_WHOLE = re.compile(r"([+-]?\d{1,30})(?:\.0*)?")  # int() raises on more than 4,300 digits
+_NO_ID = re.compile(r"[+-]?\d*\.\d+|[+-]?\d+(?:\.\d+)?[eE]\+\d+|[+-]?\d+\.?")  # fractions, and overlong numbers
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _JSON = (b"{", b"[")
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The cells of a table as text, trimmed.
+    """The cells of a table as stripped text.
 
     Args:
         file: where it was read from.
-        columns: name in lower case -> (N,) texts, empty where the cell is. Columns of other names than `COLUMNS` are kept.
+        columns: name in lower case -> (N,) texts, empty for an empty cell. Columns not in `COLUMNS` are kept.
         row: (N,) int64, the number of each row as a spreadsheet shows it: the header is row 1.
         decimal_comma: numbers may be written 0,5.
     """
@@ -71,19 +71,19 @@ class Table:
         return self.columns[column].to_pylist()
 
     def coded(self, column: str) -> tuple[np.ndarray, list[str]]:
-        """(N,) int64 places in the list of the column's different texts, which stand in order of appearance."""
+        """Encode a column as (N,) int64 indices into the list of its distinct texts, in order of first appearance."""
         encoded = self.columns[column].dictionary_encode()
         return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
 
     def error(self, i: int, column: str, problem: str) -> DataError:
-        """An error about cell i of a column."""
+        """Make an error about cell i of a column."""
         return DataError(f"{self.file}: row {self.row[i]}, column {column}: {problem}")
 
     def numbers(self, column: str, *, low: float, whole: bool = False) -> np.ndarray:
-        """(N,) float64 of a column of numbers, NaN where a cell is empty.
+        """Parse a column of numbers to (N,) float64, NaN for an empty cell.
 
         Raises:
-            DataError: a cell is no number, no whole one where that is asked for, or below `low`; names its row.
+            DataError: a cell is not a number, not a whole one although `whole` is set, or below `low`; names its row.
         """
         codes, texts = self.coded(column)
         values = np.full(len(texts), np.nan)
@@ -103,8 +103,8 @@ class Table:
 class Ids(NamedTuple):
     """The persons or the cameras of a table as numbers.
 
-    `number` (N,) int64, `UNKNOWN` where the cell is empty · `names` number -> text, empty where the table has numbers ·
-    `note` what a reader should know, or empty.
+    `number` (N,) int64, `UNKNOWN` for an empty cell · `names` number -> text, empty if the table has numbers · `note` for the user, or
+    empty.
     """
 
     number: np.ndarray
@@ -116,18 +116,18 @@ UNKNOWN = np.iinfo(np.int64).min
 
 
 def read_table(path: Path, required: Sequence[str] = REQUIRED, optional: Sequence[str] = OPTIONAL) -> Table:
-    """Reads a table, of tracklets unless other columns are asked for, and checks its shape; what cells mean is for the caller to check.
+    """Read a table, of tracklets by default, and check its shape; the caller checks the meaning of the cells.
 
-    A CSV is UTF-8 or, with its mark, UTF-16; cells are separated by commas, semicolons or tabs, whichever the header has. Spaces
-    around cells, capitals in the header, empty rows and a column without a name (a data frame's index) do not matter.
+    A CSV is UTF-8 or, with a byte order mark, UTF-16; cells are separated by commas, semicolons or tabs, as in the header. Spaces around
+    cells, capitals in the header, empty rows and a column without a name (a data frame's index) are ignored.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.txt`` or ``.parquet``.
-        required: columns that every row has to fill; their cells are taken as they are, ``NA`` too.
-        optional: columns that are named in the error about a missing one.
+        required: columns that every row must fill; their cells are taken literally, ``NA`` too.
+        optional: columns that the error about a missing one lists.
 
     Raises:
-        DataError: it cannot be read, lacks a column, or a row has another number of cells; names row and column.
+        DataError: the file cannot be read, lacks a column, or a row has another number of cells than the header; names row and column.
     """
     path = Path(path)
     try:
@@ -158,7 +158,7 @@ def _read_csv(path: Path, data: bytes, required: Sequence[str]) -> Table:
     try:
         held = pyarrow.csv.read_csv(
             io.BytesIO(data),
-            # One block, so that a quoted line break is never cut in two; one thread, so that rows are numbered.
+            # One block, so that a quoted line break is never split; one thread, so that rows are numbered.
             read_options=pyarrow.csv.ReadOptions(use_threads=False, column_names=names, block_size=len(data) + 1),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=note
@@ -179,14 +179,14 @@ def _read_csv(path: Path, data: bytes, required: Sequence[str]) -> Table:
 
 
 def _how_to_import(path: Path, data: bytes) -> str:
-    """The command that makes a table of a JSON file, whatever the file is called."""
+    """The command that converts a JSON file to a table, whatever the file's suffix."""
     kind = "coco" if b'"annotations"' in data else "jsonl"
     out = "table.csv" if path.name == "tracks.csv" else "tracks.csv"
     return f"robust-reid import {path} --as {kind} --out {out} makes a table of it"
 
 
 def _as_utf8(path: Path, data: bytes) -> bytes:
-    """The text of a file as UTF-8 without a mark."""
+    """Convert the text of a file to UTF-8 without a byte order mark."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         try:
             return data.decode("utf-16").encode()
@@ -204,7 +204,7 @@ def _as_utf8(path: Path, data: bytes) -> bytes:
 
 
 def _header(line: str, known: set[str]) -> tuple[str, list[str]]:
-    """The separator of a CSV and its column names; the separator is the one that finds most of the names we know."""
+    """Find the separator of a CSV, the one that gives most known column names, and the column names."""
 
     def split(delimiter: str) -> list[str]:
         try:
@@ -238,13 +238,13 @@ def _read_parquet(path: Path, required: Sequence[str]) -> Table:
 def _table(
     path: Path, header: list[str], columns: list[pa.Array], required: Sequence[str], *, decimal_comma: bool = False
 ) -> Table:
-    """Trims cells, empties those that programs fill with a word for nothing, and leaves empty rows out."""
+    """Strip cells, empty those with a word for a missing value, and drop empty rows."""
     named: dict[str, pa.Array] = {}
     for name, column in zip(header, columns, strict=True):
         if name in named and (name in COLUMNS or name in required):
             raise DataError(f"{path}: row 1: the column {name} stands twice; leave one of them out")
         text = pc.utf8_trim_whitespace(column.cast(pa.string()))
-        if name not in required:  # "NA" may name a folder, but no person
+        if name not in required:  # "NA" may name a folder, but not a person
             text = pc.if_else(pc.is_in(text, pa.array(_EMPTY)), "", text)
         if name and not name.startswith("unnamed:"):
             named.setdefault(name, text)
@@ -270,7 +270,7 @@ def _checked(table: Table, required: Sequence[str], optional: Sequence[str]) -> 
         if empty >= 0:
             raise table.error(empty, column, f"is empty; every row names its {column}")
         zero = pc.index(pc.match_substring(table.columns[column], "\0"), True).as_py()
-        if zero >= 0:  # which keys in arrays would lose
+        if zero >= 0:  # numpy string arrays, which hold keys, drop trailing zero bytes
             raise table.error(zero, column, "holds a zero byte; leave it out")
     return table
 
@@ -283,19 +283,19 @@ def _missing(table: Table, column: str, required: Sequence[str], optional: Seque
 
 
 def also_called(table: Table, column: str) -> str:
-    """A hint where a table seems to have a column under another name, else empty."""
+    """A hint if the table seems to have a column under another name, else empty."""
     found = next((name for name in _ALSO_CALLED.get(column, ()) if name in table), None)
     return f"; if {found} is that column, call it {column}" if found else ""
 
 
 def read_ids(table: Table, column: str) -> Ids:
-    """The numbers that stand for a column of persons or cameras, which may be text.
+    """Number the persons or cameras of a column, which may be text.
 
-    Whole numbers, also written ``12.0``, stand for themselves. Where a cell holds a word, all of the column are names and are numbered
-    from 1 in sorted order; -1 and 0 keep their meaning.
+    Whole numbers, also written ``12.0``, are used as they are. If any cell holds a word, all values of the column are names, which are
+    numbered from 1 in sorted order; -1, and 0 for persons, keep their meaning.
 
     Args:
-        table: has the column or not; without it all are unknown.
+        table: may lack the column; then all values are unknown.
         column: ``pid`` or ``camid``.
 
     Raises:
@@ -306,7 +306,7 @@ def read_ids(table: Table, column: str) -> Ids:
     codes, texts = table.coded(column)
     whole = [int(match[1]) if (match := _WHOLE.fullmatch(text)) else None for text in texts]
     for i, (text, number) in enumerate(zip(texts, whole, strict=True)):
-        if (number is not None and not -1 <= number < 2**63) or (_FRACTION.fullmatch(text) and number is None):
+        if (number is not None and not -1 <= number < 2**63) or (number is None and _NO_ID.fullmatch(text)):
             where = int(np.argmax(codes == i))
             raise table.error(where, column, f"expected a whole 64-bit number from -1 on, or a name, got {text!r}")
     meaningful = (-1, 0) if column == "pid" else (-1,)
@@ -334,10 +334,10 @@ def read_ids(table: Table, column: str) -> Ids:
 
 
 def paths_of(table: Table) -> list[str]:
-    """The column ``path`` as this machine writes paths: slashes for Windows' backslashes, ``~`` for the user's folder replaced.
+    """Read the column ``path`` in this machine's notation: slashes for Windows' backslashes, ``~`` expanded.
 
     Raises:
-        DataError: a path begins with a drive's letter, on a machine without drives.
+        DataError: a path begins with a drive letter, on a machine without drives.
     """
     texts = table.cells("path")
     for i, text in enumerate(texts):
@@ -351,10 +351,10 @@ def paths_of(table: Table) -> list[str]:
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Writes a table of tracklets, whole or not at all, its columns in the order of `COLUMNS`, then the others as given.
+    """Write a table of tracklets atomically, its columns in the order of `COLUMNS`, then the others as given.
 
     Args:
-        path: ``.csv`` (UTF-8, commas, lines end with a line feed) or ``.parquet``.
+        path: ``.csv`` (UTF-8, commas, LF line ends) or ``.parquet``.
         columns: name -> N values: texts, numbers, or None for an empty cell. ``path`` and ``tracklet`` are required.
 
     Raises:
@@ -367,6 +367,7 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     if len(set(lengths.values())) > 1:
         raise DataError(f"{path}: columns of different lengths: {lengths}")
     order = [*(name for name in COLUMNS if name in columns), *(name for name in columns if name not in COLUMNS)]
+    _require_unicode(path, columns)
     if path.suffix.lower() == ".parquet":
         held = pa.table({name: _arrow(columns[name]) for name in order})
         with atomic(path) as temporary:
@@ -383,8 +384,26 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
         raise DataError(f"{path}: expected a name that ends in .csv or .parquet")
 
 
+def _require_unicode(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse text that UTF-8 cannot encode: file names may hold other bytes, and JSON unpaired surrogates."""
+    for name, values in columns.items():
+        for value in values:
+            if isinstance(value, str) and not _is_unicode(value):
+                raise DataError(
+                    f"{path}: column {name}: {value!r} cannot be written in UTF-8; rename it, or leave it out"
+                )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _arrow(values: Sequence[Any]) -> pa.Array:
-    """Numbers as numbers where all are; else text."""
+    """Keep numbers if all values are numbers; else convert to text."""
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     try:
         return pa.array(plain)

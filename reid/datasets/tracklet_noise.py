@@ -1,12 +1,12 @@
-"""Label noise as it comes about in re-identification: on tracklets, on the frames inside them, and on whole persons.
+"""Label noise as it arises in re-identification: on tracklets, on the frames inside them, and on whole persons.
 
-Every kind draws in one order and takes a beginning of it, so with one seed the changes of a lower rate are among those of a higher one.
-No picture is shown twice: frames are exchanged, not copied. `noise.py` has the rules for labels alone.
+Every kind draws a fixed order and takes a prefix of it, so with one seed the changes of a lower rate are a subset of those of a higher
+one. No image is duplicated: frames are exchanged, not copied. `noise.py` has the rules for plain labels.
 
-Identity switches and fragments are the two faults that trackers make, and that Teng et al. ("A Free Lunch to Person Re-identification:
-Learning from Automatically Generated Noisy Tracklets", arXiv 2204.00891) add to MARS by hand. That a tracklet may go on with another
-person, and that one person's track comes in pieces whose identity is new, follows them. How many there are (`rate`), where they are cut
-and whom a switch leads to is drawn as is said here; their figures on MARS and ours are not comparable.
+Identity switches and fragments are the two tracker faults that Teng et al. ("A Free Lunch to Person Re-identification: Learning from
+Automatically Generated Noisy Tracklets", arXiv 2204.00891) add to MARS by hand. As in that paper, a tracklet may continue with another
+person, and one person's track may be cut into pieces with new identities. The number of changes (`rate`), the cut positions and the
+partner of a switch are drawn by rules of our own, so results on MARS are not comparable with those of the paper.
 
 Shapes: T tracklets, K persons, D feature.
 """
@@ -28,13 +28,13 @@ from reid.tracklets import Split
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """What a noise may draw on beside the training set.
+    """Inputs of a noise besides the training set.
 
     Args:
-        nobody: tracklets of distractors and junk.
-        taken: pids of persons outside the training set, which no new person may get.
+        nobody: distractor and junk tracklets.
+        taken: pids of persons outside the training set, which new persons must not get.
         order: (T,) rows of the training set before any noise, in the order that is drawn from.
-        reference: (T, D) unit rows of a reference model for the tracklets of a split; the text says which model.
+        reference: computes (T, D) unit features of a split's tracklets; its second argument is the `gallery` of `Nearest`.
     """
 
     nobody: Split
@@ -44,23 +44,23 @@ class World:
 
 
 class TrackletNoise(Protocol):
-    """What a config's `data.noise` is built to."""
+    """Interface of the noises that a config's `data.noise` builds."""
 
     def apply(self, noisy: Noisy, world: World) -> Noisy:
-        """The training set after it.
+        """Apply the noise to the training set.
 
         Raises:
-            ConfigError: the set does not have what the rate asks for. DataError: a change fits nothing.
+            ConfigError: the rate is too high for this training set. DataError: a change does not fit it.
         """
         ...
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A noise that is drawn.
+    """Base of the drawn noises.
 
     Args:
-        rate: share of what is drawn from, in [0, 1].
+        rate: share of the items drawn from, in [0, 1].
         seed: of this noise alone.
     """
 
@@ -95,13 +95,13 @@ class _Drawn:
 
 
 def _rows(noisy: Noisy, world: World) -> np.ndarray:
-    """(T,) rows to draw from: the order given, then what other noise has added."""
+    """(T,) rows to draw from: the given order, then the tracklets added by other noise."""
     return np.concatenate([world.order, np.arange(len(world.order), len(noisy.split))])
 
 
 @dataclass(frozen=True)
 class _OfLabels(_Drawn):
-    """Whole tracklets relabelled by one of the rules of `noise.py`, which says what `rate` is."""
+    """Whole tracklets relabelled by one of the rules of `noise.py`, which defines `rate`."""
 
     rule: ClassVar[Callable[..., np.ndarray]]
 
@@ -115,13 +115,13 @@ class _OfLabels(_Drawn):
 
 
 class Symmetric(_OfLabels):
-    """Each tracklet, with probability `rate`, gets a random person's label; its own may come up again."""
+    """Each tracklet, with probability `rate`, gets a random person's label; the original may come up again."""
 
     kind, rule = "symmetric", staticmethod(symmetric)
 
 
 class ExactCount(_OfLabels):
-    """Exactly a share `rate` of the tracklets gets a random person's label; its own may come up again."""
+    """Exactly a share `rate` of the tracklets gets a random person's label; the original may come up again."""
 
     kind, rule = "exact_count", staticmethod(exact_count)
 
@@ -134,16 +134,16 @@ class UniformOthers(_OfLabels):
 
 @dataclass(frozen=True)
 class Nearest(_Drawn):
-    """Whole tracklets relabelled to the person they look most like: the mistake that people who label make.
+    """Whole tracklets relabelled to the person they look most like: a typical mistake of human annotators.
 
-    The nearest person is the one with the most similar mean of unit features, the tracklet's own person left out.
+    That is the person whose mean of unit features has the highest cosine similarity, the tracklet's own person excluded.
 
     Args:
         rate: share of the tracklets.
         seed: of this noise alone.
-        gallery: folder or .npz file of features that holds every training tracklet by its key, of a model that has not been trained on
-            these labels if possible. Without one, colour histograms of six stripes of the middle of the picture are the
-            reference: they need no weights, and mistake people who are dressed alike.
+        gallery: folder or .npz file of features that holds every training tracklet by its key; preferably of a model that was not
+            trained on these labels. By default, colour histograms of six stripes of the middle of the image are used: they need no
+            weights, and confuse people in similar clothes.
     """
 
     gallery: str | None = None
@@ -167,7 +167,7 @@ class Nearest(_Drawn):
 
 @dataclass(frozen=True)
 class _Exchange(_Drawn):
-    """Pairs of tracklets of different persons, seen by one camera where there is such a partner, exchange frames."""
+    """Pairs of tracklets of different persons, from the same camera if possible, exchange frames."""
 
     def draw(self, noisy: Noisy, world: World) -> Iterator[Change]:
         rng, lengths = self._rng(), noisy.split.lengths
@@ -180,7 +180,7 @@ class _Exchange(_Drawn):
             yield from self._shown(noisy, (b, first_b), (a, first_a), count)
 
     def _places(self, length_a: int, length_b: int, rng: np.random.Generator) -> tuple[int, int, int]:
-        """First position in either tracklet, and how many frames are exchanged."""
+        """Draw the first position in each tracklet, and the number of frames to exchange."""
         raise NotImplementedError
 
     def _shown(self, noisy: Noisy, to: tuple[int, int], source: tuple[int, int], count: int) -> Iterator[Change]:
@@ -192,10 +192,10 @@ class _Exchange(_Drawn):
 
 
 class Switches(_Exchange):
-    """Identity switches: from a drawn frame on, two tracklets go on with each other's person, to their end.
+    """Identity switches: from a drawn frame on, two tracklets continue with each other's person, to their end.
 
-    A share `rate` of the tracklets takes part. The number of frames exchanged is uniform between 1 and one less than the shorter of the
-    two has, so that tracklets keep their lengths and begin with their own person.
+    A share `rate` of the tracklets takes part. The number of exchanged frames is uniform between 1 and one less than the length of the
+    shorter one, so that tracklets keep their lengths and begin with their own person.
     """
 
     kind = "switches"
@@ -207,12 +207,12 @@ class Switches(_Exchange):
 
 @dataclass(frozen=True)
 class Intruders(_Exchange):
-    """Intruding frames: two tracklets exchange a short run of frames at places drawn in each.
+    """Intruding frames: two tracklets exchange a short run of frames at positions drawn in each.
 
     Args:
         rate: share of the tracklets that take part.
         seed: of this noise alone.
-        longest: most frames of a run, uniform from 1 on; never more than half of the shorter tracklet.
+        longest: largest number of frames in a run, uniform from 1 on; never more than half of the shorter tracklet.
     """
 
     longest: int = 3
@@ -229,9 +229,9 @@ class Intruders(_Exchange):
 
 
 def _pairs(noisy: Noisy, drawn: np.ndarray) -> list[tuple[int, int]]:
-    """Tracklets of two frames or more, each with the next one drawn of another person and the same camera, then the rest anyhow."""
+    """Pair tracklets of two frames or more with the next one drawn of another person and the same camera, then the rest of any camera."""
     person, camera = noisy.before.pid_T, noisy.split.camid
-    waiting: dict[int, list[int]] = {}  # by camera; those that wait for a partner are all of one person
+    waiting: dict[int, list[int]] = {}  # by camera; those in one queue are all of one person
     pairs: list[tuple[int, int]] = []
 
     def offer(row: int, queue: list[int]) -> None:
@@ -254,12 +254,12 @@ def _pairs(noisy: Noisy, drawn: np.ndarray) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Fragments(_Drawn):
-    """Fragments: tracklets cut into pieces; the first keeps its person, every other is of a new one, as to a tracker that lost it.
+    """Fragments: tracklets cut into pieces, as by a tracker that lost its person; the first piece keeps the pid, the others get new ones.
 
     Args:
         rate: share of the tracklets that are cut.
         seed: of this noise alone.
-        pieces: of a cut tracklet, at least 2; where it is cut is uniform, and no piece is empty.
+        pieces: per cut tracklet, at least 2; cut positions are uniform, and no piece is empty.
     """
 
     pieces: int = 2
@@ -285,7 +285,7 @@ class Fragments(_Drawn):
 
 
 class SplitIdentities(_Drawn):
-    """One person under two pids: half of the tracklets (rounded down) of a share `rate` of the persons get a new pid."""
+    """One person under two pids: for a share `rate` of the persons, half of the tracklets (rounded down) get a new pid."""
 
     kind = "split_identities"
 
@@ -304,7 +304,7 @@ class SplitIdentities(_Drawn):
 
 
 class MergedIdentities(_Drawn):
-    """Two persons under one pid: a share `rate` of the persons, in pairs, of which the second is labelled as the first."""
+    """Two persons under one pid: a share `rate` of the persons is paired, and the second of each pair gets the label of the first."""
 
     kind = "merged_identities"
 
@@ -321,9 +321,9 @@ class MergedIdentities(_Drawn):
 
 
 class Background(_Drawn):
-    """Tracklets of nobody under persons' pids: the dataset's own distractors and junk, as many as a share `rate` of the tracklets.
+    """Distractor and junk tracklets of the dataset under persons' pids, as many as a share `rate` of the training tracklets.
 
-    Each is added under the person of a tracklet drawn at random. They come from the test set, which then is not unseen any more.
+    Each is added under the person of a tracklet drawn at random. They are taken from the test set, which is then no longer unseen.
     """
 
     kind = "background"
@@ -344,7 +344,7 @@ class Background(_Drawn):
 
 
 def _first_free(noisy: Noisy, world: World) -> int:
-    """A pid above everybody's."""
+    """A pid above all that are in use."""
     return 1 + max(int(noisy.split.pid.max()), *world.taken, *noisy.names.pid, 0)
 
 
@@ -363,4 +363,4 @@ DRAWN: dict[str, type[_Drawn]] = {
         Background,
     )
 }
-NEW_PERSONS = frozenset({Fragments.kind, SplitIdentities.kind})  # kinds that make some
+NEW_PERSONS = frozenset({Fragments.kind, SplitIdentities.kind})  # kinds that create new persons

@@ -1,7 +1,7 @@
-"""How much each training tracklet counts: what an audit, or a person, says of its label.
+"""Weights of training tracklets: from an audit, or set by a person according to how far a label can be trusted.
 
-A sample's loss, every loss of a sum, is multiplied by its tracklet's weight. Weights are divided by their mean over the training
-tracklets, so that a learning rate keeps its meaning, and only their ratios matter. A tracklet without a weight has 1 before that.
+A sample's loss, including every term of a sum, is multiplied by its tracklet's weight. Weights are divided by their mean over the
+training tracklets, so that only their ratios matter and a learning rate keeps its meaning. The weight is 1, before that, by default.
 
 Shapes: T tracklets.
 """
@@ -22,15 +22,15 @@ COLUMNS = ("key", "weight")
 
 
 def read_weights(file: Path, split: Split, dropped: Collection[str] = ()) -> np.ndarray:
-    """(T,) float64 >= 0 of the tracklets of a split, by a CSV file with the columns key and weight; further columns are passed over.
+    """Read (T,) float64 weights >= 0 of a split's tracklets from a CSV with the columns key and weight; other columns are ignored.
 
     Args:
-        file: to be read.
+        file: the CSV.
         split: T tracklets.
-        dropped: keys of tracklets that are trained on no more; their weights are passed over.
+        dropped: keys of tracklets that are no longer trained on; their weights are ignored.
 
     Raises:
-        DataError: the file cannot be read, a weight is no number >= 0, or a key stands twice or fits no training tracklet.
+        DataError: the file cannot be read, a weight is not a number >= 0, or a key is repeated or not that of a training tracklet.
     """
     rows_of: dict[str, list[int]] = {}
     for row in range(len(split)):
@@ -50,7 +50,7 @@ def read_weights(file: Path, split: Split, dropped: Collection[str] = ()) -> np.
 
 
 def _lines(file: Path) -> list[tuple[int, str, str]]:
-    """Line number, key and weight of each row."""
+    """Read the line number, key and weight of each row."""
     try:
         with open(file, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -77,19 +77,20 @@ def _number(file: Path, line: int, text: str) -> float:
 
 
 def scaled(weight_T: np.ndarray, source: str) -> np.ndarray:
-    """The same with mean 1.
+    """Divide weights by their mean.
 
     Raises:
         DataError: all are 0.
     """
-    mean = weight_T.mean()
-    if not mean > 0:
+    most = weight_T.max(initial=0)
+    if not most > 0:
         raise DataError(f"{source}: every training tracklet has weight 0; expected some above 0")
-    return weight_T / mean
+    parts_T = weight_T / most  # avoids an infinite sum of very large weights
+    return parts_T / parts_T.mean()
 
 
 def in_words(weight_T: np.ndarray) -> str:
-    """What weights with mean 1 do, such as ``0.25 to 1.2, 3 of 200 tracklets are 0``."""
+    """Describe weights with mean 1, such as ``0.25 to 1.2, mean 1; 3 of 200 tracklets have 0 and teach nothing``."""
     none = int((weight_T == 0).sum())
     left_out = f"; {none} of {len(weight_T)} tracklets have 0 and teach nothing" if none else ""
     return f"{weight_T.min():.3g} to {weight_T.max():.3g}, mean 1{left_out}"

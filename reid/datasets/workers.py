@@ -1,4 +1,4 @@
-"""Decoding processes: the memory that they share with the main one, and what is said when one of them dies."""
+"""Decoding processes: the memory they share with the main process, and the error raised when one of them dies."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from reid.errors import ReidError
 logger = logging.getLogger(__name__)
 
 _AHEAD = 2  # batches that each worker decodes ahead
-_HELD = 10  # batches that may be held besides; a slot that is never used takes no memory
+_HELD = 10  # further batches that may be held; an unused slot takes no memory
 _ROOM = 2**27  # bytes of address space of a slot: 1,365 crops of 256 x 128
-_CHECK = 5  # seconds after which a worker that is waited for is looked after
+_CHECK = 5  # seconds of waiting after which the workers are checked
 PATIENCE = 60  # seconds without a batch between two warnings, a multiple of `_CHECK`
-_PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal to get when the parent ends
-_MAPS = hasattr(mmap, "MAP_ANONYMOUS")  # Windows would set aside all of a slot at once, used or not
-_FORKED = sys.platform == "linux"  # a forked worker copies neither the index of the dataset nor the slots
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to receive when the parent ends
+_MAPS = hasattr(mmap, "MAP_ANONYMOUS")  # Windows would commit the memory of all slots at once, used or not
+_FORKED = sys.platform == "linux"  # a forked worker copies neither the dataset's index nor the slots
 
 
 class Slots:
-    """Memory for batches, used again when nobody holds a batch in it any more; forked workers share it.
+    """Memory for batches, reused once a batch is no longer referenced; forked workers share it.
 
-    Fresh memory costs the kernel a fault and a cleaning per page, in shared memory up to half of what decoding costs. Unlike tensors
-    on their way between processes, slots need no room in /dev/shm and no file descriptors.
+    For fresh memory the kernel handles a page fault and zeroes each page; in shared memory this costs up to half as much as decoding.
+    Unlike tensors sent between processes, slots need neither space in /dev/shm nor file descriptors.
 
     Raises:
         ReidError: no memory for them.
@@ -54,18 +54,18 @@ class Slots:
         self._free = list(range(number))
 
     def numbered(self, batches: int) -> Iterator[tuple[int, int | None]]:
-        """The number of each batch, and the slot to decode it to: taken when a worker is told to, None when all are held."""
+        """Yield each batch's number and the slot to decode it into: reserved when the batch is requested, None if all are held."""
         return ((i, self._free.pop() if self._free else None) for i in range(batches))
 
     def tensor(self, slot: int, size: int) -> Tensor:
-        """(size,) uint8; the slot is free again when this and all views of it are gone."""
+        """(size,) uint8; the slot is free again once this tensor and all its views are gone."""
         held = self.memory[slot][:size]
         weakref.finalize(held, self._free.append, slot).atexit = False
         return torch.from_numpy(held)
 
 
 def items(dataset: Dataset[Any], keys: Iterator[Any], workers: int) -> Iterator[Any]:
-    """`dataset[key]` for each key in turn, computed ahead by some processes, or by this one without any.
+    """Yield `dataset[key]` for each key in order, computed ahead by worker processes, or in this process if `workers` is 0.
 
     Raises:
         ReidError: the processes cannot start, or one of them died.
@@ -81,19 +81,19 @@ def items(dataset: Dataset[Any], keys: Iterator[Any], workers: int) -> Iterator[
         timeout=_CHECK if workers else 0,
         multiprocessing_context=None if not workers else "fork" if _FORKED else "spawn",
     )
-    child_died = getattr(signal, "SIGCHLD", None)  # which Windows does not have
+    child_died = getattr(signal, "SIGCHLD", None)  # Windows has none
     others, handler = multiprocessing.active_children(), child_died and signal.getsignal(child_died)
     try:
         iterator = iter(loader)
     except OSError as error:
         _end(_all_but(others))
-        error.__traceback__ = None  # which would keep the half-made iterator until somebody collects it
+        error.__traceback__ = None  # the traceback would keep the half-built iterator alive until garbage collection
         where = " in /dev/shm" if error.errno == errno.ENOSPC else ""
         raise ReidError(
             f"cannot start decoding processes: {error.strerror or error}{where}; {_lower(workers)}"
         ) from None
     if child_died and signal.getsignal(child_died) is not handler:
-        # torch's handler raises wherever the main thread happens to be; without it, the iterator does, within seconds.
+        # torch's handler raises wherever the main thread happens to be; without it, the iterator raises within seconds.
         signal.signal(child_died, handler or signal.SIG_DFL)
     processes = _all_but(others)
     try:
@@ -108,7 +108,7 @@ def items(dataset: Dataset[Any], keys: Iterator[Any], workers: int) -> Iterator[
 
 
 def _waiting(iterator: Iterator[Any], workers: int) -> Iterator[Any]:
-    """The same items; says so where one is long in coming, as from a process that was stopped or a file server that does not answer."""
+    """Yield the items, with a warning after a long wait, as for a stopped process or a file server that does not answer."""
     waited = 0
     while True:
         try:
@@ -135,7 +135,7 @@ def _all_but(others: list[BaseProcess]) -> list[BaseProcess]:
 
 
 def _end(processes: list[BaseProcess]) -> None:
-    """Deaf to SIGTERM, any that were left would keep the main process from ending."""
+    """Kill the workers: they ignore SIGTERM, and the main process waits for its children at exit."""
     for child in processes:
         child.kill()
 
@@ -145,13 +145,13 @@ def _identity(item: Any) -> Any:
 
 
 def _begin(worker: int) -> None:
-    """A signal to the whole process group must not kill the workers under a loop that is about to save and stop."""
-    if sys.platform == "linux":  # but they end with the main process: one that waits to be read would stay
+    """Prepare a worker: a signal to the whole process group must not kill it while the main process is about to save and stop."""
+    if sys.platform == "linux":  # a worker blocked on its output would outlive a killed main process
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):  # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    gc.freeze()  # going through the main process's objects for garbage would write to their pages, and so copy them
+    gc.freeze()  # collecting the main process's objects would write to their pages, and so copy them
 
 
 def _cause(exitcode: int) -> str:

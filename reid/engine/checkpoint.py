@@ -1,5 +1,7 @@
-"""Checkpoints: tensors and plain Python types only, written atomically, proven before they replace another, read without
-executing pickles.
+"""Checkpoints: saving and loading.
+
+A checkpoint holds tensors and plain Python types only. It is written atomically, verified against its checksums before it replaces
+the previous one, and loaded without executing pickled code.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ import contextlib
 import logging
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,16 @@ SCHEMA = 1
 
 
 def save(path: Path, *, previous: Path | None = None, **content: Any) -> None:
-    """Writes a checkpoint, reads it back against its checksums, and only then puts it in its place.
+    """Writes a checkpoint, verifies its checksums, and then moves it to `path`.
 
     Args:
-        path: where; what stood there stays until the new file is proven and on the disk.
-        previous: what stood at `path` before is kept here. A kill between the two renames leaves this file alone: see `load_first`.
-        content: what; tensors, state dicts and plain Python types.
+        path: the checkpoint file. An existing file is replaced only after the new one has been verified and flushed to disk.
+        previous: where the existing file at `path` is moved to. A kill between the two renames leaves only this file: see `load_first`.
+        content: entries of the checkpoint: tensors, state dicts and plain Python types.
 
     Raises:
-        DataError: it cannot be written. CheckpointError: it did not reach the disk as it is.
+        DataError: the file cannot be written.
+        CheckpointError: torch cannot write the file, or its checksums do not match.
     """
     with atomic(path) as temporary:
         try:
@@ -42,7 +45,7 @@ def save(path: Path, *, previous: Path | None = None, **content: Any) -> None:
         except (
             RuntimeError,
             zipfile.BadZipFile,
-        ) as error:  # torch's own writer raises the one where Python's would raise OSError
+        ) as error:  # torch's ZIP writer raises a RuntimeError where Python's would raise an OSError
             raise CheckpointError(
                 f"{path}: cannot write this checkpoint: {str(error).splitlines()[0]}; is the disk full?"
             ) from None
@@ -51,22 +54,23 @@ def save(path: Path, *, previous: Path | None = None, **content: Any) -> None:
             os.replace(path, previous)
     with contextlib.suppress(
         OSError
-    ):  # some file systems cannot sync a folder; after a loss of power the renames may then be undone
+    ):  # some file systems cannot fsync a folder; then a power failure may undo the renames
         _sync_names(path.parent)
 
 
 def verify_checksums(path: Path) -> None:
-    """Compares a checkpoint with the checksums that torch.save wrote into it, and that torch.load does not look at.
+    """Verifies the CRC-32 checksums that torch.save wrote into a checkpoint; torch.load does not check them.
 
     Raises:
-        zipfile.BadZipFile: it differs. OSError: it cannot be read.
+        zipfile.BadZipFile: a checksum differs, or the ZIP structure is damaged.
+        OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         check_zip(file)
 
 
 def _sync_names(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk."""
+    """Flushes a folder's entries (names of new and renamed files) to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,37 +78,74 @@ def _sync_names(folder: Path) -> None:
         os.close(descriptor)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint of this project onto the CPU.
+def load(path: Path, *needed: str) -> dict[str, Any]:
+    """Loads a checkpoint of this project onto the CPU.
+
+    Args:
+        path: the checkpoint file.
+        needed: names of entries that it must contain.
 
     Raises:
-        CheckpointError: missing, damaged, of another program, or of a newer schema.
+        CheckpointError: the file is missing, damaged, from another program, or of another schema; or an entry is missing or has the
+            wrong type.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; expected a file written by robust-reid train")
     try:
         verify_checksums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise nearly anything
+    except Exception as error:  # a damaged file can raise almost any exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of tensors and plain types: {reason}") from None
     schema = content.get("schema") if isinstance(content, dict) else None
     if type(schema) is not int or schema != SCHEMA:
         found = f"{schema!r:.40}" if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path}: expected a checkpoint of robust-reid train with schema {SCHEMA}, got {found}")
+    if missing := [name for name in needed if name not in content]:
+        raise CheckpointError(f"{path}: expected {', '.join(needed)} in this checkpoint, found no {missing[0]}")
+    for name, is_right in _TYPES.items():
+        if name in content and not is_right(content[name]):
+            raise CheckpointError(
+                f"{path}: {name} in it is of no type that robust-reid train writes; take another checkpoint"
+            )
     return content
 
 
-def load_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
-    """The first checkpoint that can be read, newest first; says which could not and which is taken instead.
+def _tensors(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, str) for k, v in value.items())
+
+
+_TYPES: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("model", "loss", "ema", "evidence"), _tensors),
+    **dict.fromkeys(("optimizer", "scaler"), lambda value: isinstance(value, dict)),
+    "config": lambda value: isinstance(value, str),
+    "pids": lambda value: isinstance(value, list) and all(type(pid) is int for pid in value),
+    "step": lambda value: type(value) is int and value >= 0,
+    "best": lambda value: value is None or isinstance(value, float | int),
+    "windows": lambda value: value is None or (isinstance(value, Tensor) and value.ndim == 2),
+    "damaged": _texts,
+    "names": lambda value: isinstance(value, dict) and all(_texts(value.get(kind, {})) for kind in ("pid", "camid")),
+    "corrections": lambda value: isinstance(value, dict),
+}
+
+
+def load_first(paths: Sequence[Path], *needed: str) -> tuple[Path, dict[str, Any]]:
+    """Loads the first checkpoint of `paths` (newest first) that can be read; logs a warning for each one that cannot.
+
+    Returns:
+        Path and content of the checkpoint.
 
     Raises:
-        CheckpointError: none can; one line names them all.
+        CheckpointError: none can be loaded; its one line names them all.
     """
     problems: list[str] = []
     for path in paths:
         try:
-            content = load(path)
+            content = load(path, *needed)
         except CheckpointError as error:
             problems.append(str(error))
             continue
@@ -115,10 +156,10 @@ def load_first(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
-    """Loads a state dict that must match key for key and shape for shape.
+    """Loads a state dict whose keys and shapes must match the module's exactly.
 
     Raises:
-        CheckpointError: naming the first differences; the module is then unchanged.
+        CheckpointError: they do not match; the message gives the first differences, and the module is unchanged.
     """
     own = module.state_dict()
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())

@@ -1,4 +1,4 @@
-"""A moving average of the weights in training, which often tests better than the last weights themselves."""
+"""Exponential moving average (EMA) of the weights during training; it often tests better than the final weights."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from reid.errors import in_range
 
 
 class Averaged:
-    """The mean of a model's weights after steps 0..t, that of step i weighing `decay`^(t - i).
+    """Bias-corrected exponential moving average of a model's weights.
 
-    It is the exponential moving average freed from where it starts (as Kingma & Ba correct theirs, "Adam", 2015, Sec. 3): dividing by
-    the sum of the weights, 1 - decay^(t + 1), leaves no share to the weights before the first step. Floating-point buffers, the running
-    statistics of batch normalisation among them, are averaged in the same way, since they belong to the weights of their step; integer
-    buffers are those of the last step. There is no other state: a resumed run goes on from the average alone.
+    After step t, the weights after step i <= t contribute with factor (1 - decay) decay^(t - i) / (1 - decay^(t + 1)). These factors sum
+    to 1, so the weights before the first step have no share (bias correction as in Kingma & Ba, "Adam", 2015, Sec. 3). Floating-point
+    buffers, such as running statistics of batch normalisation, are averaged in the same way, since they belong to the weights of their
+    step; integer buffers are copied from the last step. There is no other state: a resumed run needs the average alone.
 
     Args:
-        model: what is to be averaged; the average starts as a copy of it.
-        decay: in (0, 1); about 1 / (1 - decay) steps count.
+        model: the model to average; the average starts as a copy of it.
+        decay: in (0, 1); the average covers about 1 / (1 - decay) steps.
 
     Raises:
         ConfigError: decay is out of range.
@@ -34,7 +34,7 @@ class Averaged:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the weights after a step, without waiting for the device; steps count from 0."""
+        """Adds the weights after a step (counted from 0) to the average, without waiting for the device."""
         share = (1 - self.decay) / (1 - self.decay ** (step + 1))
         average = get_ema_multi_avg_fn(1 - share)
         pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
@@ -45,11 +45,11 @@ class Averaged:
         average([mine for mine, _ in floating], [theirs for _, theirs in floating], step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averaged model's, with the keys of the model itself."""
+        """State dict of the averaged model; keys as in the model itself."""
         return self.model.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from an average that `state_dict` gave."""
+        """Restores an average from its `state_dict`."""
         self.model.load_state_dict(state)
 
 

@@ -1,9 +1,10 @@
-"""What training saw of every sample: how well its label was fitted over time, which is evidence on whether the label is right.
+"""Training statistics of every sample: how well its label was fitted over time, as evidence on whether the label is wrong.
 
-A wrong label is fitted late or never, and early fits are not yet memorised; so the sums are kept for parts of the training apart.
-All sums are of whole numbers: they come out the same in any order, for any number of processes, and after a resume.
+Wrong labels are fitted late or never, and labels fitted early are not yet memorised. So training is divided into parts, and each
+tracklet has separate sums for each part. All sums are of integers: they are the same for any order, any number of processes, and
+after a resume.
 
-Shapes: F frames of all tracklets, T tracklets, P parts of the training, B samples of a step.
+Shapes: F frames of all tracklets, T tracklets, P parts of the training, B samples of a step, K classes.
 """
 
 from __future__ import annotations
@@ -21,16 +22,22 @@ from reid.files import atomic, check_zip
 from reid.runtime import sum_over_processes
 from reid.tracklets import Split
 
-PARTS = 10  # of the training, by its steps
+PARTS = 10  # equal parts of the training, by step
 SCHEMA = 1
-# Sums are kept in units of 2^-20: a probability to six digits, a logit margin of up to 4 million over a million steps.
+# Sums are in fixed point, in units of 2^-20: six digits of a probability; int64 holds a million logit margins of up to 4 million each.
 _UNIT, _LIMIT = 2.0**20, 2.0**22
+STATE = ("count_F", "sums_F", "count_TP", "sums_TP")  # entries of the evidence in a checkpoint
 SUMS = ("p", "p2", "margin", "weight")
 
 
 @torch.no_grad()
 def fit_of(logits_BK: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
-    """How well each sample's label is fitted: p and margin, (B,) float32 each."""
+    """How well each sample's label is fitted: its softmax probability p and its logit margin, (B,) float32 each.
+
+    Args:
+        logits_BK: (B, K) float.
+        target_B: (B,) int64 labels in [0, K).
+    """
     logits_BK = logits_BK.float()
     own_B = logits_BK.gather(1, target_B[:, None])[:, 0]
     others_BK = logits_BK.scatter(1, target_B[:, None], -torch.inf)
@@ -40,16 +47,16 @@ def fit_of(logits_BK: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
 class Evidence(nn.Module):
     """Sums over training of p, p^2, margin and weight for each frame, and of p, margin and weight for each tracklet and part.
 
-    p is the softmax probability of the annotated class, the margin its logit less the largest other one (its mean over training is the
-    area under the margin of Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking", NeurIPS 2020), and the
-    weight the L1 norm of the loss's gradient with respect to the logits. Memory: 36 bytes per frame and 280 per tracklet, in the
-    device's memory and in the checkpoint. Frames are those of the tracklets, one tracklet after another: frame names of nobody, which a
-    dataset may have more of by the time a run is resumed, do not count.
+    p is the softmax probability of the annotated class. The margin is the logit of that class minus the largest other logit; its mean over
+    training is the area under the margin (Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking", NeurIPS
+    2020). The weight is the L1 norm of the loss's gradient with respect to the logits. The sums take 36 bytes per frame and 280 per
+    tracklet, in the device's memory and in the checkpoint. Only frames of tracklets have sums, in the order of the tracklets. Frame names
+    that belong to no tracklet have none, because a dataset may have more of them when a run is resumed.
 
     Args:
         split: the training tracklets.
-        iterations: steps of the whole training. Where a resume makes them more, the parts that follow are of the longer training, and those
-            before stay where they are.
+        iterations: steps of the whole training. If a resumed run has more steps, its new samples are assigned to the parts of the longer
+            training, and the sums so far stay in the part where they were counted.
     """
 
     def __init__(self, split: Split, iterations: int) -> None:
@@ -57,7 +64,7 @@ class Evidence(nn.Module):
         self.iterations = iterations
         place, row = np.zeros(len(split.names), np.int64), np.repeat(np.arange(len(split)), split.lengths)
         place[split.frames()] = np.arange(len(row))
-        self.place: Tensor  # frame name -> F
+        self.place: Tensor  # index of a frame name -> index in F
         self.row_F: Tensor
         self.count_F: Tensor
         self.sums_F: Tensor
@@ -72,7 +79,13 @@ class Evidence(nn.Module):
 
     @torch.no_grad()
     def add(self, step: int, frame_B: Tensor, p_B: Tensor, margin_B: Tensor, weight_B: Tensor) -> None:
-        """Counts this process's samples of one step, counted from 0; frames by their place in the split's names. It waits for no device."""
+        """Adds this process's samples of one step, without waiting for the device.
+
+        Args:
+            step: counted from 0.
+            frame_B: (B,) int64 index of each sample's frame in the split's names.
+            p_B, margin_B, weight_B: (B,) float values of each sample, see `Evidence`.
+        """
         values = torch.stack([p_B, p_B.square(), margin_B, weight_B], 1)
         units = (values.clamp(-_LIMIT, _LIMIT) * _UNIT).round().long()
         one_B, place_B = torch.ones_like(frame_B, dtype=torch.int32), self.place[frame_B]
@@ -83,14 +96,14 @@ class Evidence(nn.Module):
         self.sums_TP.view(-1, 3).index_add_(0, part_B, units[:, [0, 2, 3]])
 
     def of_all_processes(self) -> dict[str, Tensor]:
-        """The state to save: the sums over all processes, on the CPU. All processes call it."""
+        """Sums over all processes, on the CPU: the state to save. All processes must call it."""
         return {name: sum_over_processes(value.clone()).cpu() for name, value in self.state_dict().items()}
 
     def restore(self, state: Mapping[str, Tensor], source: Path | str, *, is_main: bool) -> None:
-        """Takes up what `of_all_processes` gave: the main process goes on from it, the others from nothing.
+        """Restores the state from `of_all_processes`: the main process continues from it, all others from zero (states are summed).
 
         Raises:
-            CheckpointError: it is of other tracklets.
+            CheckpointError: the state belongs to other tracklets: an entry is missing or has another shape.
         """
         for name, value in self.state_dict().items():
             if name not in state or state[name].shape != value.shape:
@@ -102,14 +115,14 @@ class Evidence(nn.Module):
 
 
 def means(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Means over training, float64, NaN where a sample was never drawn.
+    """Computes means over training: float64, NaN for a sample that was never drawn.
 
     Args:
-        state: as in the checkpoint.
+        state: the entries `STATE`, as in the checkpoint.
 
     Returns:
         `frame_count` (F,), `frame_p`, `frame_p_std`, `frame_margin`, `frame_weight` (F,), `tracklet_count` (T, P), `tracklet_p`,
-        `tracklet_margin`, `tracklet_weight` (T, P).
+        `tracklet_margin`, `tracklet_weight` (T, P). The counts are int32.
     """
     count_F, count_TP = state["count_F"].numpy(), state["count_TP"].numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -127,7 +140,7 @@ def means(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def write(path: Path, state: Mapping[str, Tensor], split: Split) -> None:
-    """Writes `means` for other programs, with the tracklets' keys and labels and how many frames are each one's (``num_frames``).
+    """Writes `means` as an ``.npz`` file for other programs, with each tracklet's key, labels and number of frames (``num_frames``).
 
     Raises:
         DataError: the file cannot be written.
@@ -141,9 +154,10 @@ def write(path: Path, state: Mapping[str, Tensor], split: Split) -> None:
 
 
 def late_confidence(path: Path, split: Split) -> np.ndarray | None:
-    """(T,) mean p of each tracklet's label over the second half of training, from the file that `write` has written; NaN where undrawn.
+    """Loads each tracklet's mean p over the second half of training from a file written by `write`.
 
-    None where the file is of other tracklets than those of the split.
+    Returns:
+        (T,) float, NaN for a tracklet that was never drawn; None if the file's tracklets are not those of the split.
 
     Raises:
         DataError: the file is damaged.
@@ -154,13 +168,14 @@ def late_confidence(path: Path, split: Split) -> np.ndarray | None:
             with np.load(file, allow_pickle=False) as seen:
                 key = seen["key"].tolist()
                 count, p = (seen[name][:, PARTS // 2 :] for name in ("tracklet_count", "tracklet_p"))
-    except Exception as error:  # damaged files raise nearly anything
+            total = count.sum(1)
+            confidence = np.where(total > 0, np.nansum(p * count, axis=1) / np.maximum(total, 1), np.nan)
+    except Exception as error:  # a damaged file can raise almost any exception
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"{path}: damaged evidence of training: {reason}; delete it: a report does without") from None
     if key != [split.key(row) for row in range(len(split))]:
         return None
-    total = count.sum(1)
-    return np.where(total > 0, np.nansum(p * count, axis=1) / np.maximum(total, 1), np.nan)
+    return confidence
 
 
 def _small(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Tracklet features: one function for query, gallery and held-out tracklets alike.
+"""Feature extraction: one function for query, gallery and held-out tracklets.
 
 Shapes: n frames of a batch, T tracklets, S tracklets of a shard, D feature.
 """
@@ -27,17 +27,17 @@ from reid.models.pooling import Pooling
 from reid.runtime import Runtime, gather_rows
 from reid.tracklets import Split
 
-_FRAMES_AT_ONCE = 8  # of a forward pass on a CPU: more no longer fit its caches
+_FRAMES_AT_ONCE = 8  # frames per forward pass on a CPU: more no longer fit its caches
 
 
 def extract(model: nn.Module, preprocess: Preprocess, split: Split, runtime: Runtime, **options: Any) -> np.ndarray:
-    """Embeds every frame and pools each tracklet's; memory does not grow with a tracklet's length.
+    """Embeds all frames and pools them per tracklet; memory does not grow with the length of a tracklet.
 
     Args:
         model, preprocess, split, runtime, options: as for `extract_shards`.
 
     Returns:
-        (T, D) float32 rows of unit length in the order of `split`, the same in every process.
+        (T, D) float32 features of unit norm in the order of `split`, the same in every process.
     """
     [features_TD] = extract_shards(model, preprocess, split, runtime, [np.arange(len(split))], **options)
     return features_TD
@@ -59,29 +59,30 @@ def extract_shards(
     progress: str = "",
     may_be_empty: bool = False,
 ) -> Iterator[np.ndarray]:
-    """The features of some tracklets after those of others, so that what is done can be saved; memory is that of one shard.
+    """Extracts features shard by shard, so that finished shards can be saved; memory is that of one shard.
 
-    No batch reaches over a shard's border, so a shard's features do not depend on which others are extracted. The batches
-    are the same for any number of processes, which take turns at them, and each process pools all frames in their order:
-    the features are the same to the last bit.
+    No batch crosses a shard boundary, so a shard's features do not depend on which other shards are extracted. The batches are the same
+    for any number of processes: processes take them in turn, and every process pools all frames in the same order. So the features are
+    bit-identical for any number of processes.
 
     Args:
-        model: (n, 3, h, w) -> (n, D); it stays as it is, and works in evaluation mode.
+        model: (n, 3, h, w) -> (n, D); a copy of it runs in evaluation mode, and the model itself is unchanged.
         split: T tracklets.
-        shards: (S,) tracklet numbers each.
+        shards: (S,) tracklet indices each.
         dim: D.
-        batch_size: frames per batch; a GPU embeds it at once, a CPU in small parts, one on each core.
-        workers: decoding processes.
-        damaged: what to do about damaged images; by default the first is an error. A tracklet's feature is that of its
-            other frames.
-        progress: the name of a progress bar over frames; none where empty.
-        may_be_empty: a tracklet none of whose images can be read gets a row of NaN, instead of stopping the run.
+        pooling: (number of tracklets, D) -> a new `Pooling`.
+        batch_size: frames per batch; a GPU embeds a batch at once, a CPU in small parts, one on each core.
+        workers: image-decoding processes.
+        damaged: policy for damaged images; by default the first one is an error. With images left out, a tracklet's feature is pooled
+            from its other frames.
+        progress: name of a progress bar over frames; no bar if empty.
+        may_be_empty: a tracklet without any readable image gets a row of NaN instead of an error.
 
     Yields:
-        (S, D) float32 rows of unit length per shard, the same in every process.
+        (S, D) float32 features of unit norm per shard, the same in every process.
 
     Raises:
-        DataError: an image is missing or damaged, or all of a tracklet's are and that is not allowed.
+        DataError: an image is missing or damaged, or all images of a tracklet are, and that is not allowed.
     """
     turns = [_turns(split, shard, runtime, batch_size) for shard in shards]
     frames = [frames for of_shard in turns for frames, _ in of_shard]
@@ -109,9 +110,9 @@ def extract_shards(
 
 
 def _turns(split: Split, shard: np.ndarray, runtime: Runtime, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """This process's batches of a shard: the frames, and the row in the shard of the tracklet of each.
+    """This process's batches of a shard: frame indices, and for each frame the row of its tracklet in the shard.
 
-    Batch i is process i % world_size's. All processes have as many: at the end some may be empty.
+    Batch i belongs to process i % world_size. All processes have the same number of batches; the last ones may be empty.
     """
     frames, rows = split.frames(shard), np.repeat(np.arange(len(shard)), split.lengths[shard])
     first, step = runtime.rank * batch_size, runtime.world_size * batch_size
@@ -120,22 +121,22 @@ def _turns(split: Split, shard: np.ndarray, runtime: Runtime, batch_size: int) -
 
 
 def progress_bar(total: int, name: str) -> tqdm:
-    """Over frames, on stderr; none without a name."""
+    """Progress bar over frames on stderr; none if the name is empty."""
     watched = sys.stderr.isatty()
-    pace = {"mininterval": 0.1 if watched else 60.0, "leave": not watched}  # in a log file, a line a minute
+    pace = {"mininterval": 0.1 if watched else 60.0, "leave": not watched}  # in a log file, one line per minute
     return tqdm(total=total, desc=name, unit="frame", disable=not name, **pace)
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that compute each on a core of its own: a small convolution is too little work to share."""
+    """Thread pool whose threads each compute on one core: a small convolution is too little work to split across cores."""
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, "embed", torch.set_num_threads, (1,))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # the threads have set the number for all that start later
+        torch.set_num_threads(before)  # the pool's threads also set the number for all threads started later
 
 
 def _embedded(
@@ -147,10 +148,10 @@ def _embedded(
     count: int,
     dim: int,
 ) -> Iterator[tuple[FrameBatch, Tensor]]:
-    """Batches with the (n, D) float32 features of their frames, in order; the next ones are being computed meanwhile."""
+    """Batches with the (n, D) float32 features of their frames, in order; the next batches are computed ahead of time."""
 
     def embed(images: Tensor | list[Tensor]) -> Tensor:
-        with torch.inference_mode(), runtime.autocast():  # both are a thread's own
+        with torch.inference_mode(), runtime.autocast():  # both modes are thread-local
             return network(preprocess(images, runtime.device)).float()
 
     ahead: deque[tuple[FrameBatch, list[Future[Tensor]]]] = deque()
@@ -185,7 +186,7 @@ def _no_frames(split: Split, rows: np.ndarray, left_out: Mapping[str, str]) -> D
 
 
 def fingerprint(model: nn.Module, preprocess: Preprocess, pooling: str) -> str:
-    """16 hexadecimal digits of everything that a feature depends on: features of different fingerprints never mix."""
+    """Hash of everything that a feature depends on, 16 hexadecimal digits. Features with different fingerprints must not be mixed."""
     digest = hashlib.sha256(repr((type(model).__name__, preprocess.resize, preprocess.crop, pooling)).encode())
     for tensor in (preprocess.mean, preprocess.std, *model.state_dict().values()):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

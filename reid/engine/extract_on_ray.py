@@ -1,12 +1,12 @@
-"""Extraction by the machines of a Ray cluster: numbers of shards go out, their features come back as they are done.
+"""Feature extraction on a Ray cluster: shard numbers are sent to actors, and the features of each shard return when it is done.
 
-Ray Data does the work: it streams the numbers through a pool of actors that each hold the network, holds back what nobody has room
-for, starts a new actor where one died, with its machine or alone, and gives it the shard again. Images are read by the actors, so they
-must lie under the same path on every machine; only features travel, and only the program that asked writes them.
+Ray Data streams the shard numbers through a pool of actors that each hold the network. It limits the number of shards in flight, starts
+a new actor where one died (alone or with its machine), and repeats the shard of a dead actor. Actors read the images themselves, so
+images must have the same path on every machine. Only features are sent back, and only the driver writes them to disk.
 
-An actor embeds a shard as one process does, so the features are the same to the last bit where the processors are of one kind.
+An actor embeds a shard in the same way as a single process does, so the features are bit-identical if all processors are of one kind.
 
-ray is imported when a team is called together, and asked for by nothing else. Shapes: S tracklets of a shard, D feature.
+ray is an optional dependency: `team` imports it, and nothing else needs it. Shapes: S tracklets of a shard, D feature.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from reid.tracklets import Split
 
 logger = logging.getLogger(__name__)
 
-MOST_CPUS = 8  # cores of an actor by default: more of them wait for each other
-PATIENCE = 10  # seconds for an address to answer
-MOST_ATTEMPTS = 5  # at a shard whose actor dies
+MOST_CPUS = 8  # default maximum of cores per actor: more of them wait for each other
+PATIENCE = 10  # seconds to wait for a connection to RAY_ADDRESS
+MOST_ATTEMPTS = 5  # attempts at a shard whose actors die
 
 
 @dataclass(frozen=True)
 class Team:
-    """What a cluster gives to an extraction.
+    """Resources of a cluster for one extraction.
 
     Args:
-        actors: processes that embed.
-        cpus: cores of each.
-        gpus: of each, 0 or 1.
-        dtype: the number format of all.
-        address: of the cluster, for messages.
+        actors: number of actor processes.
+        cpus: cores of each actor.
+        gpus: GPUs of each actor, 0 or 1.
+        dtype: autocast type, the same in all actors.
+        address: address of the cluster, for messages.
     """
 
     actors: int
@@ -63,18 +63,18 @@ class Team:
 
     @property
     def asking(self) -> Runtime:
-        """The process that asks the team, which loads the network to send it out."""
+        """Runtime of the driver process, which loads the network on the CPU and sends it to the actors."""
         return Runtime(torch.device("cpu"), self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What an actor must know.
+    """Input of the actors.
 
     Args:
         model, preprocess, split, may_be_empty: as for `engine.extract.extract_shards`.
-        shards: number -> (S,) tracklet numbers.
-        options: of `extract_shards`: `dim`, `pooling`, `batch_size`, `workers`.
+        shards: shard number -> (S,) tracklet indices.
+        options: further arguments of `extract_shards`: `dim`, `pooling`, `batch_size`, `workers`.
         damaged: policy of `DamagedImages`.
     """
 
@@ -89,24 +89,27 @@ class Work:
 
 @contextlib.contextmanager
 def team(device: str = "auto", dtype: str = "auto", cpus: int | None = None) -> Iterator[Team]:
-    """The cluster that RAY_ADDRESS or `ray start` on this machine names, else one of this machine alone, for as long as the context lasts.
+    """Connects to a Ray cluster for the duration of the context.
+
+    The cluster is the one at RAY_ADDRESS, or one that `ray start` has started on this machine, or else a new one of this machine alone.
 
     Args:
-        device: `cpu`; `cuda`, an actor for each GPU; or `auto`, which is `cuda` where the cluster has GPUs.
-        dtype: as `runtime.start` takes it; `auto` is what one of the actors makes of it.
-        cpus: cores of each actor, >= 1; by default those of the smallest machine, `MOST_CPUS` at most, or its share of them per GPU.
+        device: `cpu`; `cuda`, one actor per GPU; or `auto`, which is `cuda` if the cluster has GPUs.
+        dtype: as for `runtime.start`; `auto` is resolved on the actors' device.
+        cpus: cores of each actor, >= 1. Default: the cores of the smallest usable machine (with GPUs, its cores per GPU), at most
+            `MOST_CPUS`.
 
     Raises:
-        ConfigError: ray is not installed, or the cluster lacks what is asked for.
-        ReidError: the cluster does not answer.
+        ConfigError: ray is not installed, RAY_ADDRESS is malformed or does not answer, or the cluster lacks the requested resources.
+        ReidError: ray cannot connect to the cluster.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device: with --engine ray expected auto, cpu or cuda, got {device!r}")
     if cpus is not None:
         in_range("--ray-cpus", cpus, 1)
     _require_answer(os.environ.get("RAY_ADDRESS", ""))
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of every cluster
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it calls an error what Ray Data does with each actor
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports to the makers of ray
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it logs as an error what Ray Data does
     try:
         import ray
         import ray.data
@@ -128,15 +131,15 @@ def _join(ray: Any) -> None:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ReidError(f"RAY_ADDRESS: {os.environ.get('RAY_ADDRESS', 'not set')}: {error}") from error
-    signal.signal(signal.SIGTERM, before)  # ray has put an exit code of its own in its place
-    # A failure of an actor, which is told here in one line, comes with tracebacks else; progress has one bar.
+    signal.signal(signal.SIGTERM, before)  # ray.init has replaced it by a handler with another exit code
+    # Quiet, because `extract_on` reports an actor's failure in one line without tracebacks, and shows the one progress bar.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _require_answer(address: str) -> None:
-    """Refuses an address that nobody answers, which ray itself would call for some five minutes."""
-    if address in ("", "auto", "local"):  # a cluster of this machine, running or to be started
+    """Raises a ConfigError if the address accepts no connection; ray itself would retry for about five minutes."""
+    if address in ("", "auto", "local"):  # a cluster on this machine, running or to be started
         return
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal():
@@ -181,18 +184,18 @@ def _number_format(device: str, dtype: str) -> torch.dtype:
 
 
 def extract_on(asked: Team, work: Work, *, progress: str = "") -> Iterator[tuple[int, np.ndarray, dict[str, str]]]:
-    """The features of shards, in the order in which they are done.
+    """Extracts the features of shards on a cluster, and yields them in the order in which they finish.
 
     Args:
-        asked: the team.
-        work: what to embed.
-        progress: the name of a progress bar over frames; none where empty.
+        asked: the cluster's resources.
+        work: the network, the tracklets and the shards.
+        progress: name of a progress bar over frames; no bar if empty.
 
     Yields:
-        Number of the shard, (S, D) float32 rows of unit length, and path and reason of the images left out.
+        Shard number; (S, D) float32 features of unit norm; and path -> reason of the images left out.
 
     Raises:
-        ReidError: an actor met one (an image that is missing, say), a shard has cost `MOST_ATTEMPTS` actors, or the cluster is gone.
+        ReidError: an actor raised one (for a missing image, for example), `MOST_ATTEMPTS` actors died at one shard, or the cluster is lost.
     """
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -200,7 +203,7 @@ def extract_on(asked: Team, work: Work, *, progress: str = "") -> Iterator[tuple
     if not work.shards:
         return
     root = work.split.root
-    work = replace(work, split=replace(work.split, root=root.absolute()))  # an actor has another working folder
+    work = replace(work, split=replace(work.split, root=root.absolute()))  # actors run in another working directory
     away, here = os.path.join(root.absolute(), ""), os.path.join(root, "")
     DataContext.get_current().enable_progress_bars = False
     given = ray.put((work, asked, _place()))
@@ -228,7 +231,7 @@ def extract_on(asked: Team, work: Work, *, progress: str = "") -> Iterator[tuple
                     left_out = {path.replace(away, here, 1): why for path, why in json.loads(row["left_out"]).items()}
                     yield number, features_SD, left_out
                     bar.update(int(work.split.lengths[work.shards[number]].sum()))
-    except ray.exceptions.RayTaskError:  # no failure of the cluster, but a bug of ours, whose traceback it has
+    except ray.exceptions.RayTaskError:  # a bug of ours on an actor, not a cluster failure: keep its traceback
         raise
     except ray.exceptions.RayError as error:
         first, *more = [line for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
@@ -237,18 +240,18 @@ def extract_on(asked: Team, work: Work, *, progress: str = "") -> Iterator[tuple
 
 
 def _place() -> dict[str, str]:
-    """A machine's name, and what must be alike on all; ray itself sees to Python and its own version."""
+    """Name of this machine, and versions that must be the same on all machines; ray itself checks those of Python and ray."""
     return {"machine": platform.node(), "torch": torch.__version__}
 
 
 class _Actor:
-    """Holds the network, and embeds one shard after another."""
+    """Holds the network and embeds one shard per call."""
 
     def __init__(self, given: Any, attempts: Any) -> None:
         import ray
 
         self.attempts, (self.work, asked, asking) = attempts, ray.get(given)
-        logging.getLogger("reid").setLevel(logging.CRITICAL)  # who asked tells what was left out
+        logging.getLogger("reid").setLevel(logging.CRITICAL)  # the driver reports the images left out
         torch.set_num_threads(asked.cpus)
         self.runtime = alone("cuda" if asked.gpus else "cpu", str(asked.dtype).removeprefix("torch."))
         self.model = self.runtime.place(self.work.model).eval()
@@ -275,7 +278,7 @@ class _Actor:
                     f"ray: {self.where}{died}; lower test.batch_size, or give fewer actors more cores (--ray-cpus)"
                 )
             features = self._features(self.work.shards[number], damaged).tobytes()
-        except ReidError as error:  # as a value: raised here it would arrive wrapped in a traceback
+        except ReidError as error:  # returned as a value: raised here it would arrive wrapped in a traceback
             problems = [f"{self.where}{problem}" for problem in error.problems]
         return pa.table(
             {

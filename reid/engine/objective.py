@@ -1,4 +1,4 @@
-"""Several losses as one: each with its factor, those that compare features beside those of the logits.
+"""Weighted sum of several losses: losses of the logits, and metric losses of the features.
 
 Shapes: B samples of this process, K classes, D feature, n losses.
 """
@@ -16,15 +16,15 @@ from reid.runtime import sum_over_processes
 
 
 class SumOfLosses(nn.Module):
-    """Losses times their factors, added up sample by sample.
+    """Sum of losses times their factors, for each sample.
 
     Args:
-        losses: name -> loss of the logits (as in `reid.losses`) or of the features (`MetricLoss`). The first of the logits that has a
-            w(p) is the one by which metric losses with ``weights: w`` weigh their samples.
-        factors: name -> what the loss is multiplied by, > 0.
+        losses: name -> loss of the logits (as in `reid.losses`) or of the features (`MetricLoss`). Metric losses with ``weights: w``
+            weight their samples by the w(p) of the first loss of the logits that has one.
+        factors: name -> factor of the loss, > 0.
 
     Raises:
-        ConfigError: no loss sees the logits, or weights are asked for and none has a w(p).
+        ConfigError: no loss uses the logits, or a metric loss has ``weights: w`` and no loss of the logits has a w(p).
     """
 
     def __init__(self, losses: Mapping[str, nn.Module], factors: Mapping[str, float]) -> None:
@@ -48,16 +48,16 @@ class SumOfLosses(nn.Module):
     def forward(
         self, logits_BK: Tensor, target_B: Tensor, index_B: Tensor | None = None, features_BD: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The sum, and what it is made of.
+        """The sum and its terms.
 
         Args:
             logits_BK: (B, K) float.
             target_B: (B,) int64 in [0, K).
-            index_B: (B,) int64, each sample's number in the training set.
-            features_BD: (B, D) float, before the neck; where a loss compares them.
+            index_B: (B,) int64 index of each sample in the training set.
+            features_BD: (B, D) float features before the neck; needed if any loss is a `MetricLoss`.
 
         Returns:
-            (B,) the sum, and (B, n) the losses without their factors and without a gradient.
+            (B,) the sum, and (B, n) the losses without their factors, detached from the graph.
         """
         weight_B = self._trust(logits_BK.detach(), target_B) if self.has_trust else None
         values = []

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedules: the rate of step t is a pure function of t, so resuming needs no scheduler state."""
+"""Optimisers and learning-rate schedules. The learning rate of step t is a pure function of t: resuming needs no scheduler state."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def constant() -> Schedule:
 
 
 def step_decay(every: int, factor: float = 0.5) -> Schedule:
-    """Factor `factor`^(step // every): the paper's MARS schedule halves the rate every 10,000 steps."""
+    """Factor `factor`^(step // every). The paper's MARS schedule halves the learning rate every 10,000 steps."""
     in_range("every", every, 1)
     in_range("factor", factor, 0, 1, above=True)
     return lambda step: factor ** (step // every)
 
 
 def milestones(at: list[int], iterations: int, factor: float = 0.1) -> Schedule:
-    """Factor `factor`^(number of milestones reached); each lies within the `iterations` of the training."""
+    """Factor `factor`^(number of milestones reached); the milestones must rise and lie within the `iterations` of the training."""
     in_range("factor", factor, 0, 1, above=True)
     if list(at) != sorted(at) or not all(0 < step < iterations for step in at):
         raise ConfigError(f"at: expected rising steps within 1..{iterations - 1}, got {list(at)}")
@@ -37,7 +37,7 @@ def milestones(at: list[int], iterations: int, factor: float = 0.1) -> Schedule:
 
 
 def cosine(iterations: int, warmup: int = 0) -> Schedule:
-    """Rising by equal steps over the first `warmup` ones, then half a cosine down to 0 at the end of training."""
+    """Linear warm-up over the first `warmup` steps, then half a cosine from 1 down to 0 at the end of training."""
     if not 0 <= warmup < iterations:
         raise ConfigError(f"warmup: expected 0 <= warmup < {iterations} iterations, got {warmup}")
 
@@ -50,7 +50,7 @@ def cosine(iterations: int, warmup: int = 0) -> Schedule:
 
 
 def warmed(schedule: Schedule, warmup: int, iterations: int, start: float = 0.0) -> Schedule:
-    """A schedule times a factor that rises from `start` by equal steps, reaching 1 at the last of the first `warmup` ones."""
+    """The schedule times a linear warm-up factor, which rises from `start` and reaches 1 at the last of the first `warmup` steps."""
     in_range("warmup_start", start, 0, 1)
     if not 0 <= warmup < iterations:
         raise ConfigError(f"warmup: expected 0 <= warmup < {iterations} iterations, got {warmup}")
@@ -74,22 +74,25 @@ def sgd(
     head_lr: float = 1.0,
     layer_decay: float | None = None,
 ) -> torch.optim.Optimizer:
-    """SGD over all parameters alike, as in Caffe and the paper; `set_lr` gives it its rate.
+    """SGD; by default all parameters have the same learning rate and weight decay, as in Caffe and the paper. `set_lr` sets the rate.
 
     Args:
-        model: what is trained.
+        model: the network to train.
         momentum: in [0, 1].
-        weight_decay: >= 0, of L2 regularisation.
+        weight_decay: >= 0, L2 regularisation.
         head_lr: as in `parameter_groups`.
         layer_decay: as in `parameter_groups`.
+
+    Raises:
+        ConfigError: a setting is out of range.
     """
     in_range("momentum", momentum, 0, 1)
     in_range("weight_decay", weight_decay, 0)
     groups = parameter_groups(model, weight_decay, head_lr, layer_decay)
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=True)
     for parameter in _trained(model):
-        # The first step's buffer is its gradient, the same as starting from zero; but torch leaves it uninitialised when
-        # that step is skipped, as with float16 it often is, and a captured step must find it there.
+        # torch sets the buffer to the gradient of the first step, which equals a start from zero. But it leaves the buffer
+        # uninitialised if that step is skipped, as is frequent with float16, and a captured CUDA graph needs it to exist.
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
@@ -103,7 +106,7 @@ def adam(
     layer_decay: float | None = None,
     amsgrad: bool = False,
 ) -> torch.optim.Optimizer:
-    """Adam, its weight decay being that of L2 regularisation, a part of the gradient; arguments as in `adamw`.
+    """Adam with L2 regularisation: the weight decay is added to the gradient. Other arguments as in `adamw`.
 
     Args:
         amsgrad: divide by the largest second moment so far (Reddi et al., "On the Convergence of Adam and Beyond", ICLR 2018).
@@ -119,15 +122,18 @@ def adamw(
     head_lr: float = 1.0,
     layer_decay: float | None = None,
 ) -> torch.optim.Optimizer:
-    """AdamW over all parameters alike, its weight decay apart from the gradient; `set_lr` gives it its rate.
+    """AdamW: weight decay is decoupled from the gradient, and by default the same for all parameters. `set_lr` sets the learning rate.
 
     Args:
-        model: what is trained.
+        model: the network to train.
         beta1: in [0, 1).
         beta2: in [0, 1).
         weight_decay: >= 0.
         head_lr: as in `parameter_groups`.
         layer_decay: as in `parameter_groups`.
+
+    Raises:
+        ConfigError: a setting is out of range.
     """
     return _adam(torch.optim.AdamW, model, beta1, beta2, weight_decay, head_lr, layer_decay)
 
@@ -153,18 +159,18 @@ def _adam(
 def parameter_groups(
     model: nn.Module, weight_decay: float, head_lr: float = 1.0, layer_decay: float | None = None
 ) -> list[Any]:
-    """The trained parameters: all alike, or in groups whose ``lr_scale`` `set_lr` multiplies the rate by.
+    """The trained parameters: as one list, or as groups with a factor ``lr_scale`` of the learning rate, which `set_lr` applies.
 
     Args:
-        model: a `Classifier`, or a network without a backbone of its own, which is then all head.
-        weight_decay: of all parameters; with `layer_decay` not of those of the backbone that have one dimension, such as norms and
-            biases, nor of those that timm exempts, such as embeddings of positions.
-        head_lr: > 0, factor of the rate of all that does not come from the backbone: neck and classifier.
-        layer_decay: in (0, 1], factor of the rate from one layer of the backbone to the one before it; the last one has 1. What a layer
-            is, timm says (`timm.optim.param_groups_layer_decay`; Clark et al., "ELECTRA", 2020, have it for fine-tuning).
+        model: a `Classifier`. Any other network has no backbone here, and all its parameters belong to the head.
+        weight_decay: of all parameters. With `layer_decay`, one-dimensional parameters of the backbone (norms, biases) and those that timm
+            exempts (such as position embeddings) have none.
+        head_lr: > 0, factor of the learning rate of all parameters outside of the backbone: neck and classifier.
+        layer_decay: in (0, 1], factor of the learning rate from each layer of the backbone to the one before it; the last layer has
+            factor 1. timm defines the layers (`timm.optim.param_groups_layer_decay`). Source: Clark et al., "ELECTRA", 2020 (fine-tuning).
 
     Raises:
-        ConfigError: a factor is out of range, or the backbone does not tell its layers.
+        ConfigError: a factor is out of range, or the backbone has no `group_matcher`, by which timm finds its layers.
     """
     in_range("head_lr", head_lr, 0, above=True)
     if layer_decay is None and head_lr == 1:
@@ -191,6 +197,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adam
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The rate of every parameter group, times its own factor where it has one."""
+    """Sets the learning rate of every parameter group, multiplied by the group's ``lr_scale`` if it has one."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)

@@ -1,4 +1,4 @@
-"""The training loop. What batch t holds, how it is cropped, and the rate of step t depend on (seed, t) alone.
+"""The training loop. The images of batch t, their crops, and the learning rate of step t depend on (seed, t) alone.
 
 Shapes: B images of this process's share of the batch, F frame names, K classes.
 """
@@ -41,38 +41,45 @@ class TrainingSet:
 
     Args:
         split: the tracklets.
-        label_F: (F,) int64 class of each frame, -1 where a frame belongs to no tracklet of the split.
-        intact_F: (F,) bool, whether that label is the true one; None when the truth is unknown.
+        label_F: (F,) int64 class of each frame, -1 for a frame that belongs to no tracklet of the split.
+        true_F: (F,) int64 true class of each frame, -2 if the image shows no person of the classes; None if the truth is unknown.
         pids: (K,) int64 sorted person ids of the classes.
-        weight_F: (F,) float32 >= 0, what each frame's loss is multiplied by; None: all count alike.
+        weight_F: (F,) float32 >= 0, factor of each frame's loss; None: all frames count equally.
     """
 
     split: Split
     label_F: Tensor
-    intact_F: Tensor | None
+    true_F: Tensor | None
     pids: np.ndarray
     weight_F: Tensor | None = None
 
+    @property
+    def intact_F(self) -> Tensor | None:
+        """(F,) bool, whether the label is the true class; None if the truth is unknown."""
+        return None if self.true_F is None else self.true_F == self.label_F
+
     def to(self, device: torch.device) -> TrainingSet:
-        """The same with its labels on a device, where a step looks them up without waiting."""
-        intact_F = None if self.intact_F is None else self.intact_F.to(device)
+        """A copy whose labels are on a device, where a step can index them without waiting."""
+        true_F = None if self.true_F is None else self.true_F.to(device)
         weight_F = None if self.weight_F is None else self.weight_F.to(device)
-        return replace(self, label_F=self.label_F.to(device), intact_F=intact_F, weight_F=weight_F)
+        return replace(self, label_F=self.label_F.to(device), true_F=true_F, weight_F=weight_F)
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that one training run is made of; `step` counts from 0.
+    """Everything that one training run consists of; `step` counts from 0.
 
     Args:
-        loss: of the logits, as `reid.losses` has them, or a sum of several (`reid.engine.objective`).
-        accumulate: parts that a process computes its share of a batch in, one after the other; the step is that of the whole batch.
-        freeze: first steps in which the backbone stays as it is, its normalisation as in evaluation; it is computed all the same.
-        damaged: what to do about damaged images. One that is left out adds nothing to the mean, which stays that over `batch_size`.
-        scaler: of float16's gradients.
-        ema: the moving average that every step adds to.
-        compile: the model, by torch.compile.
-        evidence: takes down what every step sees of its samples.
+        loss: a loss of the logits, as in `reid.losses`, or a sum of several (`reid.engine.objective`).
+        accumulate: number of parts in which each process computes its share of a batch, one after another; their gradients are summed
+            before the step.
+        freeze: number of first steps in which the backbone is not updated and is in evaluation mode. Its forward and backward passes run
+            all the same.
+        damaged: policy for damaged images. An image left out adds nothing to the loss, whose mean is still taken over `batch_size`.
+        scaler: loss scaler for float16.
+        ema: moving average of the weights, updated at every step.
+        compile: compile the model with torch.compile.
+        evidence: statistics of every sample, updated at every step.
     """
 
     model: Classifier
@@ -103,28 +110,30 @@ class LogWindow:
     """Sums since the last log line, kept on the device so that no step waits for it."""
 
     loss: Tensor
-    weight: Tensor  # (2,) weights, the L1 norms of dL/dz, on corrupted and on intact labels; all count as intact where the truth is unknown
-    weight2: Tensor  # their squares
-    hits: Tensor  # (2,) correct predictions likewise
-    seen: Tensor  # (2,) samples of either kind
-    terms: Tensor  # (n,) each term of a sum of losses; none for one loss
+    # The (2,) sums are over corrupted and over intact labels; all labels count as intact if the truth is unknown.
+    weight: Tensor  # (2,) weights of samples, the L1 norms of dL/dlogits
+    weight2: Tensor  # squared weights
+    hits: Tensor  # (2,) predictions equal to the label
+    true: Tensor  # predictions equal to the true class
+    seen: Tensor  # (2,) samples
+    terms: Tensor  # (n,) each term of a sum of losses; (0,) for a single loss
     data_seconds: float = 0.0
     seconds: float = 0.0
 
     @classmethod
     def empty(cls, device: torch.device, terms: int = 0) -> LogWindow:
-        loss, weight, weight2, hits, seen, by_term = (
-            torch.zeros(size, device=device) for size in ((), 2, (), 2, 2, terms)
+        loss, weight, weight2, hits, true, seen, by_term = (
+            torch.zeros(size, device=device) for size in ((), 2, (), 2, (), 2, terms)
         )
-        return cls(loss, weight, weight2, hits, seen, by_term)
+        return cls(loss, weight, weight2, hits, true, seen, by_term)
 
     @classmethod
     def of(cls, job: Job, device: torch.device) -> LogWindow:
-        """An empty one for the losses of a job."""
+        """An empty window for the losses of a job."""
         return cls.empty(device, len(job.loss.names) if isinstance(job.loss, SumOfLosses) else 0)
 
     def clear(self) -> None:
-        """Empties it in place: who holds it sees it too."""
+        """Resets the sums in place, so that all references to this window see it."""
         vars(self).update(vars(LogWindow.empty(self.loss.device, len(self.terms))))
 
 
@@ -140,12 +149,12 @@ def fit(
     """Trains from `first_step` to `job.iterations`.
 
     Args:
-        job: what to train; its model, loss and optimizer change in place.
+        job: the training run; its model, loss and optimizer change in place.
         runtime: this process.
-        first_step: 0, or the number of steps that the restored state has behind it.
-        window: holds the sums since the last log line, for `after_step` to save; not empty where the restored state lies between two.
+        first_step: number of steps already done: 0, or that of the restored checkpoint.
+        window: sums since the last log line, for `after_step` to save; not empty if the checkpoint was saved between two log lines.
         after_step: called with the number of finished steps; it may save, evaluate, or raise to stop.
-        on_log: called every `job.log_freq` steps and at the end with a row of metrics, in every process.
+        on_log: called after the very first step, every `job.log_freq` steps and at the end with a row of metrics, in every process.
 
     Raises:
         DataError: a frame is missing or damaged.
@@ -168,7 +177,7 @@ def fit(
         done = step + 1
         logs = done % job.log_freq == 0 or done == job.iterations or step == 0
         if logs:
-            runtime.wait()  # the steps' time is the device's
+            runtime.wait()  # so that the measured time includes the device's work
         now = time.perf_counter()
         window.seconds, clock = window.seconds + now - clock, now
         if logs:
@@ -180,7 +189,7 @@ def fit(
 
 
 def _wrapped(job: Job, runtime: Runtime) -> nn.Module:
-    """The model as steps call it; its weights, and their names, stay those of `job.model`."""
+    """The model for the steps, compiled and distributed as configured; its weights, and their names, stay those of `job.model`."""
     model: nn.Module = torch.compile(job.model) if job.compile else job.model  # type: ignore[assignment]
     if runtime.world_size == 1:
         return model
@@ -188,7 +197,7 @@ def _wrapped(job: Job, runtime: Runtime) -> nn.Module:
 
 
 def _in_scope(name: str, stream: Iterator[Item]) -> Iterator[Item]:
-    """The stream, its waiting times under a name in the profiler."""
+    """The items of the stream; the time spent waiting for them appears under `name` in the profiler."""
     while True:
         with record_function(name):
             item = next(stream, None)
@@ -198,7 +207,7 @@ def _in_scope(name: str, stream: Iterator[Item]) -> Iterator[Item]:
 
 
 class _Part(NamedTuple):
-    """Some images of a step, on the device."""
+    """Some images of a step, with labels and frame indices, on the device."""
 
     images: Tensor
     target: Tensor
@@ -206,12 +215,12 @@ class _Part(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What metrics need of a part."""
+    """Results of a part that the metrics need."""
 
     frames: Tensor
     loss_B: Tensor
     weight_B: Tensor
-    hit_B: Tensor
+    predicted_B: Tensor
     p_B: Tensor
     margin_B: Tensor
     terms_Bn: Tensor
@@ -219,17 +228,17 @@ class _Outcome(NamedTuple):
 
 def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameBatch, window: LogWindow) -> None:
     set_lr(job.optimizer, job.lr * job.schedule(step))
-    runtime.seed(seed_of(job.seed, "step", step, runtime.rank))  # dropout and the like, the same after a resume
+    runtime.seed(seed_of(job.seed, "step", step, runtime.rank))  # for dropout and the like: the same after a resume
     with record_function("transfer"):
         parts = _parts(job, runtime, step, batch)
     job.optimizer.zero_grad(set_to_none=True)
-    # The mean over the whole batch: DDP divides by the number of processes, whose shares may differ by one image.
+    # Makes the gradient that of the mean over the whole batch: DDP averages over processes, whose shares may differ by one image.
     scale, outcomes = runtime.world_size / job.batch_size, []
     for part in parts:
         waits = part is not parts[-1] and isinstance(model, DistributedDataParallel)
-        with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]  # one exchange a step
+        with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]  # one all-reduce per step
             outcomes.append(_forward_backward(job, model, runtime, part, scale))
-    if step < job.freeze:  # without a gradient an optimiser leaves a weight alone, decay included
+    if step < job.freeze:  # optimisers skip weights without a gradient, weight decay included
         job.model.embedding.backbone.zero_grad(set_to_none=True)
     with record_function("optimizer"):
         _update(job, step)
@@ -238,7 +247,10 @@ def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameB
 
 
 def _parts(job: Job, runtime: Runtime, step: int, batch: FrameBatch) -> list[_Part]:
-    """This process's share of the batch on the device. Draws belong to places in the batch, whichever images are left out."""
+    """This process's share of the batch on the device, in parts.
+
+    Random draws are indexed by the place in the batch, so images left out do not change the draws of the others.
+    """
     if len(batch.frames) < job.accumulate:
         left = f"{counted(len(batch.frames), 'image')} of this process's share left for the {job.accumulate} parts"
         raise DataError(f"train.accumulate: step {step}: {left}; restore the damaged images")
@@ -251,10 +263,10 @@ def _parts(job: Job, runtime: Runtime, step: int, batch: FrameBatch) -> list[_Pa
 
 @contextlib.contextmanager
 def _enough_to_normalise(job: Job) -> Iterator[None]:
-    """Says so where damage leaves a part of the batch one image, of which some layers cannot take a variance."""
+    """Raises a DataError if images left out reduce a part of the batch to one image, too few for batch normalisation."""
     try:
         yield
-    except (ValueError, RuntimeError) as error:  # the latter where the model is compiled
+    except (ValueError, RuntimeError) as error:  # RuntimeError if the model is compiled
         if "Expected more than 1 value per channel" not in str(error):
             raise
         left = "1 image is left of a process's part of a batch, and batch normalisation needs 2"
@@ -262,7 +274,7 @@ def _enough_to_normalise(job: Job) -> Iterator[None]:
 
 
 def crop_draws(job: Job, step: int) -> Tensor:
-    """(whole batch, R) uniform numbers for `Preprocess`, for all processes together; colours and erasing have a seed of their own."""
+    """(whole batch, R) float64 uniform numbers for `Preprocess`, for all processes together; colours and erasing have their own seed."""
     sizes = {"augment": PLACES, "colour": job.preprocess.extra_draws}
     draws = [
         np.random.default_rng(seed_of(job.seed, use, step)).random((job.batch_size, n)) for use, n in sizes.items()
@@ -271,15 +283,18 @@ def crop_draws(job: Job, step: int) -> Tensor:
 
 
 def _forward_backward(job: Job, model: nn.Module, runtime: Runtime, part: _Part, scale: float) -> _Outcome:
-    """Adds a part's gradients to the weights'. The loss's own gradient is taken apart: metrics want it, and float16 scales it after."""
+    """Runs the forward and backward pass of a part, and adds its gradients to those of the weights.
+
+    dL/dlogits is computed separately: its L1 norm is logged, and the loss scale of float16 is applied to it.
+    """
     with record_function("forward"):
         targets = (part.target,) if job.model.takes_targets else ()
         with runtime.autocast(), _enough_to_normalise(job):
             outputs = model(part.images, *targets)
         outputs = (
             outputs if isinstance(outputs, tuple) else (outputs,)
-        )  # logits, and features where losses compare them
-        # Leaves of their own: the gradient of the features is to be that of the losses on them, without the way through the logits.
+        )  # the logits, and with metric losses the features too
+        # Detached leaves: the gradient of the features must be that of the metric losses alone, without the path through the logits.
         inputs = [output.detach().requires_grad_() for output in outputs]
         loss_B, terms_Bn = _loss(job, part, inputs)
     with record_function("backward"):
@@ -287,12 +302,13 @@ def _forward_backward(job: Job, model: nn.Module, runtime: Runtime, part: _Part,
         scaled = gradients if job.scaler is None else [job.scaler.scale(gradient) for gradient in gradients]
         torch.autograd.backward(outputs, scaled)
     logits_BK, weight_B = inputs[0].detach(), gradients[0].abs().sum(1) / scale
-    hit_B = logits_BK.argmax(1) == part.target
-    return _Outcome(part.frames, loss_B.detach(), weight_B, hit_B, *fit_of(logits_BK, part.target), terms_Bn)
+    return _Outcome(
+        part.frames, loss_B.detach(), weight_B, logits_BK.argmax(1), *fit_of(logits_BK, part.target), terms_Bn
+    )
 
 
 def _loss(job: Job, part: _Part, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """(B,) loss of each sample, and (B, n) the terms it is the sum of, where it is a sum; both times the sample's weight."""
+    """(B,) loss of each sample, and its terms: (B, n) for a sum of losses, (B, 0) for a single loss. Both include the sample's weight."""
     if isinstance(job.loss, SumOfLosses):
         loss_B, terms_Bn = job.loss(inputs[0], part.target, part.frames, *inputs[1:])
     else:
@@ -323,8 +339,10 @@ def _count(job: Job, step: int, window: LogWindow, outcome: _Outcome) -> None:
     window.weight2 += outcome.weight_B.square().sum()
     if isinstance(job.loss, SumOfLosses):
         window.terms += outcome.terms_Bn.sum(0)
-    hit_B, intact_F = outcome.hit_B.float(), job.data.intact_F
-    kind_B = torch.ones_like(outcome.frames) if intact_F is None else intact_F[outcome.frames].long()
+    label_B, true_F = job.data.label_F[outcome.frames], job.data.true_F
+    true_B = label_B if true_F is None else true_F[outcome.frames]
+    hit_B, kind_B = (outcome.predicted_B == label_B).float(), (true_B == label_B).long()
+    window.true += (outcome.predicted_B == true_B).sum()
     window.weight.index_add_(0, kind_B, outcome.weight_B.to(window.weight.dtype))
     window.hits.index_add_(0, kind_B, hit_B)
     window.seen.index_add_(0, kind_B, torch.ones_like(hit_B))
@@ -333,8 +351,9 @@ def _count(job: Job, step: int, window: LogWindow, outcome: _Outcome) -> None:
 
 
 def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, float]:
-    parts = (window.loss[None], window.weight, window.weight2[None], window.hits, window.seen, window.terms)
-    loss, weight_c, weight_i, weight2, hits_c, hits_i, seen_c, seen_i, *terms = sum_over_processes(
+    sums = (window.loss, window.weight, window.weight2, window.hits, window.true, window.seen, window.terms)
+    parts = [value.view(-1) for value in sums]
+    loss, weight_c, weight_i, weight2, hits_c, hits_i, true, seen_c, seen_i, *terms = sum_over_processes(
         torch.cat(parts)
     ).tolist()
     seen, weight = seen_c + seen_i, weight_c + weight_i
@@ -355,7 +374,8 @@ def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, 
     }
     if isinstance(job.loss, SumOfLosses):
         row |= {f"loss_{name}": term / seen for name, term in zip(job.loss.names, terms, strict=True)}
-    if job.data.intact_F is not None:
+    if job.data.true_F is not None:
+        row |= {"accuracy_true": true / seen}
         row |= {"accuracy_intact": hits_i / seen_i} if seen_i else {}
         row |= {"accuracy_corrupted": hits_c / seen_c} if seen_c else {}
         row |= {"weight_corrupted": weight_c / weight} if weight else {}

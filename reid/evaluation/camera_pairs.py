@@ -1,6 +1,6 @@
-"""Camera-pair matrices: how well each camera's queries find their persons under each camera.
+"""Camera-pair matrices: mAP and Rank-1 of each camera's queries against the matches under each camera.
 
-Shapes: Q queries, P (query, row of its person) pairs, C cameras, S (query, camera) cells that hold a match.
+Shapes: Q queries, P (query, match) pairs, C cameras, S (query, camera) combinations with a match.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class CameraPairs:
     """mAP and Rank-1 for each pair of cameras; row = the query's camera, column = the camera of the matches.
 
     Args:
-        cameras: (C,) int64 rising, the known cameras of queries and gallery.
-        mAP: (C, C) float64, mean over the queries that have a match there; NaN where none has.
-        rank1: (C, C) float64, likewise: the share whose nearest row is such a match.
-        num_queries: (C, C) int64, the queries in each mean.
+        cameras: (C,) int64 ascending, the known cameras of queries and gallery.
+        mAP: (C, C) float64, mean AP over the queries that have a match under this camera; NaN if there are none.
+        rank1: (C, C) float64, share of the same queries whose nearest row is a match; NaN if there are none.
+        num_queries: (C, C) int64, number of queries in each mean.
         num_unknown: queries of unknown camera, which are in no mean.
-        junk: whether rows of pid < 0 counted as wrong rows or were removed.
+        junk: whether rows of pid < 0 were counted as wrong rows or removed.
     """
 
     cameras: np.ndarray
@@ -41,12 +41,12 @@ class CameraPairs:
     junk: JunkRule
 
     def across(self, matrix: np.ndarray) -> float | None:
-        """The mean of a matrix over pairs of two different cameras that occur; None where none does."""
+        """The mean of a matrix over pairs of different cameras that have queries; None if there are none."""
         cells = matrix[~np.eye(len(matrix), dtype=bool) & (self.num_queries > 0)]
         return float(cells.mean()) if cells.size else None
 
     def to_json(self) -> dict[str, Any]:
-        """The public object `camera_pairs`: fractions, None where no query has a match, never NaN."""
+        """The public JSON object `camera_pairs`: fractions; None instead of NaN where no query has a match."""
         return {
             "cameras": self.cameras.tolist(),
             "mAP": _nullable(self.mAP),
@@ -70,15 +70,15 @@ def camera_pairs(
 ) -> CameraPairs:
     """The camera-pair matrices of the MARS code, exact, for any number of cameras.
 
-    A query is searched for its matches under ONE camera at a time: its person's rows under other cameras are removed,
+    For each query, only its matches under ONE camera count at a time: rows of its person under other cameras are removed,
     and the wrong rows of ALL cameras stay. On the diagonal the matches are those of the query's own camera, without the
     query itself. Unlike the MARS protocol itself, these matrices count rows of pid < 0 as wrong; `junk` can remove them.
-    Rows of unknown camera are no match for any pair. Memory is that of `count_nearer`.
+    Rows of unknown camera are in no cell as matches. The memory needed is that of `count_nearer`.
 
     Args:
         features: the features with their query and gallery.
         protocol: its gallery rule and AP rule are applied.
-        junk: rows of pid < 0 are `wrong`, as in the MARS code, or `removed`.
+        junk: rows of pid < 0 are counted as `wrong`, as in the MARS code, or `removed`.
         block_size: as for `evaluate`.
         device: as for `evaluate`.
         workers: as for `evaluate`.
@@ -88,7 +88,7 @@ def camera_pairs(
         ConfigError: `block_size` or `workers` is below 1.
 
     Source: github.com/liangzheng06/MARS-evaluation, utils/compute_AP_multiCam.m, compute_r1_multiCam.m and
-    draw_confusion_matrix.m. There the query itself is taken to be its nearest row; here it is removed by its number.
+    draw_confusion_matrix.m. That code assumes that the nearest row is the query itself; here it is removed by its row number.
     """
     matches = find_matches(features, replace(protocol, camera_filter=False), keep_junk=junk == "wrong")
     nearer = count_nearer(features, matches, block_size=block_size, device=device, workers=workers)
@@ -107,7 +107,7 @@ def camera_pairs(
 def _per_cell(
     features: FeatureSet, matches: Matches, nearer: np.ndarray, cameras: np.ndarray, protocol: EvalProtocol
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each (query, camera of its matches): its cell of the flat matrix, its AP, and whether a match is nearest; (S,) each."""
+    """For each (query, camera of its matches), (S,) each: index in the flattened matrix, AP, and whether the nearest row is a match."""
     of_query = np.repeat(np.arange(len(features.query)), np.diff(matches.start))
     from_camera = features.camid[features.query[of_query]]
     to_camera = features.camid[matches.columns[matches.column]]

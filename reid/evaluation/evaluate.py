@@ -1,4 +1,4 @@
-"""Features and a protocol in, one number with its definition out."""
+"""Evaluation of features under protocols: mAP, CMC and mINP, and further analyses of the results."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -40,10 +40,10 @@ def evaluate(
 
     Args:
         features: the features with their query and gallery.
-        protocol: what is searched, what is junk, how AP is computed.
-        block_size: queries compared at once, >= 1; memory grows with it, the result does not depend on it.
-        device: where similarities are computed; the result does not depend on it.
-        workers: threads, >= 1; None = as many as torch uses; the result does not depend on it.
+        protocol: defines the gallery, junk, and the computation of AP.
+        block_size: queries compared at once, >= 1; affects memory, not the result.
+        device: where similarities are computed; does not affect the result.
+        workers: threads, >= 1; None = as many as torch uses; does not affect the result.
 
     Raises:
         DataError: no query or no gallery row, or a query without a match under `without_match: error`.
@@ -63,10 +63,10 @@ def evaluate_all(
     workers: int | None = None,
     after: str | None = None,
 ) -> list[EvalResult]:
-    """`evaluate` under several protocols; those that rank alike are ranked once.
+    """`evaluate` under several protocols; protocols with the same gallery and junk share one ranking.
 
-    A protocol that leaves no row to search, as `without_queries` does where every row is a query, is skipped with a
-    warning: its result has no figures. It is an error only where no protocol has a row to search.
+    A protocol that leaves no gallery row, such as `without_queries` when every row is a query, is skipped with a
+    warning, and its result has no figures. It is an error only if no protocol has a gallery row.
 
     Args:
         features: as for `evaluate`.
@@ -74,7 +74,7 @@ def evaluate_all(
         block_size: as for `evaluate`.
         device: as for `evaluate`.
         workers: as for `evaluate`.
-        after: a key of `AFTER_STEPS`: what is done to the ranking first; the results' protocols are named after it.
+        after: a key of `AFTER_STEPS`, a step applied to the ranking before the metrics; its name is appended to the protocols' names.
 
     Raises:
         DataError: as for `evaluate`.
@@ -108,11 +108,11 @@ def analyse(
     device: str | torch.device = "cpu",
     workers: int | None = None,
 ) -> list[dict[str, Any]]:
-    """What else there is to say of results: `interval`, `camera_pairs` and `verification`, as the public JSON objects.
+    """Further analyses of results: `interval`, `camera_pairs` and `verification`, as the public JSON objects.
 
     Args:
         features: the features that were evaluated.
-        results: from `evaluate` or `evaluate_all`; a protocol that was skipped gets None for each.
+        results: from `evaluate`, or from `evaluate_all` without `after`; for a skipped protocol, all three are None.
         block_size: as for `evaluate`.
         device: as for `evaluate`.
         workers: as for `evaluate`.
@@ -126,7 +126,7 @@ def analyse(
         if not result.num_gallery:
             analyses.append({"interval": None, "camera_pairs": None, "verification": None})
             continue
-        pair, check = (protocol.gallery, protocol.ap), (protocol.gallery, protocol.camera_filter)  # all they depend on
+        pair, check = (protocol.gallery, protocol.ap), (protocol.gallery, protocol.camera_filter)  # cache keys
         if pair not in pairs:
             pairs[pair] = camera_pairs(features, protocol, **options).to_json()
         if check not in checks:
@@ -137,7 +137,7 @@ def analyse(
 
 
 def _skipped(features: FeatureSet, protocol: EvalProtocol) -> EvalResult:
-    """The result of a protocol without a row to search: no figures, every query lost."""
+    """The result of a protocol without a gallery row: no figures, all queries without a match."""
     logger.warning(
         "%s: skipped: gallery: %s leaves none of %d rows to search (%d queries); its figures are null",
         protocol.name,
@@ -176,7 +176,11 @@ def _result(features: FeatureSet, protocol: EvalProtocol, matches: Matches, near
 
 
 def _report(features: FeatureSet, protocol: EvalProtocol, matches: Matches, has_match: np.ndarray) -> None:
-    """Says what a reader of the number must know: queries without a match, and queries that match themselves."""
+    """Logs queries without a match and queries that match themselves.
+
+    Raises:
+        DataError: a query has no match, under `without_match: error`.
+    """
     if not has_match.all():
         why = explain_without_match(features, protocol, matches)
         if protocol.without_match == "error":

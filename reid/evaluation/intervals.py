@@ -1,6 +1,6 @@
-"""How sure the figures are: bootstrap intervals over identities, and the paired comparison of two results.
+"""Uncertainty of the figures: bootstrap intervals over identities, and the paired comparison of two results.
 
-Queries of one person resemble each other, so persons are drawn, not queries: with few persons intervals are wide.
+Queries of one person are correlated, so persons are resampled, not queries; with few persons, intervals are wide.
 
 Shapes: Q counted queries, I identities, F figures (mAP, Rank-1, mINP), R resamples.
 """
@@ -18,10 +18,10 @@ from reid.errors import DataError
 from reid.features import EvalResult, FeatureSet
 
 FIGURES = ("mAP", "rank1", "mINP")
-LEVEL = 0.95  # of the intervals; a difference is told at 1 - LEVEL
+LEVEL = 0.95  # of the intervals; the significance level is 1 - LEVEL
 RESAMPLES = 2000
-FLIPS = 9999  # random sign patterns beside the observed one
-_AT_ONCE = 2**20  # identities drawn at once: bounds the working memory to about 64 MiB
+FLIPS = 9999  # random sign patterns in addition to the observed one
+_AT_ONCE = 2**20  # identities drawn at once: limits the working memory to about 64 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +30,10 @@ class Intervals:
 
     Args:
         low: (F,) float64 lower ends; NaN with fewer than two identities.
-        high: (F,) float64 upper ends, likewise.
+        high: (F,) float64 upper ends; NaN with fewer than two identities.
         num_identities: persons among the counted queries.
-        resamples: how many sets of persons were drawn.
-        seed: of the draws.
+        resamples: number of bootstrap resamples.
+        seed: of the resampling.
     """
 
     low: np.ndarray
@@ -43,7 +43,7 @@ class Intervals:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """The public object `interval`: [low, high] per figure, None with fewer than two identities."""
+        """The public JSON object `interval`: [low, high] per figure, None with fewer than two identities."""
         ends = {name: _ends(self.low[i], self.high[i]) for i, name in enumerate(FIGURES)}
         about = {"level": LEVEL, "num_identities": self.num_identities, "resamples": self.resamples, "seed": self.seed}
         return {**about, **ends}
@@ -51,16 +51,16 @@ class Intervals:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two results on the same queries, figure by figure (F,): A less B.
+    """Comparison of two results on the same queries; all arrays are (F,), one entry per figure.
 
     Args:
         a: figures of the first result.
-        b: figures of the second.
+        b: figures of the second result.
         low: lower ends of the interval of `a - b`, by the paired bootstrap; NaN with fewer than two identities.
-        high: upper ends, likewise.
+        high: upper ends of that interval.
         p: two-sided p-values of the sign-flip test over identities, in (0, 1].
-        num_queries: queries that both results count.
-        num_identities: their persons.
+        num_queries: queries counted in both results.
+        num_identities: persons of these queries.
     """
 
     a: np.ndarray
@@ -73,11 +73,11 @@ class Comparison:
 
     @property
     def real(self) -> np.ndarray:
-        """(F,) bool: the interval leaves 0 out and p is at most 1 - LEVEL."""
+        """(F,) bool: the difference is significant: its interval excludes 0 and p is at most 1 - LEVEL."""
         return ((self.low > 0) | (self.high < 0)) & (self.p <= 1 - LEVEL)
 
     def to_json(self) -> dict[str, Any]:
-        """The public object of `robust-reid compare --json`, but for its names."""
+        """The public JSON object of `robust-reid compare --json`, without the names of the results."""
         figures = {
             name: {
                 "a": float(self.a[i]),
@@ -93,13 +93,13 @@ class Comparison:
 
 
 def bootstrap(result: EvalResult, pid: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Intervals:
-    """Intervals of mAP, Rank-1 and mINP: as many persons are drawn with replacement as there are, each with all its queries.
+    """Percentile bootstrap intervals of mAP, Rank-1 and mINP: persons are resampled with replacement, each with all its queries.
 
     Args:
         result: from `evaluate`.
         pid: (N,) int, the person of every row.
-        resamples: sets of persons drawn, >= 1.
-        seed: of the draws; equal seeds give equal intervals.
+        resamples: number of resamples, >= 1.
+        seed: of the resampling; equal seeds give equal intervals.
 
     Source: Davison and Hinkley, Bootstrap Methods and their Application, 1997, Sec. 3.8 (clusters) and 5.3 (percentiles).
     """
@@ -116,20 +116,20 @@ def compare(
     flips: int = FLIPS,
     seed: int = 0,
 ) -> Comparison:
-    """Whether the difference of two results on the same queries is real: both tests treat a person's queries as one.
+    """Tests whether the difference of two results on the same queries is significant; both tests treat the queries of a person as a unit.
 
-    The paired bootstrap draws persons and takes both results' figures from the same draw. The sign-flip test asks how
-    often a difference as large comes about when A and B swap names person by person at random.
+    The paired bootstrap resamples persons and computes the figures of both results from the same resample. The sign-flip
+    test computes how often a difference at least as large occurs when A and B are swapped at random for each person.
 
     Args:
         a: features and their result.
-        b: those to compare with: the same queries and gallery, and the same protocol.
-        resamples: sets of persons drawn, >= 1.
+        b: features and result to compare with: the same queries, gallery and protocol.
+        resamples: number of resamples, >= 1.
         flips: random sign patterns, >= 1; the observed one is counted too, so p >= 1 / (flips + 1).
-        seed: of the draws.
+        seed: of the random draws.
 
     Raises:
-        DataError: the queries, their persons or cameras, the gallery or the protocol differ; no query counts.
+        DataError: the queries, their persons or cameras, the gallery or the protocol differ; no query is counted.
 
     Source: Good, Permutation, Parametric and Bootstrap Tests of Hypotheses, 2005 (sign flips of pairs).
     """
@@ -142,7 +142,7 @@ def compare(
 
 
 def match_queries(a: tuple[FeatureSet, EvalResult], b: tuple[FeatureSet, EvalResult]) -> tuple[np.ndarray, np.ndarray]:
-    """The places of the same queries in both results: by key where both have keys, else by row number.
+    """The positions of the same queries in both results: matched by key if both have keys, else by row number.
 
     Raises:
         DataError: as for `compare`.
@@ -199,19 +199,19 @@ def _require_same_people(
 
 
 def _sorted_ids(features: FeatureSet) -> np.ndarray:
-    """(G, 2) pid and camid of the gallery, in an order that does not depend on the rows'."""
+    """(G, 2) pid and camid of the gallery rows, sorted, so that their order does not matter."""
     ids = np.stack([features.pid[features.gallery], features.camid[features.gallery]], axis=1)
     return ids[np.lexsort(ids.T)]
 
 
 def _per_query(result: EvalResult) -> np.ndarray:
-    """(Q, F) AP, whether the nearest row is a match, INP."""
+    """(Q, F): AP, whether the nearest row is a match, and INP."""
     assert result.first_rank is not None and result.inp is not None, "a result of evaluate() has them"
     return np.stack([result.ap, result.first_rank == 1, result.inp], axis=1)
 
 
 def _by_identity(value_QF: np.ndarray, pid_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each person's sums (I, F) and number of queries (I,)."""
+    """Sum of the figures (I, F) and number of queries (I,) of each person."""
     identities, place = np.unique(pid_Q, return_inverse=True)
     total_IF = np.zeros((len(identities), value_QF.shape[1]))
     np.add.at(total_IF, place, value_QF)
@@ -219,7 +219,7 @@ def _by_identity(value_QF: np.ndarray, pid_Q: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _percentiles(total_IF: np.ndarray, count_I: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The middle LEVEL of the resampled means, (F,) each."""
+    """Lower and upper ends of the central LEVEL of the resampled means, (F,) each."""
     if len(count_I) < 2:
         return np.full(len(FIGURES), np.nan), np.full(len(FIGURES), np.nan)
     rng = np.random.default_rng(seed)
@@ -232,9 +232,9 @@ def _percentiles(total_IF: np.ndarray, count_I: np.ndarray, resamples: int, seed
 
 
 def _sign_flip(total_IF: np.ndarray, flips: int, seed: int) -> np.ndarray:
-    """(F,) share of sign patterns, the observed one among them, whose sum is as far from 0 as the observed."""
+    """(F,) p-values: share of sign patterns, the observed one included, whose sum is at least as far from 0 as the observed sum."""
     rng = np.random.default_rng(seed)
-    observed = np.abs(total_IF.sum(axis=0)) * (1 - 1e-9)  # so that patterns which tie do so in spite of rounding
+    observed = np.abs(total_IF.sum(axis=0)) * (1 - 1e-9)  # tolerance: rounding must not break ties
     as_far = np.ones(len(observed))
     for rows in _batches(flips, len(total_IF)):
         sign = rng.integers(2, size=(rows, len(total_IF))) * 2.0 - 1
@@ -243,7 +243,7 @@ def _sign_flip(total_IF: np.ndarray, flips: int, seed: int) -> np.ndarray:
 
 
 def _batches(number: int, width: int) -> Iterator[int]:
-    """Numbers of rows that add up to `number`, each of at most about _AT_ONCE elements."""
+    """Splits `number` rows of `width` elements into batches of at most about _AT_ONCE elements; yields the rows of each."""
     rows = max(1, _AT_ONCE // width)
     for first in range(0, number, rows):
         yield min(rows, number - first)

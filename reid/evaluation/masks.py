@@ -1,6 +1,6 @@
-"""Who is relevant to a query, who is junk, and why a query has no match.
+"""Matches and junk of each query, and the reasons why queries have no match.
 
-Shapes: N rows, Q queries, K list length, C gallery columns (junk of pid < 0 left out), P (query, match) pairs.
+Shapes: N rows, Q queries, G gallery rows, C gallery columns (rows of pid < 0 are left out unless kept), P (query, match) pairs.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from reid.features import FeatureSet
 from reid.protocol import EvalProtocol
 
 _OWN_CAMERA = "meet their identity only under their own camera: --any-camera (test.any_camera: true) counts those"
-# What each option would find, tried in turn.
+# Changes of the protocol that may give a query its match, tried in this order, each with its advice.
 OPTIONS: Sequence[tuple[dict[str, Any], str]] = (
     (
         {"gallery": "as_given"},
@@ -27,13 +27,13 @@ OPTIONS: Sequence[tuple[dict[str, Any], str]] = (
 
 @dataclass(frozen=True)
 class Matches:
-    """The matches of every query, as pairs, over gallery columns that are ordered by pid.
+    """The (query, match) pairs of all queries, over gallery columns sorted by pid.
 
     Args:
-        columns: (C,) int64 gallery rows, ordered by (pid, row); rows of pid < 0 only where they were asked for.
-        own: (Q, 2) int64: `columns[own[i, 0]:own[i, 1]]` are all rows of the query's own pid, matches and junk alike.
+        columns: (C,) int64 gallery rows, sorted by (pid, row); rows of pid < 0 are included only with `keep_junk`.
+        own: (Q, 2) int64: `columns[own[i, 0]:own[i, 1]]` are all rows of the query's own pid, both matches and junk.
         start: (Q + 1,) int64: pairs `start[i]:start[i + 1]` belong to query i.
-        column: (P,) int64: each match, as a place in `columns`.
+        column: (P,) int64: index of each match in `columns`.
         num_gallery: rows searched, junk included.
     """
 
@@ -52,7 +52,7 @@ def gallery_rows(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
         protocol: its gallery rule is applied.
 
     Returns:
-        (G,) int64 row numbers in the gallery's own order.
+        (G,) int64 row numbers in the order of the gallery.
 
     Raises:
         DataError: no query, or no gallery row is left.
@@ -69,7 +69,7 @@ def gallery_rows(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
 
 
 def searched_rows(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
-    """`gallery_rows` where none at all is an answer, not an error: (G,) int64, perhaps empty."""
+    """`gallery_rows` without errors: (G,) int64, empty if no row is left."""
     if protocol.gallery == "without_queries":
         return features.gallery[~np.isin(features.gallery, features.query)]
     return features.gallery
@@ -80,7 +80,8 @@ def is_junk(features: FeatureSet, protocol: EvalProtocol, query: np.ndarray, row
 
     Args:
         features: gives pid and camid.
-        protocol: with its camera filter, rows of the query's own pid and known camera; without, the query's own row.
+        protocol: with the camera filter, junk is the query's own pid under its own known camera; without, the query's own row. Rows
+            of pid < 0 are junk in either case.
         query: int row numbers, of a shape that broadcasts with `rows`.
         rows: int row numbers.
 
@@ -101,7 +102,7 @@ def find_matches(features: FeatureSet, protocol: EvalProtocol, *, keep_junk: boo
     Args:
         features: the features with their query and gallery.
         protocol: its gallery rule and camera filter are applied.
-        keep_junk: rows of pid < 0 stay among the columns, as wrong rows; they match nobody either way.
+        keep_junk: keep rows of pid < 0 among the columns, as wrong rows; they are never matches.
 
     Raises:
         DataError: no query, or no gallery row is left.
@@ -119,12 +120,12 @@ def find_matches(features: FeatureSet, protocol: EvalProtocol, *, keep_junk: boo
 
 
 def explain_without_match(features: FeatureSet, protocol: EvalProtocol, matches: Matches) -> str:
-    """Why queries have no match: counts by cause, with the option that fits.
+    """Explains why queries have no match: counts by cause, each with the option that would help.
 
     Args:
         features: the features that were evaluated.
         protocol: the protocol they were evaluated under.
-        matches: what `find_matches` made of the two.
+        matches: from `find_matches` with both.
 
     Returns:
         One line.
@@ -143,7 +144,7 @@ def explain_without_match(features: FeatureSet, protocol: EvalProtocol, matches:
 
 
 def _meets_another(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
-    """(Q,) bool: the query has a match beside itself."""
+    """(Q,) bool: the query has a match other than itself."""
     matches = find_matches(features, protocol)
     of_query = np.repeat(np.arange(len(features.query)), np.diff(matches.start))
     another = matches.columns[matches.column] != features.query[of_query]
@@ -151,7 +152,7 @@ def _meets_another(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
 
 
 def span_indices(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The number of the span, and the place, for every place in the half-open spans (Q, 2)."""
+    """Expands half-open spans (Q, 2): for every position in them, the number of its span and the position."""
     length = spans[:, 1] - spans[:, 0]
     of_span = np.repeat(np.arange(len(spans)), length)
     first = np.cumsum(length) - length

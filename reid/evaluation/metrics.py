@@ -9,14 +9,14 @@ from reid.protocol import ApRule
 
 
 def hit_ranks(nearer: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """The ranks of each query's hits among what is not junk: the k-th hit stands behind k - 1 hits and its wrong rows.
+    """Ranks of each query's hits, junk removed: the k-th hit comes after k - 1 hits and the wrong rows nearer than it.
 
     Args:
-        nearer: (P,) int, wrong rows nearer than each match, in any order within a query.
+        nearer: (P,) int, number of wrong rows nearer than each match, in any order within a query.
         start: (Q + 1,) int: pairs `start[i]:start[i + 1]` belong to query i.
 
     Returns:
-        (P,) int64 ranks from 1 on, rising within each query.
+        (P,) int64 ranks, starting at 1, ascending within each query.
 
     >>> hit_ranks(np.array([3, 0, 0]), np.array([0, 2, 3]))  # query 0: hits at ranks 1 and 5; query 1: at rank 1
     array([1, 5, 1])
@@ -30,11 +30,11 @@ def average_precision(rank: np.ndarray, start: np.ndarray, rule: ApRule) -> np.n
     """AP of each query from its hits at ranks r_1 < ... < r_n.
 
     `hit` is the mean of k / r_k. `trapezoid` is the mean of ((k - 1) / (r_k - 1) + k / r_k) / 2, the first term being
-    1 when r_k = 1: recall moves at the hits alone, from the precision just before each to the precision at it.
+    1 when r_k = 1: recall changes only at the hits, and each step averages the precision just before the hit and at the hit.
 
     Args:
         rank: (P,) from `hit_ranks`.
-        start: (Q + 1,) rising: pairs `start[i]:start[i + 1]` belong to query i, at least one each.
+        start: (Q + 1,) ascending: pairs `start[i]:start[i + 1]` belong to query i, at least one each.
         rule: `hit` or `trapezoid`.
 
     Returns:
@@ -56,11 +56,11 @@ def average_precision(rank: np.ndarray, start: np.ndarray, rule: ApRule) -> np.n
 
 
 def inverse_negative_penalty(rank: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """INP of each query: how many hits it has over the rank of its hardest, the last one; 1 when all hits stand first.
+    """INP of each query: its number of hits divided by the rank of its last (hardest) hit; 1 when all hits come first.
 
     Args:
         rank: (P,) from `hit_ranks`.
-        start: (Q + 1,) rising: pairs `start[i]:start[i + 1]` belong to query i, at least one each.
+        start: (Q + 1,) ascending: pairs `start[i]:start[i + 1]` belong to query i, at least one each.
 
     Returns:
         (Q,) float64 in (0, 1]; their mean is mINP.
@@ -74,11 +74,11 @@ def inverse_negative_penalty(rank: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def cmc_curve(first_rank: np.ndarray, num_queries: int, num_ranks: int) -> np.ndarray:
-    """The share of the queries with a hit at rank k or better, for k = 1 ... num_ranks.
+    """CMC: share of the queries whose first hit is at rank k or better, for k = 1 ... num_ranks.
 
     Args:
-        first_rank: (Q,) int >= 1, the first hit of each query that has one.
-        num_queries: queries in the mean, those without a hit included; 0 gives an empty curve.
+        first_rank: (Q,) int >= 1, rank of the first hit of each query that has a match.
+        num_queries: queries in the mean, including those without a match; 0 gives an empty curve.
         num_ranks: length of the curve.
 
     Returns:
@@ -94,5 +94,5 @@ def cmc_curve(first_rank: np.ndarray, num_queries: int, num_ranks: int) -> np.nd
 
 
 def _hit_number(start: np.ndarray) -> np.ndarray:
-    """1, 2, ... within each query."""
+    """(P,) number of each hit within its query: 1, 2, ..."""
     return np.arange(1, start[-1] + 1) - np.repeat(start[:-1], np.diff(start))

@@ -1,7 +1,7 @@
-"""How many wrong rows are nearer than each match (all that AP and CMC need), and the nearest rows themselves.
+"""Number of wrong rows nearer than each match (sufficient for AP and CMC), and ranked lists of the nearest rows.
 
-Shapes: N rows, D feature dimensions, Q queries, C gallery columns, P (query, match) pairs, B queries of a block,
-M candidates of one query, T its thresholds (its matches), U its undecided candidates, K list length.
+Shapes: N rows, D feature dimensions, Q queries, G gallery rows, C gallery columns, P (query, match) pairs, B queries of a block,
+M pairs of rows, K list length.
 """
 
 import contextlib
@@ -21,20 +21,20 @@ from reid.protocol import EvalProtocol
 
 BLOCK_SIZE = 512  # queries multiplied at once
 CHUNK = 16384  # gallery rows multiplied at once
-EXACT_PAIRS = 1024  # pairs of rows widened to float64 at once
-PENDING_ROWS = 2**18  # undecided rows that are set aside before they are decided
-PART = 512  # dimensions multiplied at once: the proven bound on rounding grows with their number
+EXACT_PAIRS = 1024  # pairs of rows converted to float64 at once
+PENDING_ROWS = 2**18  # undecided rows that are collected before they are decided
+PART = 512  # dimensions multiplied at once: the proven bound on the rounding error grows with their number
 
 
 def product_error(dimensions: int) -> float:
-    """Proven bound on the error of `product_with`: the parts of an inner product are added up one after the other."""
+    """Proven bound on the rounding error of `product_with`, which adds up an inner product part by part (`PART` dimensions each)."""
     return float32_error(min(dimensions, PART) + math.ceil(dimensions / PART))
 
 
 def exact_similarity(features: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Inner products that depend on the two rows alone: equal rows tie exactly, in any company, on any device.
+    """Inner products that depend only on the two rows, not on the batch or the device, so that equal rows tie exactly.
 
-    A product of two float32 numbers is exact in float64, and numpy sums each row in one fixed order.
+    A product of two float32 numbers is exact in float64, and numpy sums each row in a fixed order.
 
     Args:
         features: (N, D) float32.
@@ -63,21 +63,24 @@ def count_nearer(
 ) -> np.ndarray:
     """For each (query, match) pair, how many wrong rows (another pid, not junk) are nearer than the match.
 
-    Nearer = larger similarity, or equal similarity and smaller row number. The product is float32; rows that it
-    cannot tell from the match are decided by `exact_similarity`, so the counts do not depend on the options below.
-    Bytes beside the features, at most about: 65,536 D for a chunk of the gallery, 64 P for the pairs, and for each
-    worker 4 block_size (16,384 + D) for its block, as much again without the D where D is above `PART`, and
-    16,384 D + 2**24 for what it decides exactly.
+    Nearer = larger similarity, or equal similarity and smaller row number. Similarities are computed in float32; rows
+    too close to the match for float32 are decided by `exact_similarity`, so the counts do not depend on the options below.
+    Memory in bytes in addition to the features, at most about: 65,536 D for a chunk of the gallery, 64 P for the pairs, and
+    for each worker 4 block_size (16,384 + D) for its block, another 4 block_size 16,384 if D is above `PART`, and
+    16,384 D + 2**24 for exact similarities.
 
     Args:
         features: the features.
         matches: from `find_matches`.
         block_size: queries multiplied at once by each worker, >= 1.
-        device: where the product is computed; the counting stays on the CPU.
+        device: where the float32 product is computed; counting is done on the CPU.
         workers: threads, >= 1; None = as many as torch uses.
 
     Returns:
         (P,) int64, in the order of the pairs.
+
+    Raises:
+        ConfigError: `block_size` or `workers` is below 1.
     """
     workers = torch.get_num_threads() if workers is None else workers
     if min(block_size, workers) < 1:
@@ -87,7 +90,7 @@ def count_nearer(
         return np.zeros(0, np.int64)
     blocks = np.array_split(busy, min(len(busy), workers * math.ceil(len(busy) / (block_size * workers))))
     pairs = _Pairs(features, matches)
-    with full_precision(), threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:  # a product per worker
+    with full_precision(), threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:  # workers in parallel
         list(pool.map(pairs.measure, blocks))
         for first in range(0, len(matches.columns), CHUNK):
             chunk = _Chunk(pairs, first, device)
@@ -96,7 +99,7 @@ def count_nearer(
 
 
 class _Pairs:
-    """All (query, match) pairs with their exact similarity and the count that grows chunk by chunk."""
+    """All (query, match) pairs with their exact similarities, and counts of nearer wrong rows that are accumulated chunk by chunk."""
 
     def __init__(self, features: FeatureSet, matches: Matches) -> None:
         self.features, self.matches = features.features, matches
@@ -106,17 +109,17 @@ class _Pairs:
         self.nearer = np.zeros(len(self.row), np.int64)
 
     def measure(self, block: np.ndarray) -> None:
-        """Fills in the similarities of the pairs of a block of queries."""
+        """Computes the exact similarities of the pairs of a block of queries."""
         pairs = self.of_block(block)
         self.threshold[pairs] = exact_similarity(self.features, self.row[pairs], self.query[pairs])
 
     def of_block(self, block: np.ndarray) -> np.ndarray:
-        """The numbers of the pairs of these queries."""
+        """Indices of the pairs of a block of queries."""
         return span_indices(np.stack([self.matches.start[block], self.matches.start[block + 1]], axis=1))[1]
 
 
 class _Pending:
-    """Pairs and rows that float32 cannot tell apart, decided many at once."""
+    """Pairs and rows too close for float32, collected and decided in batches by exact similarity."""
 
     def __init__(self, pairs: _Pairs) -> None:
         self.pairs, self.size = pairs, 0
@@ -124,7 +127,7 @@ class _Pending:
         self.rows: list[np.ndarray] = []
 
     def add(self, pair: int, rows: np.ndarray) -> None:
-        """Sets rows aside that may be nearer than the pair's match."""
+        """Adds rows that may be nearer than the match of the pair."""
         self.pair.append(pair)
         self.rows.append(rows)
         self.size += len(rows)
@@ -132,7 +135,7 @@ class _Pending:
             self.decide()
 
     def decide(self) -> None:
-        """Counts the rows that are nearer than the pair's match, or as near with a smaller row number."""
+        """Counts the collected rows that are nearer than the match of their pair, or equally near with a smaller row number."""
         if not self.size:
             return
         pair, row = np.repeat(self.pair, [len(rows) for rows in self.rows]), np.concatenate(self.rows)
@@ -146,7 +149,7 @@ class _Pending:
 
 
 class _Chunk:
-    """Gallery columns `first` to `first + CHUNK`, against blocks of queries."""
+    """Gallery columns `first` to `first + CHUNK`, which are compared with blocks of queries."""
 
     def __init__(self, pairs: _Pairs, first: int, device: str | torch.device) -> None:
         self.pairs, self.first = pairs, first
@@ -157,7 +160,7 @@ class _Chunk:
         self.tolerance = product_error(pairs.features.shape[1])
 
     def count(self, block: np.ndarray) -> None:
-        """Adds this chunk's share to the counts of the pairs of a block of queries."""
+        """Adds the nearer wrong rows of this chunk to the counts of the pairs of a block of queries."""
         start = self.pairs.matches.start
         similarity_BC = self.similarity(self.pairs.features[self.pairs.query[start[block]]])
         tolerance = max(self.tolerance, 4 * self._error(block, similarity_BC))
@@ -170,7 +173,7 @@ class _Chunk:
         pending.decide()
 
     def _compare(self, pairs: np.ndarray, similarity: np.ndarray, tolerance: float, pending: "_Pending") -> None:
-        """Counts what is nearer for sure than each match, in rising similarity; sets aside what float32 cannot tell."""
+        """Counts the rows that are certainly nearer than each match, in ascending similarity; adds undecided ones to `pending`."""
         threshold, column = self.pairs.threshold[pairs], self.column
         low, high = (threshold - tolerance).astype(np.float32), (threshold + tolerance).astype(np.float32)
         for t, pair in enumerate(pairs):
@@ -178,7 +181,7 @@ class _Chunk:
             count = np.count_nonzero(near)
             if not count:
                 return
-            if 2 * count < len(near):  # what is below this match is below all that follow
+            if 2 * count < len(near):  # rows below this match are below all later ones
                 keep = near.nonzero()[0]
                 column, similarity, near = column[keep], similarity[keep], np.ones(count, bool)
             above = similarity > high[t]
@@ -188,7 +191,7 @@ class _Chunk:
                 pending.add(pair, self.row[column[(near ^ above).nonzero()[0]]])
 
     def _error(self, block: np.ndarray, similarity_BC: np.ndarray) -> float:
-        """The largest error of the product, measured at the matches: a coarser product only costs more exact sums."""
+        """Largest error of the product, measured at the matches: a less precise product only leads to more exact similarities."""
         pairs = self.pairs.of_block(block)
         column = self.pairs.matches.column[pairs] - self.first
         here = (column >= 0) & (column < len(self.row))
@@ -199,7 +202,7 @@ class _Chunk:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """No TF32 or bfloat16 inside torch's float32 products, whatever training chose."""
+    """Context without TF32 and bfloat16 in torch's float32 products, irrespective of the setting for training."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -209,7 +212,7 @@ def full_precision() -> Iterator[None]:
 
 
 def product_with(gallery_CD: np.ndarray, device: str | torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from (B, D) queries to their (B, C) float32 similarities, each within `product_error` of the true one."""
+    """Returns a function from (B, D) queries to (B, C) float32 similarities, each within `product_error` of the true value."""
     parts = [slice(first, first + PART) for first in range(0, gallery_CD.shape[1], PART)]
     if torch.device(device).type == "cpu":
 
@@ -234,14 +237,15 @@ def product_with(gallery_CD: np.ndarray, device: str | torch.device) -> Callable
 
 
 def rank(features: FeatureSet, *, top_k: int, protocol: EvalProtocol, queries: np.ndarray | None = None) -> Ranking:
-    """The nearest gallery rows of some queries, in the very order that the evaluation counts.
+    """The nearest gallery rows of some queries, in exactly the order that the evaluation uses.
 
-    faiss searches as deep as the junk demands, and deeper while float32 cannot tell the last row from those beyond.
+    faiss returns more than `top_k` rows; the depth is doubled for queries whose list is still too short without junk, or whose last
+    row is too close to the rows beyond for float32.
 
     Args:
         features: the features with their query and gallery.
         top_k: rows per query, >= 1.
-        protocol: its gallery rule and junk are applied.
+        protocol: its gallery rule and junk rule are applied.
         queries: (Q,) int row numbers; all of `features.query` when None.
 
     Raises:
@@ -283,7 +287,7 @@ def _flat_index(gallery_GD: np.ndarray) -> Any:
 
 
 def _search(index: Any, query_QD: np.ndarray, depth: int, number: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each query's number and its nearest places in the index, by a float32 product."""
+    """Yields the number of each query and the positions of its nearest rows in the index, by float32 products."""
     for first in range(0, len(query_QD), BLOCK_SIZE):
         part = slice(first, first + BLOCK_SIZE)
         yield from zip(number[part].tolist(), index.search(query_QD[part], depth)[1], strict=True)
@@ -292,7 +296,7 @@ def _search(index: Any, query_QD: np.ndarray, depth: int, number: np.ndarray) ->
 def _cut(
     features: FeatureSet, protocol: EvalProtocol, query: np.ndarray, found: np.ndarray, top_k: int
 ) -> tuple[np.ndarray, np.ndarray, bool]:
-    """The first top_k rows that are not junk, in exact order, and whether rows not found are surely farther."""
+    """The first top_k rows that are not junk, in exact order, their similarities, and whether all rows not found are certainly farther."""
     exact = exact_similarity(features.features, found, np.full(len(found), query))
     beyond = exact.min() + 2 * float32_error(features.features.shape[1])
     kept = ~is_junk(features, protocol, query, found)

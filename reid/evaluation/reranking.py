@@ -1,9 +1,9 @@
-"""After-steps: k-reciprocal re-ranking and query expansion, as counts of nearer wrong rows like those of `ranking.count_nearer`.
+"""k-reciprocal re-ranking and query expansion; both return counts of nearer wrong rows, as `ranking.count_nearer` does.
 
-Both are blind to labels. Neighbours are sparse lists from faiss; nothing of size N x N or Q x G is ever held.
+Neither uses labels. Neighbours are sparse lists from faiss; no array of size N x N or Q x G is ever allocated.
 
-Shapes: N rows, D feature dimensions, U rows that take part (queries and gallery), Q queries, C gallery columns, P (query, match)
-pairs, B queries of a block, K list length.
+Shapes: N rows, D feature dimensions, U rows that take part (queries and gallery), Q queries, G gallery rows, C gallery columns,
+P (query, match) pairs, B queries of a block, K list length.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from reid.protocol import EvalProtocol
 Variant = Literal["paper", "code"]
 ENTRIES = 2**24  # distances held at once, 8 bytes each
 SPARSE_ROWS = 2**13  # rows of a sparse product computed at once
-TIE = 1e-12  # distances nearer than this are equal, and decided by row number
+TIE = 1e-12  # distances that differ by at most this are ties, decided by row number
 _BY_FEATURES = EvalProtocol("neighbours", camera_filter=False)
 
 
 def nearest(features: FeatureSet, query: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
-    """The nearest gallery rows of some rows, themselves left out, whoever they are; ties by row number.
+    """The nearest gallery rows of some rows, without the row itself, irrespective of pid; ties by row number.
 
     Args:
-        features: only their values are looked at.
+        features: pids and cameras are ignored.
         query: (Q,) int row numbers.
         gallery: (G,) int row numbers.
         k: K, >= 1.
 
     Returns:
-        (Q, K) int64 row numbers; -1 where there are fewer.
+        (Q, K) int64 row numbers; -1 if there are fewer rows.
     """
     row = np.arange(len(features.pid))
     anybody = FeatureSet(features.features, row, np.full(len(row), -1), query, gallery)
@@ -61,11 +61,11 @@ def count_nearer_reranked(
     R(p, k) = {g in N(p, k): p in N(g, k)}; R*(p) = R(p, k1) and every R(q, k1/2), q in R(p, k1), that shares at least 2/3 of its
     members with R(p, k1); V_pg = exp(-d(p, g)) for g in R*(p), else 0; then V_p is the mean of V over the first k2 of N(p, k1);
     d_J(p, g) = 1 - sum_j min(V_pj, V_gj) / sum_j max(V_pj, V_gj); ranked by (1 - weight) d_J + weight d.
-    `code` differs as the authors' program does: d is divided by the largest of p's row, V_p by its sum, and more than 2/3 are asked
-    for. A query that stands in the gallery takes part once.
+    `code` follows the authors' program where it differs: d is divided by the largest d in the row of p, V_p by its sum, and the
+    shared members must be more than 2/3. A query that is also in the gallery takes part once.
 
-    Bytes beside the features: 12 per entry of V, of which a row has at most k2 (k1 + 1) (k1/2 + 2), in practice some hundred,
-    and 2**28 for blocks of distances.
+    Memory in bytes in addition to the features: 12 per entry of V, which has at most k2 (k1 + 1) (k1/2 + 2) entries per row, in
+    practice a few hundred, and 2**28 for blocks of distances.
 
     Args:
         features: the features with their query and gallery.
@@ -73,9 +73,9 @@ def count_nearer_reranked(
         matches: from `find_matches` under the same protocol.
         k1: size of the neighbourhoods, >= 1.
         k2: rows that are averaged, 1 to k1 + 1; 1 = none.
-        weight: the paper's lambda in [0, 1]; 1 is the ranking without this step.
+        weight: lambda of the paper, in [0, 1]; 1 gives the ranking without re-ranking.
         variant: `paper` or `code`.
-        neighbours_UK: (U, K >= k1) int row numbers from `nearest` among `taking_part`, or an index' approximation; computed if None.
+        neighbours_UK: (U, K >= k1) int row numbers from `nearest` among `taking_part`, or approximate ones from an index; None: computed.
 
     Returns:
         (P,) int64, in the order of the pairs.
@@ -93,7 +93,7 @@ def count_nearer_reranked(
     rows = taking_part(features, protocol)
     if neighbours_UK is None:
         neighbours_UK = nearest(features, rows, rows, k1)
-    place = np.full(len(features.pid) + 1, -1)  # the last entry is that of a missing neighbour, -1
+    place = np.full(len(features.pid) + 1, -1)  # the last entry is for -1, a missing neighbour
     place[rows] = np.arange(len(rows))
     near = place[_checked(neighbours_UK, len(rows), k1)]
     scale = _farthest(features.features, rows) if variant == "code" else np.ones(len(rows))
@@ -108,7 +108,7 @@ def count_nearer_reranked(
 
 
 def taking_part(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
-    """(U,) the queries and the gallery rows that are searched, junk included, each once and in order."""
+    """(U,) the union of the queries and the searched gallery rows, junk included, ascending."""
     return np.union1d(features.query, gallery_rows(features, protocol))
 
 
@@ -117,14 +117,14 @@ def count_nearer_expanded(
 ) -> np.ndarray:
     """For each (query, match) pair, how many wrong rows are nearer than the match to the expanded query.
 
-    The expanded query is the unit vector along q + sum of s^alpha x over its k nearest gallery rows x (itself not among them) with
-    similarity s > 0: average query expansion for alpha = 0, alpha-weighted for others (3 is usual). Gallery rows stay as they are.
+    The expanded query is the unit vector along q + sum of s^alpha x over its k nearest gallery rows x (without the query itself) with
+    similarity s > 0: average query expansion for alpha = 0, alpha-weighted otherwise (3 is usual). Gallery rows are not changed.
 
     Args:
         features: the features with their query and gallery.
         protocol: its gallery rule is applied.
         matches: from `find_matches` under the same protocol.
-        k: rows that are added, >= 1.
+        k: number of rows that are added, >= 1.
         alpha: >= 0.
 
     Returns:
@@ -156,7 +156,7 @@ def _checked(neighbours_UK: np.ndarray, num_rows: int, k1: int) -> np.ndarray:
 
 
 def _farthest(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(U,) the largest squared distance of each row to any of them."""
+    """(U,) the largest squared distance from each row to any of the rows."""
     least = np.empty(len(rows))
     block = max(1, ENTRIES // len(rows))
     for first in range(0, len(rows), block):
@@ -168,7 +168,7 @@ def _farthest(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _encode(
     features: np.ndarray, rows: np.ndarray, near: np.ndarray, scale: np.ndarray, k1: int, k2: int, variant: Variant
 ) -> sparse.csr_array:
-    """(U, U) V after its local query expansion; `near` (U, k1) holds places in `rows`, -1 for none."""
+    """(U, U) V after its local query expansion; `near` (U, k1) holds positions in `rows`, -1 for none."""
     lists = np.column_stack([np.arange(len(rows)), near])
     members = _expanded_sets(_reciprocal(lists, k1), _reciprocal(lists, round(k1 / 2)), strict=variant == "code")
     p, g = members.nonzero()
@@ -182,20 +182,20 @@ def _encode(
 
 
 def _incidence(lists: np.ndarray) -> sparse.csr_array:
-    """(U, U) 1 where a place stands in a row's list."""
+    """(U, U) 1 at (row, position) if the position is in the list of the row."""
     held = lists >= 0
     start = np.concatenate([[0], np.cumsum(held.sum(axis=1))])
     return sparse.csr_array((np.ones(held.sum(), np.int32), lists[held], start), (len(lists), len(lists)))
 
 
 def _reciprocal(lists: np.ndarray, k: int) -> sparse.csr_array:
-    """(U, U) 1 where two rows stand in each other's N(., k)."""
+    """(U, U) 1 where two rows are each in the other's N(., k)."""
     one_way = _incidence(lists[:, : k + 1])
     return one_way.multiply(one_way.T).tocsr()
 
 
 def _expanded_sets(R: sparse.csr_array, half: sparse.csr_array, *, strict: bool) -> sparse.csr_array:
-    """R(p, k1) and those R(q, k1/2) of its members that lie in it by two thirds."""
+    """R*(p): R(p, k1) plus every R(q, k1/2) of its members q that overlaps it by two thirds (by more if `strict`)."""
     size, parts = half.sum(axis=1), []
     for first in range(0, R.shape[0], SPARSE_ROWS):
         mine = R[first : first + SPARSE_ROWS]
@@ -209,7 +209,7 @@ def _expanded_sets(R: sparse.csr_array, half: sparse.csr_array, *, strict: bool)
 
 
 class _Distances:
-    """From some queries to all gallery columns: (1 - weight) Jaccard + weight original."""
+    """Distances from queries to all gallery columns: (1 - weight) Jaccard + weight original."""
 
     def __init__(
         self, features: np.ndarray, rows: np.ndarray, columns: np.ndarray, V: sparse.csr_array, weight: float
@@ -220,7 +220,7 @@ class _Distances:
         self.mass_C = np.asarray(of_columns.sum(axis=1))
 
     def __call__(self, query: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """(B, C) for queries (B,) row numbers, whose original distances are divided by `scale` (B,)."""
+        """(B, C) distances of queries (B,), given as row numbers; their original distances are divided by `scale` (B,)."""
         out = _products(self.features[query].astype(np.float64), self.features, self.columns)
         out = (2 - 2 * out) * (self.weight / scale)[:, None]
         for distance, place in zip(out, np.searchsorted(self.rows, query), strict=True):
@@ -228,7 +228,7 @@ class _Distances:
         return out
 
     def _overlap(self, place: int) -> np.ndarray:
-        """(C,) sum of the minima over the sum of the maxima, by way of the columns that share an entry."""
+        """(C,) sum of the minima divided by the sum of the maxima; only columns that share an entry are visited."""
         entries, start = slice(*self.V.indptr[place : place + 2]), self.holders.indptr
         j, value = self.V.indices[entries], self.V.data[entries]
         of_entry, shared = span_indices(np.stack([start[j], start[j + 1]], axis=1))
@@ -238,7 +238,7 @@ class _Distances:
 
 
 def _products(query_BD: np.ndarray, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(B, n) float64 inner products with some rows, widened a chunk at a time."""
+    """(B, n) float64 inner products with n rows, which are converted to float64 a chunk at a time."""
     out = np.empty((len(query_BD), len(rows)))
     for first in range(0, len(rows), CHUNK):
         part = slice(first, first + CHUNK)
@@ -247,7 +247,7 @@ def _products(query_BD: np.ndarray, features: np.ndarray, rows: np.ndarray) -> n
 
 
 def _count(matches: Matches, distances: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """(P,) wrong columns that are nearer than each match, by any distance from a block of queries (their numbers) to the columns."""
+    """(P,) number of wrong columns nearer than each match; `distances` maps indices of queries (B,) to distances to the columns (B, C)."""
     nearer = np.zeros(matches.start[-1], np.int64)
     busy = np.flatnonzero(np.diff(matches.start))
     block = max(1, ENTRIES // max(1, len(matches.columns)))

@@ -1,6 +1,8 @@
-"""Verification: is this the same person? ROC, thresholds and error rates over all (query, gallery row) pairs.
+"""Verification (same person or not): ROC, thresholds and error rates over all (query, gallery row) pairs.
 
-Shapes: D feature dimensions, B queries of a block, C gallery columns, P genuine pairs, L wanted rates,
+Similarity is divided into coarse cells of width 1 / COARSE and fine cells of width 1 / FINE; thresholds are edges of fine cells.
+
+Shapes: D feature dimensions, B queries of a block, C gallery columns, P genuine pairs, L target rates,
 E coarse cells of similarity, F edges of fine cells.
 """
 
@@ -33,34 +35,34 @@ from reid.protocol import EvalProtocol
 
 TPR_AT = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 RATES = tuple(float(f"{digit}e-{power}") for power in range(1, 6) for digit in (5, 2, 1))  # points of the ROC
-LEAST_FALSE_MATCHES = 10  # a rate that fewer impostor pairs make up is not reported
+LEAST_FALSE_MATCHES = 10  # a rate that amounts to fewer impostor pairs is not reported
 
 FINE = 2**20  # thresholds per unit of similarity
 COARSE = 2**17  # cells per unit of similarity in the first pass
 _RATIO = FINE // COARSE
-_MARGIN = 64  # coarse cells for rounding beyond -1 and 1
+_MARGIN = 64  # extra coarse cells below -1 and above 1, for rounding errors
 _ORIGIN = COARSE + _MARGIN  # the coarse cell of similarity 0
 _CELLS = 2 * _ORIGIN
-_OUTSIDE = -_ORIGIN / COARSE  # a similarity that falls into cell 0, below every edge
-_ROWS = 64  # rows of a block that are put into cells at once
+_OUTSIDE = -_ORIGIN / COARSE  # a similarity in cell 0, below every threshold
+_ROWS = 64  # rows of a block that are assigned to cells at once
 
 _Product = Callable[[np.ndarray], np.ndarray]  # queries (B, D) to their similarities (B, C)
-_Rate = Callable[[np.ndarray], np.ndarray]  # a share at each of some thresholds, which are edges of fine cells
+_Rate = Callable[[np.ndarray], np.ndarray]  # edges of fine cells to the rate at each as threshold
 
 
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """What a threshold on the similarity does: two rows are called the same person when similarity >= threshold.
+    """Error rates by threshold: two rows are accepted as the same person when similarity >= threshold.
 
     Args:
-        num_genuine: (query, match) pairs, junk out.
-        num_impostor: pairs of a query and a row of another pid, junk out.
-        rate: (L,) wanted false-match rates, each in (0, 1).
-        threshold: (L,) the lowest multiple of 1 / FINE at which at most `rate` of the impostors pass; NaN where `rate`
-            is made up of fewer than LEAST_FALSE_MATCHES pairs, or a kind of pair is missing.
-        fmr: (L,) the false-match rate at `threshold`: the share of impostors that pass.
-        fnmr: (L,) the false-non-match rate at `threshold`: the share of genuine pairs that do not pass, 1 - TPR.
-        eer: the mean of fmr and fnmr at the threshold where they differ least; NaN where a kind of pair is missing.
+        num_genuine: number of (query, match) pairs, junk removed.
+        num_impostor: number of pairs of a query and a row of another pid, junk removed.
+        rate: (L,) target false-match rates, each in (0, 1).
+        threshold: (L,) the lowest multiple of 1 / FINE at which at most `rate` of the impostor pairs are accepted; NaN if `rate`
+            amounts to fewer than LEAST_FALSE_MATCHES pairs, or if there are no genuine or no impostor pairs.
+        fmr: (L,) the false-match rate at `threshold`: the share of impostor pairs that are accepted.
+        fnmr: (L,) the false-non-match rate at `threshold`: the share of genuine pairs that are rejected, 1 - TPR.
+        eer: the mean of fmr and fnmr at the threshold where they differ least; NaN if there are no genuine or no impostor pairs.
         eer_threshold: that threshold.
     """
 
@@ -74,7 +76,7 @@ class Verification:
     eer_threshold: float
 
     def to_json(self) -> dict[str, Any]:
-        """The public object `verification`; None where pairs do not suffice, never NaN."""
+        """The public JSON object `verification`; None instead of NaN where there are too few pairs."""
         names = ("fpr", "threshold", "fmr", "fnmr", "tpr")
         points = zip(self.rate, self.threshold, self.fmr, self.fnmr, 1 - self.fnmr, strict=True)
         roc = [{name: _nullable(value) for name, value in zip(names, point, strict=True)} for point in points]
@@ -98,19 +100,19 @@ def verification(
     device: str | torch.device = "cpu",
     workers: int | None = None,
 ) -> Verification:
-    """Thresholds for wanted false-match rates, with both error rates, counted exactly over every pair.
+    """Thresholds for target false-match rates, with both error rates at each, counted exactly over all pairs.
 
     The pairs are those that the protocol compares: each query (pid >= 0) with each gallery row that is not its junk.
-    Two passes over blocks: float32 cells first tell where the wanted thresholds lie, then the pairs near them are
-    decided by `exact_similarity`; so no figure depends on the options below. Bytes beside the features, at most about:
-    65,536 D for a chunk of the gallery, 40 P, 2**24 for cells, and for each worker 4 block_size (16,384 + D) + 2**26.
+    There are two passes over blocks: the first locates the thresholds by float32 similarities, the second decides the pairs near
+    them by `exact_similarity`, so that no figure depends on the options below. Memory in bytes in addition to the features, at most
+    about: 65,536 D for a chunk of the gallery, 40 P, 2**24 for cells, and for each worker 4 block_size (16,384 + D) + 2**26.
 
     Args:
         features: the features with their query and gallery.
         protocol: its gallery rule and camera filter are applied.
-        rates: (L,) wanted false-match rates, each in (0, 1).
+        rates: (L,) target false-match rates, each in (0, 1).
         block_size: queries multiplied at once by each worker, >= 1.
-        device: where the product is computed.
+        device: where the float32 product is computed.
         workers: threads, >= 1; None = as many as torch uses.
 
     Raises:
@@ -161,11 +163,11 @@ def _operating_points(impostors: _Impostors, genuine: np.ndarray, rates: np.ndar
 
 
 class _Impostors:
-    """All pairs of a query and a row of another pid, met in blocks as often as asked.
+    """All pairs of a query and a row of another pid, visited block by block, once per pass.
 
     Args:
-        blocks: the queries, by their place in `features.query`.
-        number: how many pairs there are.
+        blocks: the queries, as positions in `features.query`.
+        number: number of pairs.
     """
 
     def __init__(
@@ -181,10 +183,14 @@ class _Impostors:
         self.device, self.workers = device, workers
 
     def solve(self, limits: Sequence[_Rate]) -> tuple[_Rate, np.ndarray]:
-        """The false-match rate, to be asked near the thresholds found; and for each limit the lowest where it is no higher.
+        """For each limit, the lowest threshold at which the false-match rate is no higher.
 
-        A float32 similarity is off by less than `pad` coarse cells. So the rate at an edge lies between the float32 ones
-        `pad` edges up and down, the threshold within 2 `pad` edges of the first that may do, and what decides it `pad` further.
+        The error of a float32 similarity is less than `pad` coarse cells. So the rate at a coarse edge lies between the float32 rates
+        `pad` edges above and below it, the threshold lies within 2 `pad` edges of the first edge that may satisfy the limit, and the
+        pairs that decide it lie at most `pad` cells further away; these are decided by exact similarity.
+
+        Returns:
+            The false-match rate as a function, valid near the thresholds only, and the thresholds as edges of fine cells.
         """
         pad = math.ceil(product_error(self.features.features.shape[1]) * COARSE + 2**-6)
         assert 3 * pad < _MARGIN, "rows of a million dimensions need a wider margin"
@@ -205,7 +211,8 @@ class _Impostors:
         return fmr, windows[np.arange(len(limits)), passes]
 
     def _count(self, decided: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs by float32 coarse cell (E,); those whose cell is to be decided by exact fine cell, between edges (F + 1,)."""
+        """Number of pairs by float32 coarse cell (E,), 0 in `decided` cells, whose pairs are counted by exact similarity between `edges`
+        instead (F + 1,)."""
         coarse, fine, lock = np.zeros(_CELLS, np.int64), np.zeros(len(edges) + 1, np.int64), Lock()
         columns = self.matches.columns
 
@@ -226,7 +233,7 @@ class _Impostors:
     def _cells(
         self, block: np.ndarray, product: _Product, first: int, decided: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """A block against the columns from `first` on: coarse cells, and exact fine cells of what is to be decided."""
+        """Compares a block with the columns from `first` on: yields coarse cells, and exact fine cells of pairs in `decided` cells."""
         query, row = self.features.query[block], self.matches.columns[first : first + CHUNK]
         similarity_BC = product(self.features.features[query])
         for similarity, own in zip(similarity_BC, np.maximum(self.matches.own[block] - first, 0), strict=True):
@@ -240,7 +247,7 @@ class _Impostors:
 
 
 def _genuine_cells(features: FeatureSet, matches: Matches) -> np.ndarray:
-    """(P,) int64 fine cells of all (query, match) pairs, rising."""
+    """(P,) int64 fine cells of all (query, match) pairs, ascending."""
     query = np.repeat(features.query, np.diff(matches.start))
     return np.sort(_fine_cells(exact_similarity(features.features, query, matches.columns[matches.column])))
 
@@ -254,7 +261,7 @@ def _threshold(cells: np.ndarray) -> np.ndarray:
 
 
 def _at_or_above(count: np.ndarray) -> np.ndarray:
-    """How many stand in each cell or a higher one; one more entry, 0, for above them all."""
+    """Number of pairs in each cell or a higher one, with a final 0 for the edge above all cells."""
     return np.append(count[::-1].cumsum()[::-1], 0)
 
 

@@ -1,12 +1,12 @@
-"""From the config to built objects: the only package that sees the whole Config and knows every builder and dataset.
+"""Building objects from the config: the only package that uses the whole Config, every builder and every dataset.
 
-data.py: the dataset and its labels · model.py: the network · training.py: a training run · checking.py: mistakes, before any of it ·
-longer.py: whether a run may go on for longer · trained.py: a trained network, from wherever it lies · published.py:
-a folder, or a repository of the Hugging Face hub, that holds one.
+data.py: the dataset and its labels · noise.py: label noise · model.py: the network · training.py: a training run · checking.py: config
+errors, found before training · longer.py: whether a run can be resumed with another number of iterations · trained.py: loading a trained
+network from a run or a weight file · published.py: saving and loading a network as a folder or a Hugging Face hub repository.
 """
 
 from reid.experiment.checking import check
-from reid.experiment.data import DATASETS, LabelledData, load_benchmark, load_data, located
+from reid.experiment.data import DATASETS, LabelledData, drawn_again, drawn_by_table, load_benchmark, load_data, located
 from reid.experiment.longer import require_same_past
 from reid.experiment.model import build_classifier, build_embedding
 from reid.experiment.trained import OfRun, OfWeights, Source, Trained, data_as_trained, known_noise, trained_on
@@ -25,6 +25,8 @@ __all__ = [
     "build_loss",
     "check",
     "data_as_trained",
+    "drawn_again",
+    "drawn_by_table",
     "known_noise",
     "load_benchmark",
     "load_data",

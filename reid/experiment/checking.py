@@ -1,4 +1,4 @@
-"""Every name and setting of a config checked before the first batch, with every mistake reported at once."""
+"""Checks of every name and setting of a config before the first batch; all errors are reported at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from reid.binding import Registry, problems_of, problems_of_component
-from reid.config import Component, Config
+from reid.config import Component, Config, Dataset
 from reid.datasets.noise_manifest import NOISES
 from reid.datasets.sampling import SAMPLERS
 from reid.datasets.sources.market1501 import DUKE_WITHDRAWN, is_duke
@@ -24,7 +24,7 @@ from reid.models.heads import HEADS
 from reid.protocol import get_protocols
 from reid.tracklets import Split
 
-# What `create_model` takes and the project decides.
+# Arguments of timm's `create_model` that are set by other parts of the config, not by model.options.
 _NOT_OPTIONS = {
     "checkpoint_path",
     "features_only",
@@ -37,15 +37,14 @@ _NOT_OPTIONS = {
 
 
 def check(config: Config) -> None:
-    """Checks every name, and every component's settings against the signature and the ranges of what they are for.
+    """Checks every name in a config, and the options of every component against its signature and value ranges.
 
     Raises:
-        ConfigError: one line per mistake.
+        ConfigError: one line per error.
     """
     problems = []
-    if config.data.name not in DATASETS:
-        unknown = f"unknown dataset {config.data.name!r}; {nearest(config.data.name, list(DATASETS))}"
-        problems.append(f"data.name: {DUKE_WITHDRAWN if is_duke(config.data.name) else unknown}")
+    for place, one in config.data.sets.items():
+        problems += _of_dataset(place, one)
     for component in _components(config):
         problems += problems_of_component(*component)
     problems += problems_of(lambda: check_name(config.model.name))
@@ -61,18 +60,37 @@ def check(config: Config) -> None:
         raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
 
 
-def _contradictions(config: Config) -> list[str]:
-    """Settings that are right one by one, but not together."""
+def _of_dataset(place: str, one: Dataset) -> list[str]:
+    """Returns the errors in the settings of one dataset; `place` is its section in the config."""
     problems = []
+    if one.name not in DATASETS:
+        unknown = f"unknown dataset {one.name!r}; {nearest(one.name, list(DATASETS))}"
+        problems.append(f"{place}.name: {DUKE_WITHDRAWN if is_duke(one.name) else unknown}")
+    if (one.name == "manifest") != (one.path is not None):
+        got = f"got data.name {one.name!r} and data.path {one.path!r}"
+        problems.append(f"{place}.path: the table of the dataset manifest, and of no other; {got}")
+    if one.split is not None and one.name not in SPLITS:
+        problems.append(f"{place}.split: only {' and '.join(SPLITS)} have several, got {one.name!r}")
+    return problems
+
+
+def _contradictions(config: Config) -> list[str]:
+    """Returns the errors of settings that are valid alone, but not in combination."""
+    problems = []
+    if config.data.split == "all" and config.data.name not in SPLITS:
+        problems.append(f"data.split: only {' and '.join(SPLITS)} have several, got {config.data.name!r}")
+    several = [] if isinstance(config.data.name, str) else [one.name for one in config.data.name]
     if config.data.labels == "truth" and config.data.name != "demo":
-        problems.append(f"data.labels: truth needs a dataset that knows it (demo), got {config.data.name!r}")
+        got = several or repr(config.data.name)
+        problems.append(f"data.labels: truth needs a dataset that knows it (demo), alone, got {got}")
+    for key in ("path", "split") if several else ():
+        if getattr(config.data, key) is not None:
+            problems.append(
+                f"data.{key}: of which of the datasets {', '.join(several)}? expected it beside the name of one: "
+                f"data: {{name: [{{name: {several[0]}, {key}: …}}, …], {key}: null}}"
+            )
     if config.data.labels == "truth" and config.data.corrections is not None and not config.data.noises:
         problems.append("data.corrections: corrects labels as given, and data.labels is truth; leave out one of them")
-    if (config.data.name == "manifest") != (config.data.path is not None):
-        got = f"got data.name {config.data.name!r} and data.path {config.data.path!r}"
-        problems.append(f"data.path: the table of the dataset manifest, and of no other; {got}")
-    if config.data.split is not None and config.data.name not in SPLITS:
-        problems.append(f"data.split: only {' and '.join(SPLITS)} have several, got {config.data.name!r}")
     drawn = [(noise.name, noise.options["seed"]) for noise in config.data.noises.values() if "seed" in noise.options]
     if twice := [f"{name} with seed {seed}" for i, (name, seed) in enumerate(drawn) if (name, seed) in drawn[:i]]:
         problems.append(f"data.noise: {twice[0]} stands twice; give the second another seed, or leave it out")
@@ -98,7 +116,7 @@ def _contradictions(config: Config) -> list[str]:
 
 
 def _in_parts(config: Config) -> list[str]:
-    """What keeps the configured loss from being computed in parts of a batch."""
+    """Returns an error for each loss that needs the whole batch and so cannot be used with train.accumulate > 1."""
     loss = build_loss(config)
     parts = loss.losses if isinstance(loss, SumOfLosses) else {config.losses[0].name: loss}
     whole = [name for name, part in parts.items() if getattr(part, "needs_whole_batch", False)]
@@ -110,7 +128,7 @@ def _in_parts(config: Config) -> list[str]:
 
 
 def _loss_components(config: Config) -> list[tuple[str, Component]]:
-    """Section and settings of each loss, without the factors of a list."""
+    """Returns section and settings of each loss, without the weights of a list."""
     if not isinstance(config.loss, list):
         return [("loss", config.loss)]
     found = []
@@ -121,7 +139,10 @@ def _loss_components(config: Config) -> list[tuple[str, Component]]:
 
 
 def _components(config: Config) -> list[tuple[str, Registry, Component, dict[str, Any]]]:
-    """Section, registry, settings, and stand-ins for what the wiring will pass; everything else in a signature is the user's."""
+    """Returns section, registry, settings and placeholder arguments of each component.
+
+    The placeholders stand for the arguments that the program itself passes; all other parameters of a signature are user settings.
+    """
     iterations, frame = config.train.iterations, np.zeros(1, dtype=np.int64)
     anybody = Split(Path(), np.array([b"x"]), frame, frame + 1, frame, frame)
     components: list[tuple[str, Registry, Component, dict[str, Any]]] = [

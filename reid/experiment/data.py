@@ -1,4 +1,4 @@
-"""The dataset that a config names, with the labels that training is to see.
+"""The dataset that a config names, with the labels used for training: with label noise, corrections and weights applied.
 
 Shapes: T tracklets, F frame names, K classes.
 """
@@ -6,7 +6,7 @@ Shapes: T tracklets, F frame names, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reid.config import Component, Config
+from reid.config import Component, Config, Dataset
 from reid.datasets.changes import Noisy, Persons, per_frame
 from reid.datasets.corrections import Corrected, Corrections, Counts, apply_corrections, read_corrections
 from reid.datasets.demo import load_truth
 from reid.datasets.holdout import hold_out, how_to_judge
+from reid.datasets.joining import joined
 from reid.datasets.manifest import load_manifest
 from reid.datasets.mars import find_dataset, load_mars
 from reid.datasets.sources.cuhk03 import load_cuhk03
@@ -40,7 +41,7 @@ from reid.tracklets import Benchmark, Split
 DATASETS: dict[str, Callable[[Path], Benchmark]] = {
     "mars": lambda folder: load_mars(folder, "mars"),
     "demo": lambda folder: load_mars(folder, "demo"),
-    "manifest": load_manifest,  # of a table, where the others take a folder
+    "manifest": load_manifest,  # takes a table; the others take a folder
     "market1501": load_market1501,
     "msmt17": load_msmt17,
     "cuhk03": load_cuhk03,
@@ -50,24 +51,24 @@ DATASETS: dict[str, Callable[[Path], Benchmark]] = {
     "ls-vid": load_ls_vid,
     "veri776": load_veri776,
 }
-SPLITS = {"ilids-vid": load_ilids_vid, "prid2011": load_prid2011}  # those with ten published splits
+SPLITS = {"ilids-vid": load_ilids_vid, "prid2011": load_prid2011}  # datasets with ten published splits
 
 
 @dataclass(frozen=True)
 class LabelledData:
-    """A dataset as training sees it.
+    """A dataset with the labels used for training.
 
     Args:
-        benchmark: as on disk.
-        train: the training set, held-out identities removed.
-        holdout: held-out tracklets, or None.
-        noise: what is known about wrong labels, in words.
-        before: who is in `train.split` by the labels before noise was made on purpose.
-        truth: who really is; None where nobody knows.
-        noisy: the whole training set, its held-out identities included, and the changes made on purpose; None without any.
-        corrections: the file whose corrections `train` and `holdout` have seen, or None.
-        corrected: what they did, in words; empty without them.
-        weights: what is known about the weights of training tracklets, in words; empty where all count alike.
+        benchmark: the dataset as on disk, with the names and notes that noise and corrections add.
+        train: the training set, without held-out identities.
+        holdout: tracklets of held-out identities, or None.
+        noise: description of the label noise.
+        before: identities in `train.split` by the labels before noise was added on purpose.
+        truth: true identities in `train.split`; None if unknown.
+        noisy: the whole training set, including held-out identities, after the noise added on purpose; None without such noise.
+        corrections: the corrections applied to `train` and `holdout`, in that order.
+        corrected: description of their effect; empty without corrections.
+        weights: description of the weights of training tracklets; empty if all have the same weight.
     """
 
     benchmark: Benchmark
@@ -77,38 +78,48 @@ class LabelledData:
     before: Persons
     truth: Persons | None
     noisy: Noisy | None = None
-    corrections: Corrections | None = None
+    corrections: tuple[Corrections, ...] = ()
     corrected: str = ""
     weights: str = ""
 
     @property
     def intact_T(self) -> np.ndarray | None:
-        """(T,) bool: whether the label of each tracklet of `train.split` is the true one; None where nobody knows.
+        """(T,) bool: whether the label of each tracklet of `train.split` is the true one; None if unknown.
 
-        `train.intact_F` is the same of frames, which differ from their tracklet where those of another one were put in.
+        `train.intact_F` is the same per frame; the two differ where frames of another tracklet were mixed in.
         """
         return None if self.truth is None else self.truth.labelled(self.train.split)[0]
 
 
 def located(config: Config) -> Config:
-    """The same config with places that do not depend on the folder it is used from, so that a run can be tested from any.
+    """Makes the paths in a config absolute, so that a run can be tested from any working directory.
 
-    REID_DATA stays what decides where the config names no root: it may say another place on another machine.
+    If REID_DATA is set and the config names no root, the root stays unset, so that REID_DATA can differ between machines.
     """
-    root = config.data.root
-    if root is not None or (not os.environ.get("REID_DATA") and config.data.name != "manifest"):
+    root, named = config.data.root, config.data.name
+    if root is not None or (
+        not os.environ.get("REID_DATA") and any(one.name != "manifest" for one in config.data.sets.values())
+    ):
         root = str(data_root(root).absolute())
+    if not isinstance(named, str):
+        named = [one.model_copy(update={"path": _absolute(one.path), "root": _absolute(one.root)}) for one in named]
     noises = [_located(one) for one in config.data.noises.values()]
     noise = noises if isinstance(config.data.noise, list) else next(iter(noises), None)
     files = {"path": config.data.path, "corrections": config.data.corrections, "weights": config.data.weights}
-    places = {key: None if file is None else str(Path(file).expanduser().absolute()) for key, file in files.items()}
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": root, "noise": noise, **places})})
+    changed = {"name": named, "root": root, "noise": noise} | {key: _absolute(file) for key, file in files.items()}
+    return config.model_copy(update={"data": config.data.model_copy(update=changed)})
+
+
+def _absolute(file: str | list[str] | None) -> str | list[str] | None:
+    if isinstance(file, list):
+        return [str(Path(one).expanduser().absolute()) for one in file]
+    return None if file is None else str(Path(file).expanduser().absolute())
 
 
 def _located(noise: Component) -> Component:
-    """The same noise with absolute places of what it reads."""
+    """Makes the paths that a noise reads absolute."""
     places = {
-        name: str(Path(value).expanduser().absolute())
+        name: _absolute(value)
         for name, value in noise.options.items()
         if name in ("path", "gallery") and value is not None
     }
@@ -116,55 +127,101 @@ def _located(noise: Component) -> Component:
 
 
 def load_benchmark(config: Config, drawn: Mapping[str, str] | None = None, *, to_train: bool = False) -> Benchmark:
-    """The dataset that the config names.
+    """Loads the dataset that the config names; several datasets are joined into one.
 
     Args:
-        config: the run's.
-        drawn: person -> part, to keep to where a table does not say who is trained on; drawn here by default.
-        to_train: refuse a table that has nobody to train on.
+        config: config of the run.
+        drawn: person -> part (train, val, test), a saved division for tables without a split column; by default it is drawn here. For
+            several datasets, persons are named as in `reid.datasets.joining`.
+        to_train: raise an error if a table has no training persons.
 
     Raises:
-        DataError: it is not there, or inconsistent.
+        ConfigError: two datasets have one name; data.split is `all`.
+        DataError: a dataset is missing or inconsistent.
     """
-    if config.data.name == "manifest":
-        if config.data.path is None:
-            raise ConfigError("data.path: the dataset manifest needs a table; expected data.path=tracks.csv, say")
+    if config.data.split == "all":
+        raise ConfigError("data.split: all is for robust-reid train, a run for each split; expected one of 0 to 9 here")
+    sets = config.data.sets
+    if len(sets) == 1:
+        return _load(config, sets["data"], "data", drawn, to_train=to_train)
+    found = []
+    for place, one in sets.items():
+        own = None if drawn is None else _of_one(drawn, one)
+        found.append(_load(config, one, place, own, to_train=False))  # one of several tables may be for testing only
+    return joined(found)
+
+
+def _load(config: Config, one: Dataset, place: str, drawn: Mapping[str, str] | None, *, to_train: bool) -> Benchmark:
+    if one.name == "manifest":
+        if one.path is None:
+            raise ConfigError(f"{place}.path: the dataset manifest needs a table; expected data.path=tracks.csv, say")
         draw = Draw(config.data.test_share, config.data.holdout or Draw.val, config.data.split_seed)
-        table = Path(config.data.path).expanduser()
+        table = Path(one.path).expanduser()
         if not table.exists():
-            raise DataError(f"{table}: no such table; name the place where it is now by data.path=FILE")
+            raise DataError(f"{table}: no such table; name the place where it is now by {place}.path=FILE")
         return load_manifest(table, draw=draw, drawn=drawn, any_camera=config.test.any_camera, to_train=to_train)
-    name, root = config.data.name, data_root(config.data.root)
-    folder = find_dataset(root, name, *PLACES.get(name, ()))
-    if config.data.split is not None:
-        return SPLITS[name](folder, config.data.split)
-    return DATASETS[name](folder)
+    folder = find_dataset(data_root(one.root), one.name, *PLACES.get(one.name, ()))
+    if one.split is not None:
+        return SPLITS[one.name](folder, one.split)
+    return DATASETS[one.name](folder)
+
+
+def _of_one(drawn: Mapping[str, str], one: Dataset) -> dict[str, str]:
+    """Returns the division of one table among several, with persons named as in the table."""
+    front = f"{Path(one.path or '').stem}:"
+    return {person.removeprefix(front): part for person, part in drawn.items() if person.startswith(front)}
+
+
+def drawn_by_table(config: Config, drawn: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Returns the division of a run by table: file name of the table -> person as named there -> part."""
+    tables = [one for one in config.data.sets.values() if one.path is not None]
+    one_of = _of_one if len(config.data.sets) > 1 else lambda drawn, one: dict(drawn)
+    return {Path(one.path or "").name: one_of(drawn, one) for one in tables}
+
+
+def drawn_again(config: Config, by_table: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Inverts `drawn_by_table` for the tables of this config, matched by file name; the result is `drawn` of `load_benchmark`.
+
+    Tables that the division does not contain have no entry, so they are tested whole.
+    """
+    tables = [Path(one.path) for one in config.data.sets.values() if one.path is not None]
+    several = len(config.data.sets) > 1
+    return {
+        f"{table.stem}:{person}" if several else person: part
+        for table in tables
+        for person, part in by_table.get(table.name, {}).items()
+    }
 
 
 def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path | None = None) -> LabelledData:
-    """The dataset with the labels that training is to see.
+    """Loads the dataset with the labels used for training.
 
     Args:
-        config: the run's.
+        config: config of the run.
         drawn: as in `load_benchmark`.
-        made: the manifest of the noise that a run to be resumed has made, which then is not drawn again.
+        made: noise manifest of a run that is resumed; its changes are replayed instead of drawn again.
 
     Raises:
-        ConfigError: no checkpoint could be chosen by the held-out identities; the noise asks for more than there is.
-        DataError: it is not there, inconsistent, or has fewer than two identities to train on.
+        ConfigError: the held-out identities have no query with a match, so they cannot select a checkpoint; settings contradict each other
+            or the table; the noise rate is too high for the data.
+        DataError: the dataset is missing, inconsistent, or has fewer than two training identities.
     """
     benchmark = load_benchmark(config, drawn, to_train=True)
     clean, true_pid, order = _labelled(config, benchmark.train)
     noisy = with_noise(config, benchmark, clean, order, made)
-    corrections = (
-        None if config.data.corrections is None else read_corrections(Path(config.data.corrections).expanduser())
-    )
-    mended = _corrected(corrections, noisy, benchmark)  # as in life, where noise is there before anybody corrects it
-    split, before = mended.split, _after(noisy.before, mended)
-    truth = None if true_pid is None else _after(noisy.persons(true_pid, clean), mended)
+    corrections = tuple(read_corrections(Path(file).expanduser()) for file in config.data.correction_files)
+    # Noise comes before corrections, as in practice.
+    rounds = _corrected(corrections, noisy, benchmark)
+    split, names, before = rounds[-1].split, rounds[-1].names, _after(noisy.before, rounds)
+    truth = None if true_pid is None else _after(noisy.persons(true_pid, clean), rounds)
     rows, held = np.arange(len(split)), benchmark.val
     if held is not None and config.data.holdout and benchmark.drawn is None:
         raise ConfigError("data.holdout: the table's split val chooses the checkpoint; leave out one of them")
+    if config.data.holdout and benchmark.parts and benchmark.drawn is not None:
+        raise ConfigError(
+            "data.holdout: a table without a column split has its own persons to choose the checkpoint, the other datasets have none; "
+            "expected data.holdout=0, or a column split"
+        )
     if config.data.holdout and benchmark.drawn is None:
         rows, held_rows = hold_out(split, config.data.holdout, config.seed)
         held = split.select(held_rows)
@@ -178,60 +235,80 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
         )
     label_F = torch.from_numpy(per_frame(train, labels, fill=-1))
     trained = None if truth is None else truth.of_rows(rows)
-    intact_F = None if trained is None else torch.from_numpy(trained.labelled(train)[1])
-    weight_T = _weights(config, benchmark, noisy, mended)
+    true_F = None if trained is None else torch.from_numpy(_classes(trained.pid_F, pids))
+    weight_T = _weights(config, benchmark, noisy, rounds)
     weight_F = None
     if weight_T is not None:
         weight_T = scaled(weight_T[rows], config.data.weights or benchmark.name)
         weight_F = torch.from_numpy(per_frame(train, weight_T.astype(np.float32), fill=0))
     return LabelledData(
-        replace(benchmark, names=mended.names, notes=(*benchmark.notes, *notes_on(noisy), *mended.notes)),
-        TrainingSet(train, label_F, intact_F, pids, weight_F),
+        replace(
+            benchmark,
+            names=names,
+            notes=(*benchmark.notes, *notes_on(noisy), *(note for mended in rounds for note in mended.notes)),
+        ),
+        TrainingSet(train, label_F, true_F, pids, weight_F),
         held,
         _in_words(split, before, truth, changed=bool(noisy.changes)),
         before.of_rows(rows),
         trained,
         noisy if noisy.changes else None,
         corrections,
-        str(mended.counts) if corrections else "",
+        "; then ".join(str(mended.counts) for mended in rounds[1:]),
         "" if weight_T is None else in_words(weight_T),
     )
 
 
-def _weights(config: Config, benchmark: Benchmark, noisy: Noisy, mended: Corrected) -> np.ndarray | None:
-    """(T,) of all tracklets to train on, held-out ones included, as given; None where all count alike.
+def _classes(pid_F: np.ndarray, pids: np.ndarray) -> np.ndarray:
+    """Returns (F,) the class of each pid, -2 for a pid that is not a class."""
+    place_F = np.searchsorted(pids, pid_F).clip(max=len(pids) - 1)
+    return np.where(pids[place_F] == pid_F, place_F, -2)
 
-    A file may name those too that corrections have dropped: both may come from one audit.
+
+def _weights(config: Config, benchmark: Benchmark, noisy: Noisy, rounds: list[Corrected]) -> np.ndarray | None:
+    """Returns (T,) the unscaled weights of all training tracklets, including held-out ones; None if no weights are given.
+
+    A weights file may also list tracklets that corrections have dropped, because both files may come from one audit.
     """
+    source_T = rounds[0].source
+    for mended in rounds[1:]:
+        source_T = source_T[mended.source]
     if config.data.weights is None:
-        source_T = noisy.row_T[mended.source]  # the row of the dataset; -1 for those that noise has added
-        return None if benchmark.weight is None else np.where(source_T < 0, 1.0, benchmark.weight[source_T])
+        row_T = noisy.row_T[source_T]  # row in the dataset; -1 for tracklets added by noise
+        return None if benchmark.weight is None else np.where(row_T < 0, 1.0, benchmark.weight[row_T])
     if benchmark.weight is not None:
         raise ConfigError("data.weights: the table has a column weight; leave out one of them")
-    dropped = np.setdiff1d(np.arange(len(noisy.split)), mended.source)
-    return read_weights(Path(config.data.weights).expanduser(), mended.split, {noisy.split.key(row) for row in dropped})
+    dropped = np.setdiff1d(np.arange(len(noisy.split)), source_T)
+    file, split = Path(config.data.weights).expanduser(), rounds[-1].split
+    return read_weights(file, split, {noisy.split.key(row) for row in dropped})
 
 
-def _corrected(corrections: Corrections | None, noisy: Noisy, benchmark: Benchmark) -> Corrected:
-    """The training tracklets with corrections applied, where there are any."""
+def _corrected(files: Sequence[Corrections], noisy: Noisy, benchmark: Benchmark) -> list[Corrected]:
+    """Returns the training tracklets before any correction, and after each file of corrections."""
     split, val, test = noisy.split, benchmark.val, benchmark.test
-    if corrections is None:
-        return Corrected(split, noisy.names, np.arange(len(split)), np.arange(len(split.names)), Counts(), ())
+    rounds = [Corrected(split, noisy.names, np.arange(len(split)), np.arange(len(split.names)), Counts(), ())]
     elsewhere = test.pid if val is None else np.concatenate([val.pid, test.pid])
-    return apply_corrections(corrections, split, noisy.names, elsewhere)
+    for file in files:
+        rounds.append(apply_corrections(file, rounds[-1].split, rounds[-1].names, elsewhere))
+    return rounds
 
 
-def _after(persons: Persons, mended: Corrected) -> Persons:
-    """Who is there once tracklets were dropped, thinned and split: a piece is of whom its frames show."""
-    pid_T, pid_F = persons.pid_T[mended.source], persons.pid_F[mended.frame]
-    pieces = np.bincount(mended.source, minlength=len(persons.pid_T))[mended.source] > 1
-    return Persons(np.where(pieces, pid_F[mended.split.start], pid_T), pid_F)
+def _after(persons: Persons, rounds: list[Corrected]) -> Persons:
+    """Returns the identities after corrections have dropped, shortened or split tracklets.
+
+    The piece of a split tracklet gets the identity of its first frame.
+    """
+    for mended in rounds:
+        pid_T, pid_F = persons.pid_T[mended.source], persons.pid_F[mended.frame]
+        pieces = np.bincount(mended.source, minlength=len(persons.pid_T))[mended.source] > 1
+        persons = Persons(np.where(pieces, pid_F[mended.split.start], pid_T), pid_F)
+    return persons
 
 
 def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, np.ndarray]:
-    """The split with the labels that noise is added to, (T,) the true ones where known, and the order that noise is drawn in.
+    """Returns the split with the labels before noise, (T,) the true pids or None, and (T,) the order in which noise is drawn.
 
-    That is the order of the true table where there is one, so that the demo's generator and the same noise here draw the same flips.
+    For the demo dataset this is the order of its table of true labels, so that its generator and the same noise here draw the same flips.
     """
     if config.data.name != "demo":
         return split, None, np.arange(len(split))
@@ -245,7 +322,7 @@ def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, n
 
 
 def _in_words(split: Split, before: Persons, truth: Persons | None, *, changed: bool) -> str:
-    """How many labels are wrong, or were changed where nobody knows which were right."""
+    """Describes how many labels are wrong, or, if the true labels are unknown, how many were changed on purpose."""
     intact_T, intact_F = (before if truth is None else truth).labelled(split)
     if truth is None and not changed:
         return "unknown (no true labels)"

@@ -1,4 +1,4 @@
-"""Whether a run may go on to another number of iterations: only if the steps it has done would have been the same ones."""
+"""Checks whether a run can be resumed with another number of iterations: only if its past steps would have been the same."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from reid.experiment.training import build_loss, with_warmup
 
 
 def require_same_past(before: Config, now: Config, done: int, source: object) -> None:
-    """Refuses another number of iterations where it changes what was done, or comes after it.
+    """Checks that another number of iterations would not have changed the steps done so far.
 
     Args:
-        before: the config that the steps were done with.
-        now: the same but for `train.iterations`.
-        done: the number of steps done.
-        source: the checkpoint, named in errors.
+        before: config of the steps done.
+        now: the same config except for `train.iterations`.
+        done: number of steps done.
+        source: the checkpoint, for error messages.
 
     Raises:
-        ConfigError: naming the first step with another rate, the setting of the loss, or the number of steps done.
+        ConfigError: the new number is below `done`, or the learning rate of a past step or a setting of the loss depends on it.
     """
     old, new = before.train.iterations, now.train.iterations
     if old == new:
@@ -48,7 +48,7 @@ def _rates(config: Config) -> Schedule:
 
 
 def _settings(loss: nn.Module) -> list[tuple[str, dict[str, Any]]]:
-    """The numbers and words that a loss and its parts keep."""
+    """Returns the numeric and text attributes of a loss and its submodules."""
     return [
         (name, {key: value for key, value in vars(part).items() if isinstance(value, int | float | str)})
         for name, part in loss.named_modules()

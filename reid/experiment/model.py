@@ -1,4 +1,4 @@
-"""From the config to the network and its preprocessing."""
+"""Building the network and its preprocessing from the config."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ logger = logging.getLogger(__name__)
 
 
 def build_embedding(config: Config, *, initial_weights: bool = True) -> tuple[Embedding, Preprocess]:
-    """The embedding and the preprocessing that its backbone's weights expect.
+    """Builds the embedding network, and the preprocessing that the weights of its backbone expect.
 
     Args:
-        config: the run's.
-        initial_weights: load the configured ones; False where a checkpoint's follow anyway.
+        config: config of the run.
+        initial_weights: load the configured initial weights; False if a checkpoint is loaded afterwards.
 
     Raises:
-        ConfigError: unknown model. CheckpointError: no weights to be had.
+        ConfigError: the model is unknown, or cannot be built with its options.
+        CheckpointError: the weights cannot be loaded.
     """
     torch.manual_seed(seed_of(config.seed, "init"))
     weights = read(config.model.weights) if config.model.weights is not None and initial_weights else None
@@ -52,14 +53,17 @@ def build_embedding(config: Config, *, initial_weights: bool = True) -> tuple[Em
 
 
 def _backbone(config: Config, **given: Any) -> nn.Module:
-    """The backbone by the model's options; one of a fixed input size is made for that of the config, its positions interpolated by timm."""
+    """Builds the backbone with the model's options.
+
+    A backbone with a fixed input size is built for the size in the config; timm interpolates its position embeddings.
+    """
     name, crop = config.model.name, tuple(config.augment.crop)
     options: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in config.model.options.items()
     }
     published = get_pretrained_cfg(name)
     if published is not None and published.fixed_input_size and "img_size" not in options:
-        with contextlib.suppress(TypeError):  # it takes no other size; `check_input_size` tells where that is wrong
+        with contextlib.suppress(TypeError):  # it has no argument img_size; `check_input_size` reports a wrong size
             return create_backbone(name, **given, **options, img_size=crop)
     try:
         return create_backbone(name, **given, **options)
@@ -71,7 +75,7 @@ def _backbone(config: Config, **given: Any) -> nn.Module:
 
 
 def build_classifier(config: Config, embedding: Embedding, num_classes: int) -> Classifier:
-    """The embedding under the configured classifier of training.
+    """Adds the configured classification head to an embedding, for training.
 
     Raises:
         ConfigError: a setting of the head is out of range.
@@ -84,27 +88,31 @@ def build_classifier(config: Config, embedding: Embedding, num_classes: int) -> 
 
 
 def build_preprocess(config: Config, pretrained_cfg: Mapping[str, Any]) -> Preprocess:
-    """The configured augmentation, with mean and deviation from timm's `pretrained_cfg` (numbers of 1 or 3 channels)."""
+    """Builds the configured preprocessing and augmentation, with mean and std (1 or 3 channels) from timm's `pretrained_cfg`."""
     augment = config.augment
     mean, std = pretrained_cfg["mean"], pretrained_cfg["std"]
     return Preprocess(augment.resize, augment.crop, mean, std, augment.flip, augment.erase, augment.color, augment.pad)
 
 
 def with_shared_norm(config: Config, model: Classifier, runtime: Runtime) -> Classifier:
-    """The model with batch normalisation over all processes, where that is wanted."""
+    """Converts the model to synchronised batch normalisation if machine.sync_norm is set.
+
+    Raises:
+        ConfigError: the device is not CUDA.
+    """
     if not config.machine.sync_norm:
         return model
     if runtime.device.type != "cuda":
         raise ConfigError(f"machine.sync_norm: needs CUDA devices, got {runtime.device.type}; leave it out")
-    return timm.layers.convert_sync_batchnorm(model)  # torch's own would lose the activation inside timm's layers
+    return timm.layers.convert_sync_batchnorm(model)  # torch's own conversion drops the activation in timm's layers
 
 
 @torch.no_grad()
 def check_input_size(config: Config, model: nn.Module, runtime: Runtime) -> None:
-    """Run one image of the configured size through the model, as some networks take one size only.
+    """Runs one image of the configured size through the model, because some networks accept only one size.
 
     Raises:
-        ConfigError: the network does not take it.
+        ConfigError: the network does not accept this size.
     """
     size = config.augment.crop
     try:

@@ -1,6 +1,6 @@
-"""From `data.noise` to a training set with labels changed on purpose.
+"""Adding the label noise of `data.noise` to a training set.
 
-Shapes: T tracklets, D feature, n frames.
+Shapes: T tracklets, D feature dimensions.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from reid.tracklets import Benchmark, Split
 
 logger = logging.getLogger(__name__)
 
-SAMPLED = 4  # frames of a tracklet, evenly spread, that its colours are taken from
-# Pixels, height and width; the histogram sees the middle half, where the person is: on the demo, a tracklet is then nearest to its own
-# person's other tracklets in 95 % of cases, of whole pictures in 62 %, where backgrounds are compared.
+SAMPLED = 4  # evenly spaced frames per tracklet used for its colour histogram
+# Pixels, (height, width). Only the middle half of the width is used, where the person is: on the demo, a tracklet's nearest neighbour is
+# then of the same person in 95 % of cases; with whole images, which include the background, in 62 %.
 SIZE, SEEN = [64, 32], [64, 16]
 
 
 def with_noise(
     config: Config, benchmark: Benchmark, clean: Split, order: np.ndarray, made: Path | None = None
 ) -> Noisy:
-    """The training set after the config's noise.
+    """Applies the configured noise to the training set.
 
     Args:
-        config: its `data.noise` names what is drawn.
-        benchmark: the dataset, whose test set has the distractors and junk.
-        clean: the training tracklets with the labels before.
-        order: (T,) rows in the order that is drawn from.
-        made: a manifest to take in place of drawing.
+        config: config with `data.noise`.
+        benchmark: the dataset; its test set supplies distractors and junk.
+        clean: the training tracklets with the labels before noise.
+        order: (T,) rows in the order in which noise is drawn.
+        made: a noise manifest to replay instead of drawing.
 
     Raises:
-        ConfigError: the rate asks for more than there is.
-        DataError: two tracklets have one key; features or a manifest cannot be read or do not fit.
+        ConfigError: a noise rate is too high for the data, or two noises have the same kind and seed.
+        DataError: two tracklets share a key; features or a manifest cannot be read or do not fit.
     """
     others = [benchmark.test, *([] if benchmark.val is None else [benchmark.val])]
     taken = frozenset(pid for split in others for pid in split.pid.tolist())
@@ -65,7 +65,11 @@ def with_noise(
 
 
 def _refuse_twice(before: Noisy, after: Noisy) -> None:
-    """A manifest tells noises apart by kind and seed, so no two may have both."""
+    """Checks that no two noises have the same kind and seed, which identify a noise in a manifest.
+
+    Raises:
+        ConfigError: two noises have both in common.
+    """
     drawn, new = (
         {(c.kind, c.seed) for c in changes} for changes in (before.changes, after.changes[len(before.changes) :])
     )
@@ -75,7 +79,7 @@ def _refuse_twice(before: Noisy, after: Noisy) -> None:
 
 
 def notes_on(noisy: Noisy) -> tuple[str, ...]:
-    """The realised rate of every noise that was made, a sentence each, and what it does to a test."""
+    """Describes the realised rate of each noise, one sentence each, and warns if test tracklets are trained on."""
     all_tracklets, all_frames = (len(np.unique(origin[origin >= 0])) for origin in (noisy.row_T, noisy.frame_F))
     groups: dict[tuple[str, int], list[Change]] = {}
     for change in noisy.changes:
@@ -94,12 +98,16 @@ def notes_on(noisy: Noisy) -> tuple[str, ...]:
 
 
 def share_of(count: int, of: int, what: str = "") -> str:
-    """``452 of 1508 tracklets (29.97 %)``; none of nothing is 0 %."""
+    """Formats a share such as ``452 of 1508 tracklets (29.97 %)``; 0 of 0 is 0 %."""
     return f"{count} of {' '.join(filter(None, [str(of), what]))} ({100 * count / max(of, 1):.2f} %)"
 
 
 def _features(config: Config, split: Split, gallery: str | None) -> np.ndarray:
-    """(T, D) unit rows of a split's tracklets: those of a gallery, or of colour histograms."""
+    """Returns (T, D) unit feature rows of a split's tracklets, from a gallery or feature file if given, else colour histograms.
+
+    Raises:
+        DataError: the features have no keys or lack tracklets; or no frame of a tracklet can be read.
+    """
     if gallery is None:
         logger.info(
             "nearest persons by colour histograms: reading up to %d frames of %d tracklets", SAMPLED, len(split)
@@ -121,7 +129,7 @@ def _features(config: Config, split: Split, gallery: str | None) -> np.ndarray:
 
 @torch.inference_mode()
 def _colours(split: Split, damaged: DamagedImages, workers: int) -> np.ndarray:
-    """On the CPU, in every process by itself, so that all of them come to the same."""
+    """Returns (T, D) colour histograms as unit rows. Every process computes them on the CPU, so that all get the same result."""
     rows = np.repeat(np.arange(len(split)), np.minimum(split.lengths, SAMPLED))
     frames = np.concatenate(
         [

@@ -1,6 +1,6 @@
-"""A trained network as a folder for others: weights, settings and a model card; read from a disk or from the Hugging Face hub.
+"""Saving a trained network as a folder to publish, and loading it from disk or from the Hugging Face hub.
 
-`model.safetensors` · `config.json` · `README.md`, the card. Nothing in them is ever run.
+Files: `model.safetensors` (weights) · `config.json` (settings) · `README.md` (model card). Loading them executes no code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reid.engine import checkpoint
 from reid.errors import CheckpointError, ConfigError, DataError
 from reid.experiment.model import build_embedding, build_preprocess
 from reid.experiment.trained import OfRun, Source, Trained, known_noise, trained_on
-from reid.files import atomic
+from reid.files import JSON_ERRORS, atomic
 from reid.models.hub import one_line_of_retries
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime
@@ -33,7 +33,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 @dataclass(frozen=True)
 class OfFolder:
-    """A folder that `write` made; a `Source`.
+    """A folder written by `write`; a `Source`.
 
     Args:
         path: the folder.
@@ -45,10 +45,10 @@ class OfFolder:
         return str(self.path)
 
     def settings(self) -> dict[str, Any]:
-        """What `config.json` says.
+        """Reads and checks `config.json`.
 
         Raises:
-            CheckpointError: it is missing, damaged, of another program or of a newer one.
+            CheckpointError: the file is missing or damaged, or has another format or schema.
         """
         file = self.path / SETTINGS
         try:
@@ -56,8 +56,11 @@ class OfFolder:
             if settings.get("format") != FORMAT or settings["schema"] != SCHEMA:
                 found = f"format {settings.get('format')!r}, schema {settings.get('schema')!r}"
                 raise ValueError(f"{found}; expected {FORMAT!r} and {SCHEMA}")
-            settings["config"]["model"], settings["mean"][2], settings["std"][2], settings["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            settings["config"]["model"], settings["fingerprint"]
+            for name in ("mean", "std"):
+                if not _are_three_numbers(settings[name]) or (name == "std" and 0 in settings[name]):
+                    raise ValueError(f"{name}: expected three numbers, a std above 0, got {settings[name]!r:.60}")
+        except (*JSON_ERRORS, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = str(error) or type(error).__name__
             raise CheckpointError(
                 f"{file}: not of a folder that save_pretrained wrote: {reason}; save it again"
@@ -73,7 +76,7 @@ class OfFolder:
         """See `Source`.
 
         Raises:
-            CheckpointError: a file is missing or damaged, or the two are not of one network.
+            CheckpointError: a file is missing or damaged, or weights and settings do not belong together.
         """
         settings, file = self.settings(), self.path / WEIGHTS
         try:
@@ -91,21 +94,33 @@ class OfFolder:
         return trained
 
 
+def _are_three_numbers(values: Any) -> bool:
+    return (
+        isinstance(values, list) and len(values) == 3 and all(type(v) in (int, float) and 0 <= v < 256 for v in values)
+    )
+
+
 def find(place: str | Path, choice: str = "last") -> Source:
-    """What lies at a place: a run, a folder of `save_pretrained`, or a repository of the hub, which is then fetched.
+    """Finds a trained network: a run directory, a folder of `save_pretrained`, or a hub repository, which is downloaded.
 
     Args:
-        place: a path, or `owner/name` of the hub; a folder of that name comes first.
-        choice: which checkpoint of a run.
+        place: a path, or `owner/name` on the Hugging Face hub; an existing folder with this name takes precedence.
+        choice: checkpoint of a run: `last`, `best`, or a path.
 
     Raises:
-        DataError: there is nothing of the kind. CheckpointError: the hub does not give it.
+        DataError: there is no such folder, and `place` is not a hub id; or `place` is a file.
+        CheckpointError: the download failed.
     """
     folder = Path(place)
     if folder.is_dir():
         if (folder / SETTINGS).is_file():
             return OfFolder(folder)
         return OfRun(folder, choice)
+    if folder.is_file():
+        raise DataError(
+            f"{place}: a file; expected a run directory, a folder of save_pretrained, or an id of the Hugging Face hub. Weights are read "
+            "by the commands' --weights, exported files by the runtime that they are for"
+        )
     if isinstance(place, Path) or not _HUB_ID.fullmatch(place):
         raise DataError(
             f"{place}: no such folder; expected a run directory, a folder of save_pretrained, or an id of the Hugging Face hub, "
@@ -115,7 +130,7 @@ def find(place: str | Path, choice: str = "last") -> Source:
 
 
 def _fetched(hub_id: str) -> Path:
-    import huggingface_hub  # half a second, which those without need not wait
+    import huggingface_hub  # imported here because it takes half a second
 
     try:
         with one_line_of_retries(f"{hub_id} from the Hugging Face hub"):
@@ -129,16 +144,17 @@ def _fetched(hub_id: str) -> Path:
 
 
 def write(folder: Path, trained: Trained, source: Source, licence: str | None) -> None:
-    """Writes the folder; files of its own that are there are replaced.
+    """Writes weights, settings and model card to a folder; existing files with these names are replaced.
 
     Args:
-        folder: need not exist.
+        folder: created if it does not exist.
         trained: the network.
-        source: where it lies, for the card.
+        source: where it was loaded from, for the card.
         licence: of the weights, an SPDX identifier; None: not stated.
 
     Raises:
-        ConfigError: the folder is a run's. DataError: it cannot be written.
+        ConfigError: the folder is a run directory.
+        DataError: the folder cannot be written.
     """
     if RunDirectory(folder).config_file.exists():
         raise ConfigError(f"{folder}: is a run directory; choose another folder")
@@ -173,17 +189,17 @@ def write(folder: Path, trained: Trained, source: Source, licence: str | None) -
 
 
 def _about(trained: Trained, source: Source) -> dict[str, Any]:
-    """Where a network comes from: the data, their labels, the training, the figures; no paths of this machine."""
+    """Returns the origin of a network: data, label noise, training and test results, without paths of this machine."""
     if isinstance(source, OfFolder):
         return dict(source.settings().get("about") or {})
     if not isinstance(source, OfRun):
         return {"trained_on": "unknown", "wrong_labels": "unknown", "results": []}
     config, directory = trained.config, RunDirectory(source.path)
-    state = checkpoint.load(directory.checkpoint(source.choice))
+    state = checkpoint.load(directory.checkpoint(source.choice), "model", "pids")
     results: list[dict[str, Any]] = []
-    if source.choice == "last" and directory.results.is_file():  # they are of the last checkpoint
+    if source.choice == "last" and directory.results.is_file():  # results are of the last checkpoint only
         results = json.loads(directory.results.read_text(encoding="utf-8"))
-    names = ("protocol", "mAP", "cmc", "num_queries", "num_gallery")
+    names = ("dataset", "protocol", "mAP", "cmc", "num_queries", "num_gallery")
     return {
         "trained_on": trained_on(config),
         "persons": len(state["pids"]),
@@ -195,7 +211,7 @@ def _about(trained: Trained, source: Source) -> dict[str, Any]:
 
 
 def _card(trained: Trained, about: Mapping[str, Any], licence: str | None) -> str:
-    """The card, with the entries that the hub reads before it."""
+    """Returns the model card, with the YAML metadata that the hub reads at its top."""
     data, config = about.get("trained_on", "unknown"), trained.config
     (height, width), (h, w) = trained.preprocess.resize, trained.preprocess.crop
     entry = f"license: {licence}" if licence else "license: other\nlicense_name: not-stated"
@@ -251,10 +267,11 @@ middle. Fingerprint of the features: `{trained.fingerprint}`.
 def _figures(results: Sequence[Mapping[str, Any]], data: str) -> str:
     if not results:
         return "Not measured, or not with these weights."
+    of = [f"{result['dataset']}, " if "dataset" in result else "" for result in results]
     rows = [
-        f"| {result['protocol']} | {_percent(result['mAP'])} | {_percent(result['cmc'].get('1'))} | {result['num_queries']} | "
+        f"| {dataset}{result['protocol']} | {_percent(result['mAP'])} | {_percent(result['cmc'].get('1'))} | {result['num_queries']} | "
         f"{result['num_gallery']} |"
-        for result in results
+        for dataset, result in zip(of, results, strict=True)
     ]
     header = "| protocol | mAP | Rank-1 | queries | gallery |\n|---|---|---|---|---|\n"
     return f"On the test persons of {data}, per cent:\n\n{header}" + "\n".join(rows)

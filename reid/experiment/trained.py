@@ -1,6 +1,6 @@
-"""A trained network and all that embedding takes, from wherever it lies: a run, or a weight file.
+"""Loading a trained network and its preprocessing from a run or a weight file.
 
-Both say which config embeds, and load the network it describes.
+Both kinds of source provide the config to embed with, and load the network it describes.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from reid.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-SIZE = (256, 128)  # (height, width) that person re-identification is published with
+SIZE = (256, 128)  # (height, width), the usual input size in person re-identification
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A network in evaluation mode on its device, with all that embedding takes.
+    """A network in evaluation mode on its device, with everything needed to embed images.
 
     Args:
-        config: settings of network, preprocessing, pooling.
+        config: settings of network, preprocessing and pooling.
         embedding: (B, 3, h, w) -> (B, D).
-        preprocess: frames to its input.
-        about: what made it, as `gallery.json` keeps it: run and checkpoint, or weights and model.
+        preprocess: converts frames to the network's input.
+        about: origin of the network, as stored in `gallery.json`: run and checkpoint, or weights and model.
     """
 
     config: Config
@@ -47,25 +47,25 @@ class Trained:
 
     @property
     def fingerprint(self) -> str:
-        """As `engine.extract.fingerprint`."""
+        """Fingerprint of network, preprocessing and pooling, see `engine.extract.fingerprint`."""
         return fingerprint(self.embedding, self.preprocess, self.config.test.pooling)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Sizes and pooling, as `gallery.json` keeps them."""
+        """Image sizes and pooling, as stored in `gallery.json`."""
         sizes = {"resize": self.preprocess.resize, "crop": self.preprocess.crop}
         return {**sizes, "pooling": self.config.test.pooling}
 
 
 class Source(Protocol):
-    """Where a trained network lies."""
+    """A place that a trained network can be loaded from."""
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
-        """The config that embeds, with overrides for this machine and data."""
+        """Returns the config to embed with, with overrides for this machine and data."""
         ...
 
     def load(self, config: Config, runtime: Runtime) -> Trained:
-        """The network that this config, made by `config`, describes."""
+        """Loads the network that this config describes; the config comes from `config`."""
         ...
 
 
@@ -88,7 +88,7 @@ class OfRun:
         """See `Source`.
 
         Raises:
-            DataError: this is no run directory.
+            DataError: the path is not a run directory.
         """
         return RunDirectory(self.path).config(overrides)
 
@@ -96,10 +96,10 @@ class OfRun:
         """See `Source`.
 
         Raises:
-            CheckpointError: it is missing or damaged, or of another config.
+            CheckpointError: the checkpoint is missing or damaged, or belongs to another config.
         """
         file = RunDirectory(self.path).checkpoint(self.choice)
-        state = checkpoint.tested_weights(checkpoint.load(file))
+        state = checkpoint.tested_weights(checkpoint.load(file, "model"))
         embedding, preprocess = build_embedding(config, initial_weights=False)
         prefix = "embedding."
         own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -111,12 +111,12 @@ class OfRun:
 
 @dataclass(frozen=True)
 class OfWeights:
-    """A weight file, as `reid.models.weights` reads it.
+    """A weight file that `reid.models.weights` can read.
 
     Args:
         file: the file.
-        model: the network it is of, a name of timm's; a checkpoint of a run of our own says so itself.
-        size: (height, width) of the network's input, to which images are resized; by default what the run had, or `SIZE`.
+        model: timm name of its network; not needed for a checkpoint of robust-reid, which contains its config.
+        size: (height, width) that images are resized to for the network; by default that of the run, or `SIZE`.
     """
 
     file: Path
@@ -127,11 +127,11 @@ class OfWeights:
         return str(self.file)
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
-        """See `Source`. Without a run, all but the network, its input and its neck are the defaults.
+        """See `Source`. For a file without a config, all settings but network, input size and neck are the defaults.
 
         Raises:
             CheckpointError: the file cannot be read.
-            ConfigError: nobody says which network it is of, or two say different ones.
+            ConfigError: the network is not given, or `model` differs from the one in the file.
         """
         weights = weight_files.read(self.file)
         size = self.size
@@ -148,7 +148,7 @@ class OfWeights:
             config = Config(name=self.file.stem)
             config = configs.changed(config, [f"model={{name: {self.model}, neck: {neck}}}"], "--model")
             size = size or SIZE
-        # The last word has the user, an override as --size.
+        # Overrides of the user come last, so that they take precedence over --size.
         settings = ["model.pretrained=false"] + (
             [f"augment.{key}={list(size)}" for key in ("resize", "crop")] if size else []
         )
@@ -158,8 +158,8 @@ class OfWeights:
         """See `Source`.
 
         Raises:
-            CheckpointError: the file does not fit the network whole, its neck included.
-            ConfigError: the network does not take images of this size.
+            CheckpointError: the weights do not fit the whole network, including its neck.
+            ConfigError: the network does not accept images of this size.
         """
         if config.model.neck == "bn" and not weight_files.read(self.file).neck:
             raise CheckpointError(f"model.neck: {self.file} has no BNNeck; expected model.neck=none")
@@ -172,25 +172,25 @@ class OfWeights:
 
 
 def trained_on(config: Config) -> str:
-    """What a network was trained on, for others to read: the table's file name, or the dataset's."""
-    table = config.data.path if config.data.name == "manifest" else None
-    return Path(table).name if table else config.data.name
+    """Describes the training data for readers: file names of tables and names of datasets, joined by `` + ``."""
+    return " + ".join(Path(one.path).name if one.path else one.name for one in config.data.sets.values())
 
 
 def data_as_trained(config: Config, directory: RunDirectory) -> LabelledData:
-    """The data with the labels that a run has seen: who was drawn, noise and corrections are those that it has kept.
+    """Loads the data with the labels that a run was trained on, from the division, noise and corrections saved in its directory.
 
     Raises:
-        DataError: the data are not at hand.
+        DataError: the data are not available.
     """
-    if config.data.corrections is not None and directory.corrections.is_file():
-        kept = config.data.model_copy(update={"corrections": str(directory.corrections)})
+    copies = [directory.corrections(number) for number, _ in enumerate(config.data.correction_files, 1)]
+    if copies and all(copy.is_file() for copy in copies):
+        kept = config.data.model_copy(update={"corrections": [str(copy) for copy in copies]})
         config = config.model_copy(update={"data": kept})
     return load_data(config, directory.drawn(), directory.made())
 
 
 def known_noise(source: Source, config: Config) -> str:
-    """What is known of wrong labels among those that a network was trained on, in words."""
+    """Describes the label noise in a network's training data, if known."""
     if not isinstance(source, OfRun):
         return "unknown (no run)"
     try:
@@ -203,7 +203,7 @@ def known_noise(source: Source, config: Config) -> str:
 def source(
     run: Path | None, checkpoint: str | None, weights: Path | None, model: str | None, size: tuple[int, int] | None
 ) -> Source:
-    """What the flags RUN, --checkpoint, --weights, --model and --size name; the tool's parser has seen to it that they go together."""
+    """Returns the source given by RUN, --checkpoint, --weights, --model and --size; the parser has checked their combination."""
     if weights is not None:
         return OfWeights(weights, model, size)
     assert run is not None

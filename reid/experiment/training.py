@@ -1,4 +1,4 @@
-"""From the config to everything that a training run is made of."""
+"""Building all parts of a training run from the config."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ALL_LOSSES: dict[str, Callable[..., nn.Module]] = {**LOSSES, **METRIC_LOSSES}
 
 
 def build_loss(config: Config, num_samples: int = 1, num_classes: int = 2, num_features: int = 1) -> nn.Module:
-    """The configured loss, a `SumOfLosses` where the config has a list.
+    """Builds the configured loss: a `SumOfLosses` for a list or a metric loss.
 
     Args:
-        config: the run's.
-        num_samples: for losses that remember samples.
-        num_classes: for losses that remember classes.
-        num_features: of the network, likewise.
+        config: config of the run.
+        num_samples: number of training frames, for losses with a state per sample.
+        num_classes: number of classes, for losses with a state per class.
+        num_features: feature dimensions of the network, for losses with a state in feature space.
 
     Raises:
         ConfigError: a setting is out of range, or the losses of a list do not go together.
@@ -51,10 +51,10 @@ def build_loss(config: Config, num_samples: int = 1, num_classes: int = 2, num_f
 
 
 def _without_factor(place: int, component: Component) -> tuple[Component, float]:
-    """A loss of a list apart from its `weight`, the factor in the sum, 1 by default.
+    """Separates the settings of a loss in a list from its `weight`, the factor in the sum, 1 by default.
 
     Raises:
-        ConfigError: the weight is no number above 0.
+        ConfigError: the weight is not a finite number above 0.
     """
     options = component.options
     factor = options.pop("weight", 1.0)
@@ -71,8 +71,8 @@ def with_warmup(config: Config, schedule: Schedule) -> Schedule:
 
 
 def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_weights: bool = True) -> Job:
-    """Everything that `reid.engine.train.fit` needs; arguments as in `build_embedding`."""
-    _require_enough_images(config, runtime)  # before weights are fetched
+    """Builds everything that `reid.engine.train.fit` needs; `initial_weights` as in `build_embedding`."""
+    _require_enough_images(config, runtime)  # before weights are downloaded
     embedding, preprocess = build_embedding(config, initial_weights=initial_weights)
     num_classes = len(data.pids)
     loss = build_loss(config, len(data.split.names), num_classes, embedding.num_features)

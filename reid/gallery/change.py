@@ -1,4 +1,4 @@
-"""Changes of a gallery that compute no feature anew: rows in, rows out, another index.
+"""Changes to a gallery that need no new feature extraction: add rows, remove rows, build another index.
 
 Shapes: N rows, D feature dimensions.
 """
@@ -20,10 +20,12 @@ from reid.tracklets import IdNames
 
 
 def holds(folder: Path, keys: Sequence[str], fingerprint: str, *, among_others: bool) -> bool:
-    """Whether a folder is complete and holds just these tracklets, or with `among_others` these too.
+    """Whether a folder is a complete gallery of exactly these tracklets, or with `among_others` of at least these.
+
+    The features must come from the model with this fingerprint. Keys listed as left out (unreadable images) count as present.
 
     Raises:
-        DataError: it is complete and, without `among_others`, holds something else.
+        DataError: the folder is complete and, without `among_others`, holds other tracklets or those of another model.
     """
     if not store.exists(folder):
         return False
@@ -39,10 +41,10 @@ def holds(folder: Path, keys: Sequence[str], fingerprint: str, *, among_others: 
 
 
 def require_addable(held: Gallery, keys: Iterable[str], fingerprint: str) -> None:
-    """Refuses rows of another model, and keys that are there.
+    """Checks that rows with these keys can be added to a gallery.
 
     Raises:
-        DataError: naming the models, or the first key.
+        DataError: the fingerprints of the models differ, or a key is already in the gallery.
     """
     if held.features.fingerprint != fingerprint:
         made_by = f"{held.about.get('run')}, checkpoint {held.about.get('checkpoint')}"
@@ -57,16 +59,16 @@ def require_addable(held: Gallery, keys: Iterable[str], fingerprint: str) -> Non
 
 
 def joined(held: Gallery, new: Gallery, features: np.ndarray) -> Gallery:
-    """One gallery of the rows of two.
+    """Concatenates two galleries.
 
     Args:
-        held: comes first and says how all were made.
-        new: comes after.
-        features: (N, D), both's.
+        held: the existing gallery; its rows come first, and its metadata (run, checkpoint, preprocessing) are kept.
+        new: the gallery whose rows are appended.
+        features: (N, D), the rows of both, in that order.
     """
     first, second, offset = held.features, new.features, len(held.features.pid)
-    pid, pid_names = _joined_ids(first.pid, held.names.pid, second.pid, new.names.pid)
-    camid, camid_names = _joined_ids(first.camid, held.names.camid, second.camid, new.names.camid)
+    pid, pid_names = _joined_ids(first.pid, held.names.pid, second.pid, new.names.pid, lowest=1)
+    camid, camid_names = _joined_ids(first.camid, held.names.camid, second.camid, new.names.camid, lowest=0)
     names = IdNames(pid_names, camid_names)
     assert first.key is not None and second.key is not None, "rows of a gallery have keys"
     rows = FeatureSet(
@@ -91,22 +93,29 @@ def joined(held: Gallery, new: Gallery, features: np.ndarray) -> Gallery:
 
 
 def _joined_ids(
-    first: np.ndarray, first_names: Mapping[int, str], second: np.ndarray, second_names: Mapping[int, str]
+    first: np.ndarray,
+    first_names: Mapping[int, str],
+    second: np.ndarray,
+    second_names: Mapping[int, str],
+    *,
+    lowest: int,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """The ids of both, one number for each person or camera, and what they are called.
+    """Merges two id columns so that each person or camera has one number; returns the merged ids and their names.
 
-    Who is called the same, or has the same number where nobody has a name, is the same. The first keep their numbers.
+    Ids with the same name are the same person or camera; without any names, ids with the same number are. Ids of the first column
+    keep their numbers. Numbers below `lowest` (junk, distractors, unknown cameras) are nobody: they have no name to match by.
     """
     if not first_names and not second_names:
         return np.concatenate([first, second]), {}
-    number_of = {first_names.get(number, str(number)): number for number in np.unique(first).tolist()}
+    known = np.unique(first[first >= lowest]).tolist()
+    number_of = {first_names.get(number, str(number)): number for number in known}
     number_of |= {name: number for number, name in first_names.items()}
     names, taken = dict(first_names), set(number_of.values())
     next_one = max([0, *taken, *np.setdiff1d(second, list(second_names)).tolist()]) + 1
     new_number: dict[int, int] = {}
     for number in np.unique(second).tolist():
         name = second_names.get(number, str(number))
-        if number <= 0 and number not in second_names:  # junk, distractors and the unknown have no name to go by
+        if number < lowest:
             new_number[number] = number
         elif name in number_of:
             new_number[number] = number_of[name]
@@ -120,17 +129,17 @@ def _joined_ids(
 
 
 def remove(folder: Path, keys: Iterable[str]) -> int:
-    """Takes tracklets out of a gallery, and out of its index; the rows after them move up.
+    """Removes tracklets from a gallery and its index; the row numbers of later rows shift down.
 
     Args:
-        folder: the gallery's.
-        keys: which; given twice counts once.
+        folder: the gallery folder.
+        keys: keys of the tracklets to remove; duplicates are allowed.
 
     Returns:
-        How many rows are left.
+        Number of rows left.
 
     Raises:
-        DataError: a key is not there, nothing would be left, or another program is changing the gallery.
+        DataError: a key is not in the gallery, no row would be left, or another program is changing the gallery.
     """
     with store.changing(folder):
         store.finish_pending_change(folder)
@@ -169,14 +178,14 @@ def _taken(held: Gallery, kept: np.ndarray, features: np.ndarray) -> Gallery:
 
 
 def reindex(folder: Path, factory: str) -> tuple[Gallery, Index]:
-    """Builds the folder's index, or builds it anew.
+    """Builds the index of a gallery, replacing an existing one.
 
     Args:
-        folder: the gallery's.
-        factory: faiss factory string, with search parameters after a colon if wanted.
+        folder: the gallery folder.
+        factory: faiss factory string, optionally with search parameters after a colon.
 
     Raises:
-        ConfigError: faiss builds no such index of these rows.
+        ConfigError: faiss cannot build this index from these rows.
         DataError: another program is changing the gallery.
     """
     with store.changing(folder):

@@ -1,6 +1,6 @@
-"""faiss behind one small face: an index is a factory string, with search parameters after a colon.
+"""Wrapper around faiss: an index is given by a factory string, with search parameters after a colon.
 
-`Flat` is exact. `IVF1024,Flat:nprobe=16` looks into 16 of 1024 cells; what may stand there is faiss' own:
+`Flat` is exact. `IVF1024,Flat:nprobe=16` searches 16 of 1024 cells. Any faiss factory string is allowed:
 https://github.com/facebookresearch/faiss/wiki/The-index-factory. The metric is the inner product.
 
 Shapes: N rows, D feature dimensions, Q queries, K list length.
@@ -21,20 +21,20 @@ from reid.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-ROWS_AT_ONCE = 2**16  # rows added at once, so that a memory-mapped array is never copied whole
-TRAINED_ROWS = 2**16  # rows that an index learns from, all where there are fewer
-TRAINED_PER_CELL = 64  # rows per IVF cell, where that is more; faiss asks for 39
+ROWS_AT_ONCE = 2**16  # rows added per call, so that a memory-mapped array is never copied whole
+TRAINED_ROWS = 2**16  # rows that an index is trained on, or all if there are fewer
+TRAINED_PER_CELL = 64  # training rows per IVF cell, if that makes more; faiss recommends at least 39
 
 
 class Index:
     """A faiss index of all rows of a gallery; its ids are row numbers.
 
     Args:
-        factory: faiss factory string, as in ``IVF1024,PQ64x4fs:nprobe=32``.
+        factory: faiss factory string, such as ``IVF1024,PQ64x4fs:nprobe=32``.
         dim: D.
 
     Raises:
-        ConfigError: faiss is not installed, or takes no such string for this D.
+        ConfigError: faiss is not installed, or rejects this string for this D.
     """
 
     def __init__(self, factory: str, dim: int) -> None:
@@ -49,7 +49,7 @@ class Index:
             self.set(parameters)
 
     def set(self, parameters: str) -> None:
-        """Search parameters such as ``nprobe=16`` or ``efSearch=64``, several parted by commas.
+        """Sets search parameters such as ``nprobe=16`` or ``efSearch=64``, separated by commas.
 
         Raises:
             ConfigError: this kind of index has no such parameter.
@@ -66,13 +66,13 @@ class Index:
         self.factory = f"{structure}:{parameters}"
 
     def build(self, features: np.ndarray) -> Index:
-        """Learns from a sample of the rows, where this kind learns, and takes in all of them.
+        """Trains the index on a sample of the rows if it needs training, then adds all rows.
 
         Args:
             features: (N, D) float32; may be memory-mapped.
 
         Raises:
-            ConfigError: too few rows for it.
+            ConfigError: faiss cannot build it from these rows, for example because there are too few.
         """
         ivf = import_faiss().try_extract_index_ivf(self.faiss)
         wanted = TRAINED_ROWS if ivf is None else max(TRAINED_ROWS, TRAINED_PER_CELL * ivf.nlist)
@@ -87,21 +87,21 @@ class Index:
         return self
 
     def add(self, features: np.ndarray) -> None:
-        """Takes in (n, D) more rows, numbered on; learns nothing anew."""
+        """Appends (n, D) rows, whose ids continue the numbering; the index is not trained again."""
         for first in range(0, len(features), ROWS_AT_ONCE):
             self.faiss.add(np.ascontiguousarray(features[first : first + ROWS_AT_ONCE]))
 
     def replace(self, features: np.ndarray) -> None:
-        """Holds these (n, D) rows instead; learns nothing anew."""
+        """Replaces all rows by these (n, D) rows; the index is not trained again."""
         self.faiss.reset()
         self.add(features)
 
     def search(self, query_QD: np.ndarray, k: int) -> np.ndarray:
-        """(Q, K) int64 rows, roughly nearest first; -1 where it finds fewer."""
+        """Returns (Q, K) int64 row numbers, approximately nearest first; -1 where fewer are found."""
         return self.faiss.search(query_QD, k)[1]
 
     def num_bytes(self) -> int:
-        """Bytes of the index when saved, which is about what it takes in memory."""
+        """Returns the size of the saved index in bytes, which is about its size in memory."""
         faiss, counted = import_faiss(), [0]
 
         def count(part: bytes) -> int:
@@ -112,10 +112,10 @@ class Index:
         return counted[0]
 
     def save(self, file: Path) -> None:
-        """Writes the index, its search parameters with it.
+        """Writes the index, including its search parameters.
 
         Raises:
-            DataError: it cannot be written.
+            DataError: the file cannot be written.
         """
         try:
             import_faiss().write_index(self.faiss, str(file))
@@ -123,7 +123,7 @@ class Index:
             raise DataError(f"{file}: cannot write this index: {_reason(error)}; is the disk full?") from None
 
     def on_gpus(self) -> Index:
-        """Moves to the GPUs where a GPU build of faiss is installed and has this kind; the CPU keeps the others."""
+        """Moves the index to all GPUs if faiss has GPU support and a GPU version of this index; else it stays on the CPU."""
         if num_gpus():
             try:
                 self.faiss = import_faiss().index_cpu_to_all_gpus(self.faiss)
@@ -135,17 +135,17 @@ class Index:
 def read_index(
     file: Path, record: Mapping[str, Any], shape: tuple[int, ...], fingerprint: str | None, folder: Path
 ) -> Index:
-    """Reads a saved index, and holds it against the rows it must be of.
+    """Reads a saved index and checks that it belongs to the features of the gallery.
 
     Args:
-        file: what `Index.save` wrote.
-        record: `factory`, `rows` and `fingerprint` as noted when it was built.
+        file: index file written by `Index.save`.
+        record: `factory`, `rows` and `fingerprint`, as stored in gallery.json when the index was built.
         shape: (N, D) of the features.
-        fingerprint: theirs.
-        folder: the gallery's, for messages.
+        fingerprint: of the model that made the features.
+        folder: the gallery folder, for messages.
 
     Raises:
-        DataError: it is missing, damaged, or stale.
+        DataError: the index is missing, damaged, or stale.
     """
     faiss, factory = import_faiss(), str(record.get("factory", "FACTORY"))
     again = f"build it again: robust-reid gallery index {folder} '{factory}'; or search exactly: --index Flat"
@@ -164,7 +164,11 @@ def read_index(
 
 
 def import_faiss() -> Any:
-    """The module, or one line that says how to install it."""
+    """Imports faiss.
+
+    Raises:
+        ConfigError: it is not installed; the message gives the command to install it.
+    """
     try:
         import faiss
     except ImportError:
@@ -174,11 +178,11 @@ def import_faiss() -> Any:
 
 @functools.cache
 def num_gpus() -> int:
-    """GPUs that this build of faiss can use; 0 for the CPU build."""
+    """Number of GPUs that this build of faiss can use; 0 for the CPU build."""
     return int(getattr(import_faiss(), "get_num_gpus", int)())
 
 
 def _reason(error: Exception) -> str:
-    """faiss' message without the place in its source, on one line."""
+    """The message of a faiss error on one line, without the location in its C++ source."""
     text = re.sub(r"^.*? at \S+?:\d+: ", "", " ".join(str(error).split()))
     return text.removeprefix("Error: ")

@@ -1,15 +1,17 @@
 """A gallery in Milvus, a vector database: pushed from a feature folder, searched and changed from any machine.
 
-Where it is: ``people.db#market``, a collection in a database that milvus-lite keeps in a folder of this machine, for one program at a
-time; or ``http://host:19530#market``, of a server or cluster (``http://host:19530/DATABASE#market`` for another database of it, the
-user and password in the environment variable MILVUS_TOKEN, as ``user:password``). Without ``#NAME`` the collection is called ``gallery``.
+Addresses: ``people.db#market`` is a collection in a milvus-lite database, which is a folder on this machine that one program can open
+at a time. ``http://host:19530#market`` is a collection on a server or cluster (``http://host:19530/DATABASE#market`` for a database
+other than the default; user and password go into the environment variable MILVUS_TOKEN, as ``user:password``). Without ``#NAME`` the
+collection is called ``gallery``.
 
-One row per tracklet, its key the primary key, so a key given twice is one row. What made the features (the model's fingerprint, the
-preprocessing) is a property of the collection. All is written and read with the consistency level Strong: a search sees every row whose
-push was acknowledged before it. Candidates come from the engine; hits and similarities are computed here from their stored vectors, by
-the same function as a folder's.
+Each tracklet is one row, and its key is the primary key, so pushing a key again does not add a row. The model's fingerprint and the
+preprocessing are stored as properties of the collection. All reads and writes use the consistency level Strong: a search sees every row
+whose push was acknowledged before it. The engine returns candidates; hits and similarities are computed here from their stored vectors,
+by the same function as for a folder.
 
-`milvus_connection.py` has the way there. pymilvus repeats what a busy server turns away; a push waits for a server that is lost.
+`milvus_connection.py` opens connections. pymilvus retries requests that a busy server rejects; a push retries for a while when the
+connection to the server is lost.
 
 Shapes: N rows, n of them, D feature dimensions, Q queries.
 """
@@ -49,14 +51,14 @@ FEATURE, TEXTS, NUMBERS = "feature", ("path", "pid_name", "camid_name"), ("row",
 FIELDS = ["key", *NUMBERS, *TEXTS, FEATURE]
 STRONG = "Strong"
 EMBEDDED_INDEXES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8", "AUTOINDEX")
-ROWS_AT_ONCE, BYTES_AT_ONCE = 1000, 2**22  # of one request; a server takes 64 MiB
-PAUSES = (1, 2, 4, 8, 16, 30)  # seconds after which a lost server is tried again
-NAMES_AT_ONCE = 50  # persons or cameras asked for in one request
-LONGEST_TEXT = 65_535  # bytes of UTF-8, Milvus' own limit
-MOST_CANDIDATES = 16_384  # likewise
-UNFINISHED = "unfinished."  # and a digest of the folder: properties of a collection that is being pushed to
+ROWS_AT_ONCE, BYTES_AT_ONCE = 1000, 2**22  # limits of one request; a server accepts up to 64 MiB
+PAUSES = (1, 2, 4, 8, 16, 30)  # seconds to wait before each retry when the server cannot be reached
+NAMES_AT_ONCE = 50  # persons or cameras per query
+LONGEST_TEXT = 65_535  # bytes of UTF-8, a limit of Milvus
+MOST_CANDIDATES = 16_384  # per query, a limit of Milvus
+UNFINISHED = "unfinished."  # + digest of the source folder: a property of the collection during a push
 _PREFIX = "robust_reid."
-_MADE_BY = ("run", "checkpoint", "weights", "model", "preprocessing")  # of gallery.json: how to embed a query
+_MADE_BY = ("run", "checkpoint", "weights", "model", "preprocessing")  # keys of gallery.json needed to embed a query
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 Row = Mapping[str, Any]
@@ -64,17 +66,17 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """An opened gallery of a database.
+    """An open gallery in a database.
 
     Args:
-        address: where it is.
-        client: pymilvus', open.
-        about: what made its features, as `gallery.json` says it.
+        address: its address.
+        client: an open `pymilvus.MilvusClient`.
+        about: entries of `gallery.json` that describe how the features were made (run, checkpoint, preprocessing …).
         fingerprint: of model and preprocessing.
-        named: which of `pid` and `camid` have texts for their numbers.
+        named: which of `pid` and `camid` have names for their numbers.
         dim: D.
-        index: Milvus' name of the kind of index, such as ``FLAT``; "" where there is none yet.
-        unfinished: the folders whose push has not come to its end.
+        index: Milvus index type, such as ``FLAT``; "" if no index has been created yet.
+        unfinished: source folders whose push has not finished.
     """
 
     address: Address
@@ -87,11 +89,11 @@ class Collection:
     unfinished: tuple[str, ...]
 
     def count(self, expr: str = "") -> int:
-        """Rows that pass a filter, all by default."""
+        """Returns the number of rows that match a filter; of all rows by default."""
         return int(self.query(expr, ["count(*)"])[0]["count(*)"])
 
     def rows(self, keys: Sequence[str]) -> dict[str, Row]:
-        """The rows that have these keys, by key; keys that nobody has are left out."""
+        """Returns the rows with these keys, by key; keys that are not in the collection are skipped."""
         return self.by_key([key for key in keys if _storable(key)], FIELDS)
 
     def filter(
@@ -102,7 +104,7 @@ class Collection:
         person: Sequence[str] | None = None,
         not_person: Sequence[str] | None = None,
     ) -> str:
-        """A filter of rows of some cameras or persons, and not of others, each by its name or number.
+        """Returns a filter expression for rows of some cameras or persons and not of others, given by name or number.
 
         Raises:
             ConfigError: there is no such camera or person.
@@ -117,7 +119,7 @@ class Collection:
         return " and ".join(f"{words} [{', '.join(map(str, numbers))}]" for words, numbers in given)
 
     def candidates(self, query_QD: np.ndarray, limit: int, expr: str = "") -> list[list[Row]]:
-        """The rows that the engine finds nearest to each query, among those that pass a filter, roughly nearest first."""
+        """Returns the engine's nearest rows of each query among those that match a filter, approximately nearest first."""
         together = max(1, 4 * BYTES_AT_ONCE // (4 * self.dim * limit))
         found: list[list[Row]] = []
         for first in range(0, len(query_QD), together):
@@ -135,14 +137,14 @@ class Collection:
         return found
 
     def by_key(self, keys: Sequence[str], fields: Sequence[str]) -> dict[str, Row]:
-        """Some fields of the rows that have these keys, which can be stored, by key."""
+        """Returns the given fields of the rows with these keys, by key; every key must satisfy `_storable`."""
         found: dict[str, Row] = {}
         for part in _parcels([8 + 2 * len(key.encode()) + 4 * self.dim * (FEATURE in fields) for key in keys]):
             found |= {str(row["key"]): row for row in self.query(_any_of(keys[part]), fields)}
         return found
 
     def query(self, expr: str, fields: Sequence[str], **options: Any) -> list[Row]:
-        """Some fields of the rows that pass a filter."""
+        """Returns the given fields of the rows that match a filter."""
         name = self.address.collection
         return list(self.client.query(name, expr, list(fields), consistency_level=STRONG, **options))
 
@@ -156,11 +158,11 @@ class Collection:
 
 @contextlib.contextmanager
 def opened(where: Address) -> Iterator[Collection]:
-    """A gallery of a database, for as long as the context lasts.
+    """Opens a gallery in a database as a context manager.
 
     Raises:
         ConfigError: pymilvus, or milvus-lite, is not installed.
-        DataError: there is none, it cannot be reached, or it was made by something else.
+        DataError: the collection does not exist, is empty, was not made by this program, or the database cannot be reached.
     """
     with connected(where) as client:
         if not client.has_collection(where.collection):
@@ -175,11 +177,11 @@ def opened(where: Address) -> Iterator[Collection]:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did.
+    """Row counts of a push.
 
     Args:
         written: rows that were new or different.
-        same: rows that were there already.
+        same: rows that were already in the collection.
         total: rows of the collection afterwards.
     """
 
@@ -197,21 +199,21 @@ def push(
     row: np.ndarray | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> Pushed:
-    """Puts all rows of a feature folder into a collection, made where there is none. A push that was killed goes on where it was.
+    """Pushes all rows of a feature folder to a collection, which is created if missing. Repeating a killed push resumes it.
 
     Args:
-        gallery: the folder's.
-        where: the collection.
-        index: Milvus' name of the kind of index of a new one, and its parameters; ``FLAT``, which is exact, by default.
-        overwrite: replace rows that have the same key and are otherwise different.
-        row: (N,) int64, the numbers that the rows get, by default their own.
-        progress: wraps the numbers of the requests.
+        gallery: the opened feature folder.
+        where: address of the collection.
+        index: index type of a new collection as Milvus names it, with parameters; the default is ``FLAT``, which is exact.
+        overwrite: replace rows that have the same key but other content.
+        row: (N,) int64, the row numbers to store; by default 0 … N-1.
+        progress: wraps the range of request numbers, such as tqdm.
 
     Raises:
-        ConfigError: as `opened`; or another `index` than the collection's.
-        DataError: the collection is of another model, uses an id for another person or camera, or has other rows of these keys; a text
-            cannot be stored; the database cannot be reached, or has no such index. No row has been written then, unless the connection
-            was lost on the way.
+        ConfigError: as `opened`; or `index` differs from the index of an existing collection.
+        DataError: the collection was made by another model, uses an id for another person or camera, or has different rows with these
+            keys; a text cannot be stored; the database cannot be reached, or does not support the index. No row has been written in
+            these cases, unless the connection was lost during the push.
     """
     rows = _Rows(gallery, row)
     kind, parameters = _kind(where, index)
@@ -222,7 +224,7 @@ def push(
         held = client.has_collection(where.collection)
         if not held:
             _make(client, where, gallery, rows, unfinished)
-        collection = _collection(where, client)  # which another push may have made just before
+        collection = _collection(where, client)  # read back: another push may have created it first
         _require_same(collection, gallery, rows, index)
         if not collection.index:
             indexes = client.prepare_index_params()
@@ -245,17 +247,19 @@ def push(
 
 
 def held_rows(gallery: Gallery, where: Address, *, index: str | None = None) -> np.ndarray:
-    """Which rows a collection has already, whose features may not be known yet; none where there is no collection.
+    """Which rows a collection already has, by key; none if the collection does not exist.
+
+    Features are not compared, so that this can be called before they are extracted.
 
     Args:
-        gallery: what is to be pushed; of its features only the size counts.
+        gallery: the rows to be pushed; of its features only D is used.
         where, index: as for `push`.
 
     Returns:
         (N,) bool.
 
     Raises:
-        ConfigError, DataError: as `push`, and before anything is made; another person, camera or length has one of these keys.
+        ConfigError, DataError: as `push`, but nothing is created; or a key exists with another pid, camera or number of frames.
     """
     rows = _Rows(gallery)
     _kind(where, index)
@@ -285,13 +289,13 @@ def held_rows(gallery: Gallery, where: Address, *, index: str | None = None) -> 
 
 def _kind(where: Address, index: str | None) -> tuple[str, dict[str, float]]:
     kind, parameters = _index(index or "FLAT")
-    if where.embedded and kind not in EMBEDDED_INDEXES:  # it would take any name, and fail at the first search
+    if where.embedded and kind not in EMBEDDED_INDEXES:  # it would accept any name and fail at the first search
         raise ConfigError(f"--index: milvus-lite has {', '.join(EMBEDDED_INDEXES)}, got {kind}")
     return kind, parameters
 
 
 def _patiently(where: Address, call: Callable[[], object]) -> None:
-    """Calls, and calls again for a while where the server is gone: what is called may be done twice."""
+    """Makes a call, and retries it for about a minute if the server cannot be reached; the call must be safe to repeat."""
     from pymilvus import MilvusException, Status
 
     for pause in PAUSES:
@@ -307,18 +311,18 @@ def _patiently(where: Address, call: Callable[[], object]) -> None:
 
 
 def remove(where: Address, keys: Iterable[str]) -> int:
-    """Takes tracklets out of a collection.
+    """Removes tracklets from a collection.
 
     Args:
-        where: the collection.
-        keys: which; given twice counts once.
+        where: address of the collection.
+        keys: keys of the tracklets to remove; duplicates are allowed.
 
     Returns:
-        How many rows are left.
+        Number of rows left.
 
     Raises:
         ConfigError: as `opened`.
-        DataError: as `opened`; or a key is not there, in which case nothing is removed.
+        DataError: as `opened`; or a key is not in the collection, in which case nothing is removed.
     """
     wanted = list(dict.fromkeys(keys))
     with opened(where) as collection:
@@ -333,12 +337,12 @@ def remove(where: Address, keys: Iterable[str]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Hits, and the rows that they are among.
+    """Hits of a search, and the fetched rows that they refer to.
 
     Args:
-        gallery: of the n rows that were fetched, by row number in the folder they came from, then by key.
-        row: (n,) int64, those numbers.
-        hits: rows of `gallery`.
+        gallery: the n fetched rows, sorted by their row number in the source folder, then by key.
+        row: (n,) int64, those row numbers.
+        hits: their `rows` index into `gallery`.
     """
 
     gallery: Gallery
@@ -354,17 +358,17 @@ def nearest(
     expr: str = "",
     own: Sequence[Row | None] | None = None,
 ) -> Found:
-    """The nearest rows of each query: candidates from the engine, ordered by their true similarity, ties as in the folder.
+    """Searches a collection: candidates from the engine, ordered by exact similarity, ties by row number in the source folder.
 
     Args:
-        collection: where to search.
-        query_QD: real; normalised here.
-        top_k: rows per query, >= 1.
-        expr: of the rows to search among, as Milvus writes it.
-        own: of each query the row that is the query itself and no hit, or None.
+        collection: the open collection.
+        query_QD: query features, real; normalised here.
+        top_k: hits per query, >= 1.
+        expr: Milvus filter expression for the rows to search among.
+        own: for each query, the row of the query itself, which is excluded from its hits, or None.
 
     Raises:
-        DataError: a query has another size, is zero or not finite; no row passes the filter.
+        DataError: a query has another size, is zero or not finite; no row matches the filter.
         ConfigError: `top_k` is out of range.
     """
     most = (MOST_CANDIDATES - 1) // DEEPER
@@ -387,7 +391,7 @@ def nearest(
 
 
 def _local(collection: Collection, fetched: Mapping[str, Row]) -> tuple[dict[str, int], Gallery]:
-    """Row numbers by key, and a gallery of rows that were fetched."""
+    """Makes a gallery of fetched rows; returns its row numbers by key, and the gallery."""
     rows = sorted(fetched.values(), key=lambda row: (row["row"], row["key"]))
     names = {
         kind: {int(row[kind]): str(row[f"{kind}_name"]) for row in rows if row[f"{kind}_name"]}
@@ -406,10 +410,10 @@ def _local(collection: Collection, fetched: Mapping[str, Row]) -> tuple[dict[str
 
 
 class _Rows:
-    """The rows of a feature folder as Milvus takes them.
+    """The rows of a feature folder as dicts for Milvus.
 
     Raises:
-        DataError: two have one key, a text is not UTF-8 or too long, or the model has no fingerprint.
+        DataError: two rows share a key, a text is not UTF-8 or too long, or the features have no model fingerprint.
     """
 
     def __init__(self, gallery: Gallery, numbers: np.ndarray | None = None) -> None:
@@ -444,7 +448,7 @@ class _Rows:
         return len(self.key)
 
     def digest(self, row: int) -> int:
-        """64 bits of all that a row says but its number, by which it is known again."""
+        """64-bit hash of all fields of a row except its number, to detect rows that are already stored."""
         said = [self.key[row], *(column[row] for column in self.columns.values())]
         hashed = hashlib.blake2b(json.dumps(said).encode(), digest_size=8)
         hashed.update(np.ascontiguousarray(self.features[row]).tobytes())
@@ -457,7 +461,7 @@ class _Rows:
 
 
 def quoted(text: str) -> str:
-    """A text as a filter writes it; pymilvus' own `ids` do not escape quotes."""
+    """Quotes a text for a filter expression; the `ids` argument of pymilvus does not escape quotes."""
     return f'"{text.translate(_QUOTED)}"'
 
 
@@ -468,12 +472,12 @@ def _any_of(keys: Sequence[str]) -> str:
 def _storable(text: str) -> bool:
     try:
         return len(text.encode()) <= LONGEST_TEXT
-    except UnicodeEncodeError:  # a file name that is no UTF-8
+    except UnicodeEncodeError:  # a file name that is not UTF-8
         return False
 
 
 def _parcels(sizes: Sequence[int]) -> Iterator[slice]:
-    """Rows in a row that one request takes, by the bytes of each."""
+    """Splits consecutive rows, given their sizes in bytes, into slices for one request each."""
     first, held = 0, 0
     for row, size in enumerate(sizes):
         if row > first and (held + size > BYTES_AT_ONCE or row - first == ROWS_AT_ONCE):
@@ -485,7 +489,7 @@ def _parcels(sizes: Sequence[int]) -> Iterator[slice]:
 
 
 def _index(text: str) -> tuple[str, dict[str, float]]:
-    """Milvus' name of a kind of index, and its parameters: `HNSW:M=16,efConstruction=200`."""
+    """Parses an index type and its parameters, such as `HNSW:M=16,efConstruction=200`."""
     kind, _, given = text.partition(":")
     pairs = [part.partition("=") for part in given.split(",") if part]
     if not re.fullmatch(r"\w+", kind) or not all(name and number.isdecimal() for name, _, number in pairs):
@@ -572,7 +576,11 @@ def _require_same(collection: Collection, gallery: Gallery, rows: _Rows, index: 
 
 
 def _require_same_ids(collection: Collection, gallery: Gallery) -> None:
-    """Refuses a number that means another person or camera there, or a name that has another number."""
+    """Checks that pids and camids mean the same persons and cameras in the collection and in the gallery.
+
+    Raises:
+        DataError: a number has another name in the collection, or a name another number.
+    """
     for kind, of in (("pid", gallery.names.pid), ("camid", gallery.names.camid)):
         numbers = np.unique(getattr(gallery.features, kind)).tolist() if of else []
         pairs = [(number, of.get(number, "")) for number in numbers if number > 0 or number in of]
@@ -589,7 +597,11 @@ def _require_same_ids(collection: Collection, gallery: Gallery) -> None:
 
 
 def _missing(collection: Collection, rows: _Rows, *, overwrite: bool) -> np.ndarray:
-    """Rows that are not there, or not as they are here."""
+    """Returns the numbers of the rows to write: those that the collection lacks, or has with another row number or content.
+
+    Raises:
+        DataError: without `overwrite`, a row has another content in the collection.
+    """
     todo, different = [], []
     for part in _parcels([8 + 2 * len(key.encode()) for key in rows.key]):
         there = collection.by_key(rows.key[part], ["key", "row", "digest"])

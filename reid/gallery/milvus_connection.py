@@ -1,6 +1,6 @@
-"""The way to Milvus: what an address says, a server or the engine that runs inside this program, and its errors in one line.
+"""Connections to Milvus: parse addresses, connect to a server or to milvus-lite in this process, report errors on one line.
 
-pymilvus, and milvus-lite where the address is a folder, are imported when a database is opened.
+pymilvus is imported when a database is opened, and milvus-lite when the address is a folder.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ DEFAULT, TOKEN = "gallery", "MILVUS_TOKEN"
 
 @dataclass(frozen=True)
 class Address:
-    """Where a gallery is.
+    """Address of a gallery in a database.
 
     Args:
-        database: the folder of milvus-lite, or a server's address.
-        collection: its name there.
+        database: folder of milvus-lite, or URL of a server.
+        collection: name of the collection.
     """
 
     database: str
@@ -35,24 +35,24 @@ class Address:
 
     @property
     def embedded(self) -> bool:
-        """Whether milvus-lite keeps it on this machine."""
+        """Whether the database is a milvus-lite folder on this machine."""
         return "://" not in self.database
 
     def __str__(self) -> str:
-        """As typed, without a password."""
+        """The address with user and password removed."""
         return f"{re.sub('://.*@', '://…@', self.database)}#{self.collection}"
 
 
 def is_address(text: str) -> bool:
-    """Whether a text names a database, and no folder."""
+    """Whether a text has the form of a database address rather than of a feature folder."""
     return "://" in text or _parts(text)[0].endswith(".db")
 
 
 def address(text: str) -> Address:
-    """What a text names.
+    """Parses the address of a gallery in a database.
 
     Raises:
-        ConfigError: it names no database, or no collection that Milvus would take.
+        ConfigError: the text is no database address, or the collection's name is invalid in Milvus.
     """
     database, collection = _parts(text)
     parts = urlsplit(database) if "://" in database else None
@@ -83,20 +83,21 @@ def _parts(text: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def connected(where: Address, *, make: bool = False) -> Iterator[Any]:
-    """A client of pymilvus for as long as the context lasts; what the database refuses there is one line.
+    """Opens a pymilvus client as a context manager; errors of the database inside the context become a `DataError` of one line.
 
     Args:
-        where: the database.
-        make: a folder of milvus-lite that is not there yet.
+        where: address of the database.
+        make: create the folder of milvus-lite if it does not exist.
 
     Raises:
-        ConfigError: pymilvus, or milvus-lite, is not installed. DataError: it cannot be opened or reached, or refuses.
+        ConfigError: pymilvus, or milvus-lite, is not installed.
+        DataError: the database cannot be opened or reached, or rejects a request.
     """
     try:
         import pymilvus
     except ImportError:
         raise ConfigError(f"{where}: needs pymilvus: pip install 'robust-reid[milvus]'") from None
-    # Else it prints a traceback for each error that is told here in one line.
+    # Otherwise pymilvus prints a traceback for each error that is reported here on one line.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     with _embedded(where, make=make) if where.embedded else contextlib.nullcontext(), _told(where):
         client = pymilvus.MilvusClient(where.database, token=os.environ.get(TOKEN, ""))
@@ -108,7 +109,7 @@ def connected(where: Address, *, make: bool = False) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _embedded(where: Address, *, make: bool) -> Iterator[None]:
-    """Starts milvus-lite on its folder, and frees the folder in the end."""
+    """Starts milvus-lite on its folder, and releases the folder on exit."""
     try:
         from milvus_lite.exceptions import MilvusLiteError
         from milvus_lite.server_manager import server_manager_instance as servers
@@ -139,13 +140,13 @@ def _embedded(where: Address, *, make: bool) -> Iterator[None]:
 
 
 class _Heard(logging.Handler):
-    """Keeps the last error that loggers told; they would print it with its traceback."""
+    """Keeps the last exception that loggers have reported, instead of printing it with its traceback."""
 
     error: BaseException | None = None
 
     @contextlib.contextmanager
     def listening(self, *names: str) -> Iterator[None]:
-        """Has what these loggers say to itself."""
+        """Redirects the records of these loggers to this handler alone."""
         logs = [logging.getLogger(name) for name in names]
         for log in logs:
             log.addHandler(self)
@@ -164,7 +165,7 @@ class _Heard(logging.Handler):
 
 @contextlib.contextmanager
 def _told(where: Address) -> Iterator[None]:
-    """Turns what the database refuses into one line."""
+    """Converts errors of the database to a `DataError` of one line."""
     import grpc
     from pymilvus import MilvusException
 
@@ -172,5 +173,5 @@ def _told(where: Address) -> Iterator[None]:
         yield
     except MilvusException as error:
         raise DataError(f"{where}: {error.message or error}") from None
-    except grpc.RpcError as error:  # what pymilvus does not ask for again: no right to do so, a request too large
+    except grpc.RpcError as error:  # errors that pymilvus does not retry: missing permission, request too large
         raise DataError(f"{where}: {error.details() if isinstance(error, grpc.Call) else error}") from None

@@ -1,4 +1,4 @@
-"""gallery.json and meta.csv of a feature folder, read and checked, and which file of a name is the one to read.
+"""Reading and checking gallery.json and meta.csv of a feature folder, also while a change is being moved into place.
 
 Shapes: N rows.
 """
@@ -20,23 +20,21 @@ from reid.tracklets import IdNames
 
 SCHEMA = 1
 ABOUT, COLUMNS = "gallery.json", ["row", "key", "pid", "camid", "num_frames", "path"]
-NAME_COLUMNS = ["pid_name", "camid_name"]  # of meta.csv, where the source has text for persons or cameras
+NAME_COLUMNS = ["pid_name", "camid_name"]  # further columns of meta.csv if the source names persons or cameras
 ROW_LISTS = ("query", "gallery")
-LEFT_OUT = (
-    "left_out"  # in gallery.json: keys of tracklets none of whose images could be read, where such were to be left out
-)
-ROWS = "rows"  # among the checksums: that of the lists
+LEFT_OUT = "left_out"  # in gallery.json: keys of tracklets that were skipped because none of their images could be read
+ROWS = "rows"  # key of the checksum over ROW_LISTS
 _PART = 2**24  # bytes of a file read at once
 
 
 def current(folder: Path, name: str) -> Path:
-    """The file to read: that of a change which has been made but not yet moved into place, where there is one."""
+    """Path to read a file from: `NAME.new` if a change has been committed but not yet moved into place, else `NAME`."""
     new = folder / f"{name}.new"
     return new if (folder / f"{ABOUT}.new").exists() and new.exists() else folder / name
 
 
 def state(folder: Path) -> tuple[int, int] | None:
-    """What tells one state of a gallery from the next, as each has a gallery.json of its own; None where there is none."""
+    """Inode and modification time (ns) of gallery.json, which differ after every change; None if there is no gallery."""
     try:
         held = current(folder, ABOUT).stat()
         return held.st_ino, held.st_mtime_ns
@@ -48,7 +46,7 @@ def crc32_of(file: Path) -> int:
     """The CRC-32 of a file.
 
     Raises:
-        DataError: it cannot be read, or a change has moved it away just now.
+        DataError: it cannot be read, or a concurrent change has just moved it.
     """
     checksum = 0
     try:
@@ -66,10 +64,10 @@ def crc32_of_rows(about: Mapping[str, Any]) -> int:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What gallery.json says.
+    """Reads and checks gallery.json.
 
     Raises:
-        DataError: it is missing, damaged or of another schema.
+        DataError: it is missing, damaged or has another schema.
     """
     if not current(folder, ABOUT).exists():
         raise DataError(_no_gallery(folder))
@@ -103,7 +101,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def _no_gallery(folder: Path) -> str:
-    """Why a folder that has no gallery.json is none, and the command that makes one."""
+    """Error message for a folder without gallery.json: why it is no gallery, and the command that makes one."""
     command = f"robust-reid extract RUN DATA --out {folder}"
     if (folder / "shards").is_dir():
         return f"{folder}: an extraction that was not finished; the same robust-reid extract with --resume auto goes on with it"
@@ -115,10 +113,10 @@ def _no_gallery(folder: Path) -> str:
 
 
 def read_meta(file: Path) -> dict[str, np.ndarray]:
-    """The columns of meta.csv but `row`, (N,) each.
+    """Reads the columns `row`, `key`, `pid`, `camid`, `num_frames` and `path` of meta.csv, (N,) each.
 
     Raises:
-        DataError: it is missing or damaged, or a row is missing.
+        DataError: the file is missing or damaged, or a row is missing.
     """
     texts: dict[str, list[str]] = {"key": [], "path": []}
     numbers = {name: array("q") for name in ("row", "pid", "camid", "num_frames")}

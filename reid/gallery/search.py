@@ -1,6 +1,6 @@
-"""The nearest rows of a gallery: exact over all rows or some, or by an index and then ordered exactly.
+"""Nearest-neighbour search in a gallery: exact over all or some rows, or candidates from an index, ordered exactly.
 
-Shapes: N rows, n of them, D feature dimensions, Q queries, K list length.
+Shapes: N rows, n selected rows, D feature dimensions, Q queries, K list length.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from reid.features import FeatureSet, float32_error
 from reid.gallery.index import Index
 
 QUERIES_AT_ONCE, ROWS_AT_ONCE = 2**8, 2**16
-DEEPER = 4  # times the wanted rows that an index is asked for; they are then ordered by their true similarity
+DEEPER = 4  # candidates fetched from an index per wanted hit; they are then ordered by exact similarity
 
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """What came nearest to each query, nearest first, ties by row number.
+    """Hits of each query, nearest first, ties by row number.
 
     Args:
-        rows: (Q, K) int64 row numbers; -1 where there are fewer.
+        rows: (Q, K) int64 row numbers, K = min(top_k, N); -1 where there are fewer hits.
         similarity: (Q, K) float64 cosine in [-1, 1]; 0 where `rows` is -1.
     """
 
@@ -30,7 +30,7 @@ class Hits:
     similarity: np.ndarray
 
     def above(self, similarity: float) -> Hits:
-        """Only those at least so similar."""
+        """Keeps only the hits with at least this similarity."""
         kept = (self.rows >= 0) & (self.similarity >= similarity)
         return Hits(np.where(kept, self.rows, -1), np.where(kept, self.similarity, 0.0))
 
@@ -44,18 +44,19 @@ def search(
     own: np.ndarray | None = None,
     index: Index | None = None,
 ) -> Hits:
-    """The nearest rows of each query.
+    """Finds the nearest rows of each query.
 
-    Without an index, or among some rows only, the answer is exact: a float32 product rules out, float64 decides. It is numpy's,
-    because the one inside faiss' wheels takes several times as long. Bytes beside the features: 2**26, and 2**18 D among some rows.
+    Without an index, or with `rows`, the search is exact: a float32 product discards rows that cannot be hits, and float64 similarities
+    order the rest. The product is numpy's, because that of faiss' wheels takes several times as long. Memory besides the features:
+    2**26 bytes, and 2**18 D bytes more with `rows`.
 
     Args:
         features: N rows; may be memory-mapped.
-        query_QD: real; normalised here.
-        top_k: rows per query, >= 1.
-        rows: (n,) int row numbers to search among, all by default. Always searched exactly: an index would lose hits.
-        own: (Q,) int, a row of the gallery that is the query itself and no hit; -1 = none.
-        index: of all N rows.
+        query_QD: query features, real; normalised here.
+        top_k: hits per query, >= 1; no more than the gallery has rows.
+        rows: (n,) int row numbers to search among, all by default. They are always searched exactly: an index would lose hits.
+        own: (Q,) int, row number of the query itself in the gallery, which is excluded from its hits; -1 = none.
+        index: index of all N rows.
 
     Raises:
         DataError: a query has another size, is zero or not finite.
@@ -65,6 +66,7 @@ def search(
         raise ConfigError(f"top_k: expected 1 or more, got {top_k}")
     query = unit_rows(query_QD, features.features.shape[1])
     own = np.full(len(query), -1) if own is None else np.asarray(own)
+    top_k = min(top_k, len(features.features))
     near, similarity = np.full((len(query), top_k), -1, np.int64), np.zeros((len(query), top_k))
     for first in range(0, len(query), QUERIES_AT_ONCE):
         part = slice(first, first + QUERIES_AT_ONCE)
@@ -85,7 +87,7 @@ def rows_of(
     person: list[int] | None = None,
     not_person: list[int] | None = None,
 ) -> np.ndarray | None:
-    """The rows of some cameras or persons, and not of others; None = all, when nothing is given.
+    """Returns the rows of some cameras or persons and not of others; None (all rows) if nothing is given.
 
     Raises:
         DataError: no row is left.
@@ -121,9 +123,9 @@ def unit_rows(query_QD: np.ndarray, dim: int) -> np.ndarray:
 def _exact(
     features: np.ndarray, query: np.ndarray, own: np.ndarray, top_k: int, rows: np.ndarray | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows and similarities of each query's hits: float64 decides among all rows that float32 cannot rule out."""
+    """Returns rows and similarities of each query's hits: float64 similarities order all rows that float32 cannot exclude."""
     doubt = np.float32(2 * float32_error(features.shape[1]))
-    kept = [_Kept(top_k + 1, doubt) for _ in query]  # one may be the query itself
+    kept = [_Kept(top_k + 1, doubt) for _ in query]  # + 1: one may be the query itself
     num_rows = len(features) if rows is None else len(rows)
     for first in range(0, num_rows, ROWS_AT_ONCE):
         part = slice(first, min(num_rows, first + ROWS_AT_ONCE))
@@ -136,14 +138,19 @@ def _exact(
 
 
 class _Kept:
-    """Rows of which float32 cannot tell that `wanted` others are nearer."""
+    """Candidate rows of one query: those for which float32 cannot show that `wanted` others are nearer.
+
+    Args:
+        wanted: number of hits to keep.
+        doubt: largest error of the difference of two float32 similarities.
+    """
 
     def __init__(self, wanted: int, doubt: np.float32) -> None:
         self.wanted, self.doubt, self.least = wanted, doubt, np.float32(-np.inf)
         self.place, self.similarity = np.zeros(0, np.int64), np.zeros(0, np.float32)
 
     def add(self, similarity: np.ndarray, first: int) -> None:
-        """More rows, numbered from `first` on."""
+        """Adds rows, numbered from `first`, by their similarities."""
         near = np.flatnonzero(similarity >= self.least)
         self.place = np.concatenate([self.place, first + near])
         self.similarity = np.concatenate([self.similarity, similarity[near]])
@@ -167,7 +174,7 @@ def _by_index(
 
 
 def _similarity(features: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """(n,) float64 cosines that depend on the two rows alone, so that equal rows tie."""
+    """Returns (n,) float64 cosines; each depends only on the two vectors (no matrix product), so that equal rows tie exactly."""
     return (features[rows].astype(np.float64) * query).sum(axis=1)
 
 

@@ -1,6 +1,7 @@
-"""Parts of an extraction that are saved as they are done, so that one that was killed goes on where it was.
+"""Shards of an extraction, saved as they finish, so that a killed extraction can be resumed.
 
-`shards/plan.json` says what is being extracted; `shards/000000.npy` … hold the features of consecutive tracklets, each file whole.
+`shards/plan.json` describes the extraction; `shards/000000.npy` … hold the features of consecutive tracklets. Each file is written
+atomically.
 
 Shapes: T tracklets, D feature dimensions.
 """
@@ -17,21 +18,21 @@ from typing import Any
 import numpy as np
 
 from reid.errors import DataError
-from reid.files import NPY_ERRORS, atomic
+from reid.files import JSON_ERRORS, NPY_ERRORS, atomic
 from reid.tracklets import Split
 
-SHARD_FRAMES = 2**14  # frames between two saved parts: seconds on a GPU, minutes on a CPU
+SHARD_FRAMES = 2**14  # frames per shard: seconds on a GPU, minutes on a CPU
 
 
 class Shards:
-    """The parts of one extraction.
+    """The shards of one extraction.
 
     Args:
-        folder: the gallery's; the parts go to `shards/` in it.
+        folder: the gallery folder; shards go to its subfolder `shards/`.
         split: T tracklets.
-        frames: a part ends with the tracklet that brings it to so many, >= 1.
+        frames: frames per shard, >= 1; shards are cut between tracklets, see `in_parts`.
         dim: D.
-        about: what else an extraction must share with the one it goes on with: the model's fingerprint, the number format.
+        about: further properties that must match to resume, such as the model's fingerprint and the number format.
     """
 
     def __init__(self, folder: Path, split: Split, frames: int, dim: int, about: Mapping[str, Any]) -> None:
@@ -40,10 +41,11 @@ class Shards:
         self.plan = {"schema": 1, "tracklets": _digest(split), "shard_frames": frames, **about}
 
     def begin(self, *, resume: bool, overwrite: bool) -> None:
-        """Makes the folder, or with `resume` finds it as an extraction of the same left it.
+        """Creates the folder and plan.json, or with `resume` keeps the shards of an unfinished extraction with the same plan.
 
         Raises:
-            DataError: an unfinished extraction is there, and going on is not asked for, or it is of something else.
+            DataError: the folder has an unfinished extraction, and neither `resume` nor `overwrite` is set; or it cannot be resumed because
+                its plan differs, and `overwrite` is not set.
         """
         plan = self.folder / "plan.json"
         if plan.is_file() and resume:
@@ -64,19 +66,19 @@ class Shards:
             temporary.write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
 
     def missing(self) -> np.ndarray:
-        """(number of parts,) bool: not saved yet."""
+        """Returns (number of shards,) bool: whether each shard is not saved yet."""
         return np.array([not self._file(number).exists() for number in range(len(self.rows))])
 
     def save(self, number: int, features: np.ndarray) -> None:
-        """Keeps the features of one part."""
+        """Saves the features of one shard."""
         with atomic(self._file(number)) as temporary, open(temporary, "wb") as file:
             np.save(file, features)
 
     def features(self) -> Iterator[np.ndarray]:
-        """Those of all parts in turn.
+        """Yields the features of each shard in order, (n, D) float32.
 
         Raises:
-            DataError: a part is missing or damaged.
+            DataError: a shard is missing or damaged.
         """
         for number, rows in enumerate(self.rows):
             file = self._file(number)
@@ -90,7 +92,7 @@ class Shards:
             yield part
 
     def remove(self) -> None:
-        """Deletes the parts."""
+        """Deletes the shards and the plan."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, number: int) -> Path:
@@ -98,18 +100,21 @@ class Shards:
 
 
 def in_parts(split: Split, frames: int) -> list[np.ndarray]:
-    """Consecutive tracklet numbers; a part ends with the tracklet that brings it to so many frames."""
+    """Splits tracklets into consecutive parts, each an array of tracklet numbers.
+
+    A part ends with the tracklet whose last frame reaches the next multiple of `frames`, counted over all tracklets.
+    """
     number = (np.cumsum(split.lengths) - split.lengths) // frames
     return np.split(np.arange(len(split)), np.flatnonzero(np.diff(number)) + 1)
 
 
 def unfinished(folder: Path) -> bool:
-    """Whether parts of an extraction lie in a gallery's folder."""
+    """Whether a gallery folder contains an unfinished extraction."""
     return (folder / "shards" / "plan.json").is_file()
 
 
 def _digest(split: Split) -> str:
-    """16 hexadecimal digits of which frames make up which tracklets, and who they are."""
+    """Hash of the tracklets, 16 hexadecimal digits: their keys, frames, pids and camids."""
     keys = "\n".join(split.key(i) for i in range(len(split))).encode(errors="surrogateescape")
     digest = hashlib.sha256(b"\0".join([keys, *split.names.tolist()]))
     for column in (split.start, split.stop, split.pid, split.camid):
@@ -120,7 +125,7 @@ def _digest(split: Split) -> str:
 def _read(plan: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(plan.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (*JSON_ERRORS, TypeError) as error:
         raise DataError(f"{plan}: damaged: {error}; delete {plan.parent} and extract anew") from None
 
 

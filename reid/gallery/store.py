@@ -1,13 +1,13 @@
-"""A folder of tracklet features: what robust-reid extract writes, and robust-reid test reads as it reads a feature file.
+"""Feature folders (galleries): written by robust-reid extract, and read by robust-reid test like a feature file.
 
 `features.npy` (N, D) float32 unit rows · `meta.csv` (row, key, pid, camid, num_frames, path of the middle frame; pid_name and
-camid_name where persons or cameras have names) · `gallery.json`
-(schema, fingerprint, run, preprocessing, counts, checksums, and the query rows where the source has a test protocol) · `index.faiss`
-if wanted. Opening a folder reads all of it once anyway, to check the rows' norms, and compares the checksums in passing.
+camid_name if persons or cameras have names) · `gallery.json` (schema, fingerprint, run, preprocessing, counts, checksums, and the query
+and gallery rows if the source has a test protocol) · `index.faiss`, optional. Opening a folder reads the features once to check the
+norms of the rows, and verifies the checksums of `features.npy`, `meta.csv` and the query and gallery rows.
 
-A change is written beside what is there, as `NAME.new`, `gallery.json.new` last: its appearance is the change. From then on a
-reader takes `NAME.new` where there is one, and the files only have to be moved into place, which the next change finishes after a
-kill. So a kill at any moment leaves the old gallery or the new one.
+Changes are atomic: the new files are written next to the old ones as `NAME.new`, `gallery.json.new` last. The change is committed when
+`gallery.json.new` exists. From then on readers prefer `NAME.new`, and the files are moved into place; if the program is killed meanwhile,
+the next change completes the move. So a kill at any moment leaves either the old gallery or the new one.
 
 Shapes: N rows, D feature dimensions.
 """
@@ -50,22 +50,22 @@ from reid.tracklets import IdNames, Split
 logger = logging.getLogger(__name__)
 
 FEATURES, META, INDEX = "features.npy", "meta.csv", "index.faiss"
-ROWS_AT_ONCE = 2**14  # rows copied at once
-READINGS, PAUSE = 50, 0.02  # how often a gallery that is being changed is read anew, and the seconds in between
+ROWS_AT_ONCE = 2**14  # rows copied per block
+READINGS, PAUSE = 50, 0.02  # attempts to read a gallery that is being changed, and the seconds between them
 _COUNTED = ("schema", "fingerprint", "counts", "index", "checksums")
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """What a feature folder holds; features are memory-mapped.
+    """Contents of a feature folder; features are memory-mapped.
 
     Args:
-        folder: where it is, or is to be.
+        folder: path of the folder, which may not exist yet.
         features: N rows with their keys.
-        num_frames: (N,) int64.
-        path: (N,) texts, each tracklet's middle frame.
+        num_frames: (N,) int64, frames per tracklet.
+        path: (N,) texts, path of each tracklet's middle frame.
         about: the other entries of `gallery.json`: run, checkpoint, preprocessing, source.
-        state: of the folder when it was read, by which `open_index` knows that its index is of these rows.
+        state: `records.state` of the folder when it was read, so that `open_index` can detect a later change.
     """
 
     folder: Path
@@ -77,15 +77,15 @@ class Gallery:
 
     @property
     def names(self) -> IdNames:
-        """Of persons and cameras, where the source has text for them."""
+        """Names of persons and cameras, if the source has them."""
         return IdNames.from_json(self.about.get("names"))
 
 
 def rows_by_key(gallery: Gallery) -> dict[str, int]:
-    """Row number of each key.
+    """Returns the row number of each key.
 
     Raises:
-        DataError: two rows have one key.
+        DataError: two rows share a key.
     """
     assert gallery.features.key is not None
     keys = gallery.features.key.tolist()
@@ -100,13 +100,14 @@ def rows_by_key(gallery: Gallery) -> dict[str, int]:
 def write(
     folder: Path, features: FeatureSet, split: Split, about: Mapping[str, Any], *, overwrite: bool = False
 ) -> None:
-    """Writes a folder of features that are in memory.
+    """Writes a feature folder from features in memory.
 
     Args:
-        folder: new, empty, or with `overwrite` one written by this function.
+        folder: a new or empty folder; with `overwrite` also an existing feature folder.
         features: one row per tracklet of `split`.
-        split: where the rows come from.
+        split: the tracklets.
         about: run and preprocessing, for `gallery.json`.
+        overwrite: replace an existing feature folder.
 
     Raises:
         DataError: the folder is not empty, cannot be written, or another program is writing it.
@@ -118,52 +119,57 @@ def write(
 
 
 def changing(folder: Path, *, make: bool = False) -> AbstractContextManager[None]:
-    """Holds a gallery's folder, made where it is not there if so asked: one program at a time changes it; readers need not ask.
+    """Locks a gallery folder for changes by one program at a time; readers need no lock.
+
+    Args:
+        folder: the gallery folder.
+        make: create the folder if it does not exist.
 
     Raises:
-        DataError: another program holds it; it cannot be written; or there is no folder.
+        DataError: another program holds the lock; the folder cannot be written; or it does not exist and `make` is not set.
     """
     if not make and not folder.is_dir():
-        read_about(folder)  # which tells that there is none, and what makes one
+        read_about(folder)  # raises an error that names the command to make a gallery
     return exclusive_lock(folder, "another program is changing this gallery; wait until it is done, and try again")
 
 
 def middle_frames(split: Split) -> np.ndarray:
-    """(T,) texts: the image file that stands for each tracklet."""
+    """Returns (T,) texts: the absolute path of each tracklet's middle frame."""
     middle = (split.start + split.stop) // 2
     return np.array([split.path(frame).absolute().as_posix() for frame in middle], object)
 
 
 def exists(folder: Path) -> bool:
-    """Whether the folder holds a complete gallery."""
+    """Whether the folder contains a complete gallery."""
     return any((folder / name).is_file() for name in (ABOUT, f"{ABOUT}.new"))
 
 
 def require_free(folder: Path, *, overwrite: bool) -> None:
-    """Makes the folder, and refuses one that a new gallery may not be written to.
+    """Creates the folder for a new gallery, or checks that an existing one may be written to.
 
     Raises:
-        DataError: it holds something, and that is not a feature folder to be overwritten.
+        DataError: the folder is not empty, unless it is a feature folder and `overwrite` is set.
     """
     free = not folder.exists() or (folder.is_dir() and all(file.name == LOCK for file in folder.iterdir()))
     if not free and not (overwrite and exists(folder)):
         raise DataError(
             f"{folder}: exists and is not empty; choose another --out, or --overwrite to replace a feature folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written shows before the work, not after
+    folder.mkdir(parents=True, exist_ok=True)  # an unwritable path fails before the extraction, not after
 
 
 def blocks(features: np.ndarray, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """Some rows of an array (all by default), few enough at once to be copied."""
+    """Yields the given rows of an array (all by default) in blocks of at most `ROWS_AT_ONCE` rows."""
     for first in range(0, len(features) if rows is None else len(rows), ROWS_AT_ONCE):
         part = slice(first, first + ROWS_AT_ONCE)
         yield features[part] if rows is None else features[rows[part]]
 
 
 def draft(folder: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Writes the features of the next `commit` beside those that are there.
+    """Writes the features for the next `commit` to `features.npy.new`; the current features stay in place.
 
     Args:
+        folder: the gallery folder.
         parts: (n, D) each, together (N, D).
         shape: (N, D).
 
@@ -172,7 +178,7 @@ def draft(folder: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...]) -> 
     """
     finish_pending_change(folder)
     with atomic(folder / f"{FEATURES}.new") as temporary:
-        # Written, not mapped: a full disk is then an error, and no signal that ends the program.
+        # Written rather than memory-mapped: a full disk then raises an error instead of killing the process with a signal.
         with open(temporary, "wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
             np.lib.format.write_array_header_1_0(file, header)
@@ -185,11 +191,13 @@ def draft(folder: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...]) -> 
 
 
 def commit(gallery: Gallery, index: Index | None = None) -> None:
-    """Makes the folder hold this gallery; its features are the `draft`'s, or those that the folder has, then after `finish_pending_change`.
+    """Commits this gallery to its folder. The features are those of the last `draft`, or else the folder's current ones.
+
+    To keep the current features, call `finish_pending_change` first.
 
     Args:
-        gallery: one row per row of features.
-        index: of the same rows; the folder has none without it.
+        gallery: rows and metadata, one row per row of features.
+        index: index of the same rows; without it the folder will have no index.
 
     Raises:
         DataError: the folder cannot be written.
@@ -235,12 +243,12 @@ def _record(gallery: Gallery, index: Index | None) -> dict[str, Any]:
 
 
 def finish_pending_change(folder: Path) -> None:
-    """Moves the files of a change that has been made into place, and removes those of one that has not: every change's first step."""
+    """Moves the files of a committed change into place, or deletes those of an uncommitted one; the first step of every change."""
     new = {name: folder / f"{name}.new" for name in (FEATURES, META, INDEX, ABOUT)}
     made = new[ABOUT].exists()
     if made and not new[INDEX].exists() and "index" not in read_about(folder):
         (folder / INDEX).unlink(missing_ok=True)
-    for name, file in new.items():  # gallery.json last, so that a kill in between leaves the rest to be moved
+    for name, file in new.items():  # gallery.json last, so that after a kill the next call moves the rest
         if made and file.exists():
             os.replace(file, folder / name)
         file.unlink(missing_ok=True)
@@ -252,16 +260,16 @@ def read(folder: Path) -> FeatureSet:
     """Reads the features of a folder, memory-mapped.
 
     Raises:
-        DataError: something is missing, damaged or inconsistent.
+        DataError: a file is missing, damaged or inconsistent with the others.
     """
     return open_gallery(folder).features
 
 
 def open_gallery(folder: Path) -> Gallery:
-    """Reads a folder as it is before or after any change, without waiting for one; features are memory-mapped.
+    """Opens a gallery without a lock; features are memory-mapped. If the folder changes meanwhile, it is read again.
 
     Raises:
-        DataError: something is missing, damaged or inconsistent.
+        DataError: a file is missing, damaged or inconsistent with the others; or the folder changed during all `READINGS` attempts.
     """
     for reading in range(1, READINGS + 1):
         before, moving = state(folder), (folder / f"{ABOUT}.new").exists()
@@ -301,10 +309,10 @@ def _opened(folder: Path) -> Gallery:
 
 
 def _compare(folder: Path, about: Mapping[str, Any], rows: FeatureSet, meta: Mapping[str, np.ndarray]) -> None:
-    """Refuses files that differ from what was written; a gallery of an earlier version has counts only.
+    """Checks counts and checksums against gallery.json; galleries of earlier versions have no checksums.
 
     Raises:
-        DataError: naming the file.
+        DataError: they differ; the message names the counts or the damaged file.
     """
     counts = {"tracklets": len(rows.pid), "frames": int(meta["num_frames"].sum()), "dim": rows.features.shape[1]}
     said = {name: about["counts"].get(name, value) for name, value in counts.items()}
@@ -321,10 +329,10 @@ def _compare(folder: Path, about: Mapping[str, Any], rows: FeatureSet, meta: Map
 
 
 def open_index(gallery: Gallery) -> Index | None:
-    """The folder's index, or None where it has none.
+    """Opens the index of a gallery; None if it has none.
 
     Raises:
-        DataError: it is damaged, or of other rows or of another model than the folder's; the folder has changed meanwhile.
+        DataError: the index is damaged or stale (made of other rows or by another model), or the folder has changed since it was opened.
     """
     about = read_about(gallery.folder)
     record, checksum = about.get("index"), about.get("checksums", {}).get(INDEX)

@@ -1,6 +1,6 @@
-"""How similar two tracklets must be to be taken for one person, told from a gallery's own labels.
+"""Similarity threshold for a given false match rate, estimated from the labels of a gallery.
 
-Shapes: N rows, n of them, D feature dimensions, P pairs.
+Shapes: P pairs of rows.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import numpy as np
 from reid.errors import ConfigError, DataError
 from reid.features import FeatureSet
 
-ROWS = 4096  # labelled rows that are compared with one another at most: eight million pairs
+ROWS = 4096  # most labelled rows to compare with each other: eight million pairs
 _BLOCK = 256
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A similarity and what it was told from.
+    """A similarity threshold, and the size of the sample it was estimated from.
 
     Args:
-        similarity: the smallest one that passes.
-        pairs: of different persons that were compared.
-        rows: that these pairs are made of.
-        labelled: rows of the gallery that could have been.
+        similarity: the smallest similarity that counts as a match.
+        pairs: number of impostor pairs (pairs of different persons) compared.
+        rows: number of rows that form these pairs.
+        labelled: number of labelled rows in the gallery, of which `rows` may be a sample.
     """
 
     similarity: float
@@ -34,18 +34,18 @@ class Threshold:
 
 
 def false_match_threshold(features: FeatureSet, rate: float) -> Threshold:
-    """The smallest similarity that at most this share of the pairs of different persons reaches.
+    """Returns the smallest similarity threshold at which at most this share of the impostor pairs match.
 
-    Pairs are of rows with pid >= 1 (pid 0 may be anybody) and different pids, whatever their cameras; a fixed random sample of
-    `ROWS` rows is taken of more.
+    Impostor pairs are two rows with pid >= 1 (pid 0 may be any person) and different pids, from any cameras. If there are more than `ROWS`
+    labelled rows, a random sample of `ROWS` with a fixed seed is used.
 
     Args:
         features: the gallery.
-        rate: 0 < rate < 1.
+        rate: false match rate, 0 < rate < 1.
 
     Raises:
         ConfigError: the rate is out of range.
-        DataError: there are fewer than two persons, or too few pairs to tell so small a rate.
+        DataError: there are fewer than two persons, or too few impostor pairs for this rate.
     """
     if not 0 < rate < 1:
         raise ConfigError(f"false_match_rate: expected a share above 0 and below 1, such as 0.001, got {rate:g}")
@@ -71,7 +71,7 @@ def false_match_threshold(features: FeatureSet, rate: float) -> Threshold:
 
 
 def _impostor_similarities(features: np.ndarray, pid: np.ndarray) -> np.ndarray:
-    """(P,) float64, each pair of rows of different pids once."""
+    """Returns (P,) float64 similarities, each pair of rows with different pids once."""
     wide, parts = features.astype(np.float64), []
     for first in range(0, len(wide), _BLOCK):
         similarity = wide[first : first + _BLOCK] @ wide[first:].T

@@ -1,4 +1,4 @@
-"""What an index would gain and lose on this very gallery: recall against exact search, time, memory.
+"""Measuring indexes on a given gallery: recall against exact search, time and memory.
 
 Shapes: N rows, D feature dimensions, Q queries, K list length.
 """
@@ -16,20 +16,20 @@ from reid.gallery.index import Index
 from reid.gallery.search import search
 
 QUERIES = 200
-SMALL = 50_000  # rows below which exact search takes milliseconds and nothing is gained
-TRAINED_ON = 39  # rows per cell below which faiss warns
+SMALL = 50_000  # rows below which exact search takes milliseconds, so that an index gains nothing
+TRAINED_ON = 39  # training rows per cell below which faiss warns
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One line of the trade-off.
+    """Measurements of one index with one setting of its search parameters.
 
     Args:
-        factory: as `--index` takes it.
-        recall: share of the exact first K that it finds.
-        milliseconds: per query, many asked at once.
-        bytes_per_row: of the index; the features themselves come on top, on disk.
-        build_seconds: learning and adding.
+        factory: factory string, as for `--index`.
+        recall: share of the exact K nearest rows that the index finds.
+        milliseconds: search time per query, in batches.
+        bytes_per_row: size of the index per row; the features on disk come on top.
+        build_seconds: time to train the index and add all rows.
     """
 
     factory: str
@@ -40,13 +40,13 @@ class Trial:
 
 
 def candidates(num_rows: int, dim: int) -> dict[str, Sequence[str]]:
-    """Factory strings worth a try for N rows of D dimensions, with search parameters from fast to thorough."""
+    """Returns factory strings to try for N rows of D dimensions, with search parameters from fast to accurate."""
     cells = 2 ** int(np.log2(max(1, min(4 * num_rows**0.5, num_rows / TRAINED_ON))))
     probes = [f"nprobe={n}" for n in (1, 4, 16, 64) if n < cells]
     tried: dict[str, Sequence[str]] = {"HNSW32": ["efSearch=16", "efSearch=64", "efSearch=256"]}
     if probes:
         tried[f"IVF{cells},Flat"] = probes
-        parts = dim // 2 if dim % 2 == 0 else dim  # 4 bits each: a sixteenth of the features' bytes
+        parts = dim // 2 if dim % 2 == 0 else dim  # 4 bits each: for even D a sixteenth of the features' bytes
         tried[f"IVF{cells},PQ{parts}x4fs"] = probes
     return tried
 
@@ -59,20 +59,20 @@ def tune(
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Trial]:
-    """Measures each factory string and search parameter on queries from the gallery, each left out of its own answer.
+    """Measures each factory string and search parameter on queries from the gallery; each query is excluded from its own hits.
 
     Args:
         features: the gallery.
-        factories: factory string -> search parameters, none for its defaults; `candidates` by default.
+        factories: factory string -> search parameters (an empty list for the defaults); `candidates` by default.
         top_k: K.
-        seed: draws the queries.
-        clock: gives seconds; `time.process_time` counts those of this process alone.
+        seed: random seed for the choice of queries.
+        clock: returns seconds; `time.process_time` counts those of this process alone.
 
     Yields:
-        Exact search first.
+        One trial per index and search parameter, exact search first.
 
     Raises:
-        ConfigError: faiss makes no such index.
+        ConfigError: faiss cannot build an index.
     """
     num_rows, dim = features.features.shape
     own = np.sort(np.random.default_rng(seed).permutation(num_rows)[:QUERIES])
@@ -90,7 +90,7 @@ def tune(
 
 
 def recall(features: FeatureSet, index: Index, *, top_k: int = 10, seed: int = 0) -> float:
-    """Share of the exact first K that the index finds, over queries from the gallery."""
+    """Returns the share of the exact K nearest rows that the index finds, over queries from the gallery."""
     own = np.sort(np.random.default_rng(seed).permutation(len(features.pid))[:QUERIES])
     exact, found = (search(features, features.features[own], top_k=top_k, own=own, index=i).rows for i in (None, index))
     return _overlap(found, exact)
@@ -99,7 +99,7 @@ def recall(features: FeatureSet, index: Index, *, top_k: int = 10, seed: int = 0
 def _timed(
     features: FeatureSet, own: np.ndarray, top_k: int, index: Index | None, clock: Callable[[], float]
 ) -> tuple[np.ndarray, float]:
-    """What is found, and the seconds of the faster of two runs."""
+    """Returns the hits' rows, and the seconds of the faster of two runs."""
     seconds = []
     for _ in range(2):
         start = clock()

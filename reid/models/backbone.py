@@ -1,4 +1,4 @@
-"""Backbones by timm name; initial weights are random, downloaded or from a file, and every error says what to do.
+"""Backbones by timm name, with random, downloaded or local initial weights; every error message states a remedy.
 
 Shapes: B batch, C channels, H height, W width, D feature.
 """
@@ -38,11 +38,11 @@ def create_backbone(
     """Build a network (B, C, H, W) -> (B, D) without classifier.
 
     Args:
-        name: any model that timm lists, `googlenet_bn` and `bn_inception` among them; a tag chooses among published
-            weights (`resnet50.a1_in1k`).
+        name: any model that timm lists, including `googlenet_bn` and `bn_inception`; a tag selects published weights
+            (`resnet50.a1_in1k`).
         pretrained: start from the published weights, downloaded once; False: random weights, unless `weights` is given.
         weights: a local file to start from instead, as `reid.models.weights` reads it, in any layout that timm converts. A
-            classifier in it is left out, and said to be.
+            classifier in it is left out, and the log mentions it.
         kwargs: settings of the model, as for `timm.create_model`.
 
     Raises:
@@ -58,10 +58,10 @@ def create_backbone(
 
 
 def check_name(name: str) -> None:
-    """Refuses a name, or a tag of published weights, that timm does not have.
+    """Check that timm has a model of this name and, if the name has a tag, published weights of this tag.
 
     Raises:
-        ConfigError: with the nearest names.
+        ConfigError: timm has no such model (the message lists the nearest names) or tag (the message lists all tags).
     """
     arch, tag = split_model_name_tag(name)
     if not timm.is_model(arch):
@@ -104,21 +104,21 @@ def _from_file(name: str, weights: Weights, kwargs: dict[str, Any]) -> nn.Module
 
 
 def _classifiers(name: str) -> set[str]:
-    """What the classifier is called in weights of a model: by timm, by its forerunner, by torchreid."""
+    """Names of the classifier in weight files of a model: in timm, in timm's predecessor, and in torchreid."""
     cfg = get_pretrained_cfg(name)
     classifier = (cfg and cfg.classifier) or ()
     return {*((classifier,) if isinstance(classifier, str) else classifier), "last_linear", "classifier"}
 
 
 def _load(name: str, kwargs: dict[str, Any], origin: str, left_out: str = "", **door: Any) -> nn.Module:
-    # timm ignores keys that do not match as soon as the number of classes differs from the published one, so that
-    # foreign weights would load as random ones. Hence the classifier is built, checked with the rest, and taken off.
+    # timm ignores keys that do not match if the number of classes differs from the published one, so that weights of
+    # another model would be ignored silently. Hence published weights load with their classifier, which is then removed.
     try:
         model = timm.create_model(name, pretrained=True, **door, **kwargs)
     except OSError:
         raise
     except Exception as error:
-        expected = timm.create_model(name, pretrained=False, **door, **kwargs).state_dict()  # or kwargs are at fault
+        expected = timm.create_model(name, pretrained=False, **door, **kwargs).state_dict()  # raises on bad kwargs
         raise CheckpointError(f"weights in {origin} do not fit {name}: {_misfit(error, expected)}") from error
     model.reset_classifier(0)  # type: ignore[operator]
     logger.info("%s: all %d tensors from %s%s", name, len(model.state_dict()), origin, left_out)
@@ -126,7 +126,7 @@ def _load(name: str, kwargs: dict[str, Any], origin: str, left_out: str = "", **
 
 
 def _misfit(error: Exception, expected: dict[str, Tensor]) -> str:
-    """What matched and what did not, from the message of torch's `load_state_dict`."""
+    """Summary of matching and mismatching keys, from the message of torch's `load_state_dict`."""
     text = str(error)
     missing, unexpected = (
         re.findall(r'"([^"]+)"', "".join(re.findall(rf"{kind} key\(s\) in state_dict: (.*)", text)))
@@ -147,7 +147,7 @@ def _misfit(error: Exception, expected: dict[str, Tensor]) -> str:
 
 
 def _whence(cfg: Any) -> tuple[str, Path | None]:
-    """Where timm downloads from and, for a plain URL, the file it would keep."""
+    """The address that timm downloads from and, for a plain URL, the file in the cache."""
     if cfg.hf_hub_id:
         return f"https://huggingface.co/{cfg.hf_hub_id}", None
     return cfg.url, Path(torch.hub.get_dir()) / "checkpoints" / cfg.url.rpartition("/")[2]
@@ -155,7 +155,7 @@ def _whence(cfg: Any) -> tuple[str, Path | None]:
 
 @contextmanager
 def _network_timeout(seconds: float = 30.0) -> Iterator[None]:
-    # By default urllib waits for ever, where a firewall drops packets without a word.
+    # By default urllib waits for ever if a firewall drops packets silently.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(before or seconds)
     try:
@@ -165,7 +165,7 @@ def _network_timeout(seconds: float = 30.0) -> Iterator[None]:
 
 
 def _root_of(error: BaseException) -> BaseException:
-    """What went wrong first: `Name or service not known`, say, under what libraries made of it."""
+    """The original error, such as `Name or service not known`, which libraries wrap in their own."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -36,7 +36,7 @@ _conv = partial(ConvNormReLU, bias=True)
 
 
 class Inception(nn.ModuleDict):
-    """Up to four branches side by side, under the public names; `widths` as in WIDTHS."""
+    """Up to four parallel branches, named as in the public weights; `widths` as in WIDTHS."""
 
     def __init__(self, in_chs: int, widths: tuple[int | None, ...], pool: nn.Module) -> None:
         super().__init__()
@@ -71,11 +71,11 @@ class Inception(nn.ModuleDict):
 
 
 class HalvingMaxPool(nn.Module):
-    """Max pooling 3x3 of stride 2 without padding, Caffe's rounding up: sides n -> ceil(n / 2)."""
+    """Max pooling 3x3 of stride 2, rounding up as Caffe does: sides n -> ceil(n / 2)."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        # An odd side would come out one shorter than beside it from a 3x3 convolution of stride 2; even sides, all
-        # that the public weights have seen, stay as they are. Zero is no larger than any input, which follows a ReLU.
+        # With an odd side, the output would be one shorter than that of the parallel 3x3 convolutions of stride 2. Even
+        # sides, the only ones in the training of the public weights, are not padded. Inputs follow a ReLU, so 0 is neutral.
         odd_H, odd_W = x_BCHW.shape[-2] % 2, x_BCHW.shape[-1] % 2
         if odd_H or odd_W:
             x_BCHW = F.pad(x_BCHW, (0, odd_W, 0, odd_H))
@@ -116,16 +116,16 @@ def _pool(block: str) -> nn.Module:
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Public weights under this net's names and for RGB images; a state dict of this net as it is.
+    """Convert the public weights to this network's key names and to RGB images; a state dict of this network is returned unchanged.
 
-    The public net takes BGR: reversing the input channels of its first convolution gives the same features from RGB.
-    The names tell the two layouts apart, so nothing is reversed twice.
+    The public network takes BGR: reversing the input channels of its first convolution gives the same features from RGB.
+    The two layouts are distinguished by key names, so nothing is reversed twice.
     """
     if "conv1_7x7_s2.weight" not in state_dict:
         return state_dict
     renamed = {_own_key(key): value for key, value in state_dict.items()}
     for key, value in renamed.items():
-        # Written before PyTorch 0.4, some copies hold the batch norms as (1, C).
+        # Some copies, written before PyTorch 0.4, hold the batch norm parameters as (1, C).
         if ".bn." in key and value.ndim == 2:
             renamed[key] = value.squeeze(0)
     renamed["conv1_7x7_s2.conv.weight"] = renamed["conv1_7x7_s2.conv.weight"].flip(1)
@@ -146,7 +146,7 @@ default_cfgs = generate_default_cfgs(
     {
         "bn_inception.caffe_in1k": dict(
             url="http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth",
-            # Pixels 0-255 less 104, 117, 128 (blue, green, red), written for RGB images in [0, 1].
+            # The public network subtracts 104, 117, 128 (blue, green, red) from pixels in 0-255; here for RGB in [0, 1].
             mean=(128 / 255, 117 / 255, 104 / 255),
             std=(1 / 255, 1 / 255, 1 / 255),
             input_size=(3, 224, 224),
@@ -166,7 +166,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def bn_inception(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Inception with batch norm; weights: the public ones derived from Caffe, ImageNet-1k."""
+    """Inception with batch norm; pretrained weights: the public ones derived from Caffe, ImageNet-1k."""
     return build_model_with_cfg(
         BNInception, "bn_inception", pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs
     )

@@ -15,7 +15,7 @@ __all__ = ["CifarResNet"]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside an identity, which is subsampled and padded with zero channels where the size changes."""
+    """Two 3x3 convolutions with an identity shortcut, subsampled and padded with zero channels where the shape changes."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class CifarResNet(nn.Module):
         for module in self.modules():
             if isinstance(
                 module, nn.Conv2d
-            ):  # He et al. 2015 (their [13]): variance 2 / fan-out keeps the gradient's scale
+            ):  # He et al. 2015 (their [13]): variance 2 / fan-out preserves the scale of gradients
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.reset_classifier(num_classes)
 

@@ -14,7 +14,7 @@ class ColorHistogram(nn.Module):
 
     Args:
         stripes: horizontal stripes of equal height: head, torso, legs …
-        bins: per colour channel.
+        bins: number of bins per colour channel.
     """
 
     def __init__(self, stripes: int = 6, bins: int = 8) -> None:

@@ -1,4 +1,4 @@
-"""A trained network as one file for other programs: ONNX, TorchScript or torch.export, and such a file run again.
+"""Export of a trained network to one file (ONNX, TorchScript or torch.export), and loading of such a file.
 
 Shapes: B batch, C channels, H W pixels of a resized image, h w pixels of the network's input, D feature.
 """
@@ -23,25 +23,25 @@ from reid.errors import ConfigError, ReidError
 
 FORMATS = ("onnx", "torchscript", "torch-export")
 OPSET = 20  # of ONNX: read by ONNX Runtime 1.17 (2024) and later
-METADATA = "metadata.json"  # the one entry of the two formats of torch that keeps it; ONNX has a field for it
+METADATA = "metadata.json"  # extra file for the metadata in the two formats of torch; ONNX has a field for it
 
 Run = Callable[
     [np.ndarray], tuple[np.ndarray, np.ndarray]
-]  # the file's input -> (B, D) unit rows, (B,) their lengths before
+]  # input of the file -> (B, D) unit rows, (B,) their norms before normalisation
 
 
 class Deployed(nn.Module):
-    """Images to features of unit length, (B, D) float32, as extraction makes them of single frames, and (B,) their lengths before.
+    """Images -> unit features (B, D) float32, as extraction computes them for single frames, and their norms (B,) before normalisation.
 
-    A tracklet's feature is pooled before it is scaled to unit length; hence the lengths.
+    The norms are needed for tracklets, whose features are pooled before they are scaled to unit length.
 
     Args:
-        network: (B, C, h, w) -> (B, D), in evaluation mode; a copy is taken.
+        network: (B, C, h, w) -> (B, D); it is copied and set to evaluation mode.
         mean: of red, green, blue in 0..255.
-        std: likewise.
-        resize: (H, W) that images are resized to before they come here.
-        crop: (h, w) of the network's input, from their middle.
-        inside: the input is (B, H, W, C) uint8 RGB, cropped and normalised here; else (B, C, h, w) float32, normalised.
+        std: of red, green, blue in 0..255.
+        resize: (H, W) of the resized images.
+        crop: (h, w) of the network's input, the centre crop.
+        inside: the input is (B, H, W, C) uint8 RGB, which is cropped and normalised here; else (B, C, h, w) float32, normalised.
         half: the network computes in float16.
     """
 
@@ -65,11 +65,11 @@ class Deployed(nn.Module):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one image, as the file takes it."""
+        """Shape of one input image of the file."""
         return (*self.resize, 3) if self.inside else (3, *self.crop)
 
     def prepared(self, pixels_BHWC: Tensor) -> Tensor:
-        """Resized uint8 images as the file takes them."""
+        """Convert resized uint8 images to the input of the file."""
         return pixels_BHWC if self.inside else self._normalised(pixels_BHWC)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,10 +85,10 @@ class Deployed(nn.Module):
 
 
 def require_packages(format: str) -> None:
-    """Refuses a format whose packages are not installed.
+    """Check that the packages for a format are installed.
 
     Raises:
-        ConfigError: naming them.
+        ConfigError: naming the missing packages.
     """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if format == "onnx" and missing:
@@ -98,20 +98,20 @@ def require_packages(format: str) -> None:
 
 
 def write(model: Deployed, format: str, path: Path, metadata: str) -> None:
-    """Writes the file; any number of images may be a batch of it.
+    """Write the file; its batch size is dynamic.
 
     Args:
         model: on the CPU.
         format: one of `FORMATS`.
-        path: where; its name may end in anything.
-        metadata: JSON text to keep in the file: in ONNX as the property `robust_reid`, else as an extra file `METADATA`.
+        path: the file; its suffix does not matter.
+        metadata: JSON text to store in the file: in ONNX as the property `robust_reid`, else as the extra file `METADATA`.
 
     Raises:
-        ReidError: the network cannot be written in this format.
+        ReidError: the network cannot be exported to this format.
     """
     pixels_BHWC = torch.zeros(
         2, *model.resize, 3, dtype=torch.uint8
-    )  # of one image, tracing would make the batch a constant
+    )  # with a single image, tracing would fix the batch size
     example = model.prepared(pixels_BHWC)
     try:
         with _quiet(), torch.no_grad():
@@ -139,7 +139,7 @@ def _write_torchscript(model: Deployed, example: Tensor, path: Path, metadata: s
 
 def _write_torch_export(model: Deployed, example: Tensor, path: Path, metadata: str) -> None:
     program = torch.export.export(model, (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
-    content = io.BytesIO()  # its own writer asks for a suffix
+    content = io.BytesIO()  # torch.export.save requires a suffix for paths
     torch.export.save(program, content, extra_files={METADATA: metadata})
     path.write_bytes(content.getvalue())
 
@@ -148,7 +148,7 @@ _WRITERS = {"onnx": _write_onnx, "torchscript": _write_torchscript, "torch-expor
 
 
 def set_metadata(path: Path, metadata: str) -> None:
-    """Puts metadata into an ONNX file, in place of what is there."""
+    """Set the metadata of an ONNX file, replacing any that is there."""
     import onnx
 
     model = onnx.load(path)
@@ -157,11 +157,11 @@ def set_metadata(path: Path, metadata: str) -> None:
 
 
 def load(path: Path, format: str, *, threads: int = 0) -> tuple[Run, str]:
-    """A file that `write` made, as a function on the CPU, and its metadata.
+    """Load a file of `write`; return it as a function on the CPU, and its metadata.
 
     Args:
-        path, format: the file.
-        threads: of ONNX Runtime; 0: as many as there are cores.
+        path, format: as for `write`.
+        threads: number of threads of ONNX Runtime; 0: as many as there are cores.
     """
     if format == "onnx":
         import onnxruntime
@@ -188,11 +188,11 @@ def load(path: Path, format: str, *, threads: int = 0) -> tuple[Run, str]:
 
 
 def quantise(path: Path, images: Sequence[np.ndarray]) -> None:
-    """Makes weights and activations of an ONNX file 8-bit integers, in place; its metadata is lost.
+    """Quantise weights and activations of an ONNX file to 8-bit integers, in place; its metadata is lost.
 
     Args:
-        path: the file, of float32.
-        images: batches of its input, from which the ranges of activations are told.
+        path: a float32 file.
+        images: batches of its input, to calibrate the ranges of activations.
     """
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -215,7 +215,7 @@ def quantise(path: Path, images: Sequence[np.ndarray]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters warn of what they are (deprecated, tracing) and log each pass; whether a file is right, its outputs show."""
+    """Silence exporters: they warn that they are deprecated or trace, and log each pass. `robust-reid export` checks outputs instead."""
     names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "root")
     loggers = [logging.getLogger(None if name == "root" else name) for name in names]
     levels = [logger.level for logger in loggers]

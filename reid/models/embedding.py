@@ -1,4 +1,4 @@
-"""The network of Figure 2: an embedding, which is what people use, and the linear classifier that training needs.
+"""The network of Figure 2: an embedding, which is used after training, and a classifier, which only training needs.
 
 Shapes: B batch, C channels, H W pixels, D feature, K classes.
 """
@@ -20,13 +20,13 @@ class Embedding(nn.Module):
     """(B, C, H, W) images -> (B, D) features.
 
     Args:
-        backbone: (B, C, H, W) -> (B, D), with D as timm names it, such as timm makes with `num_classes=0`.
+        backbone: (B, C, H, W) -> (B, D), such as timm's models with `num_classes=0`; D is its `head_hidden_size` or `num_features`.
         neck: `none`, or `bn`: batch normalisation of the features, without a shift (the BNNeck of Luo et al., "Bag of Tricks
             and a Strong Baseline for Deep Person Re-identification", 2019).
-        freeze_norm: normalisation layers normalise as in evaluation, by the statistics they have, and do not learn.
+        freeze_norm: normalisation layers use their running statistics, as in evaluation, and their parameters are not trained.
 
     Raises:
-        ConfigError: there is no normalisation to freeze.
+        ConfigError: there are no normalisation layers to freeze.
     """
 
     def __init__(self, backbone: nn.Module, neck: str = "none", *, freeze_norm: bool = False) -> None:
@@ -58,7 +58,7 @@ class Embedding(nn.Module):
         return self
 
     def pooled(self, images_BCHW: Tensor) -> Tensor:
-        """Features before the neck, (B, D)."""
+        """Compute the features before the neck, (B, D)."""
         return self.backbone(images_BCHW)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -69,10 +69,10 @@ class Classifier(nn.Module):
     """An embedding and a classifier over training identities: images -> (B, K) logits.
 
     Args:
-        embedding: what to classify by.
+        embedding: images -> features (B, D).
         num_classes: K.
-        head: (num_features, num_classes) -> the classifier; by default a linear one. One whose `margins` is true takes the targets
-            in training, as `reid.models.heads` has them.
+        head: (num_features, num_classes) -> the classifier; by default a linear one. A head whose `margins` is true is given the
+            targets in training, as the margin heads of `reid.models.heads` require.
     """
 
     def __init__(
@@ -80,17 +80,17 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = embedding
-        # In training, give the features before the neck, (B, D) float32, beside the logits, for losses that compare them.
+        # In training, return the features before the neck, (B, D) float32, in addition to the logits, for metric losses.
         self.with_features = False
         self.head = (head or linear)(embedding.num_features, num_classes)
 
     @property
     def takes_targets(self) -> bool:
-        """Whether the forward pass of a training step is given the targets."""
+        """Whether the forward pass of a training step needs the targets."""
         return bool(getattr(self.head, "margins", False))
 
     def forward(self, images_BCHW: Tensor, target_B: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits in float32 whatever the autocast type: the loss needs the precision, the last layer costs nothing."""
+        """Compute logits in float32 even under autocast: the loss needs the precision, and the last layer is cheap."""
         pooled_BD = self.embedding.pooled(images_BCHW)
         features_BD = self.embedding.neck(pooled_BD)
         with torch.autocast(features_BD.device.type, enabled=False):
@@ -100,7 +100,7 @@ class Classifier(nn.Module):
 
 
 def linear(num_features: int, num_classes: int) -> nn.Module:
-    """A linear classifier, small enough that training starts near uniform p, where a loss's first gradient is known."""
+    """A linear classifier with small initial weights: training starts near uniform p, where the first gradient of a loss is known."""
     head = nn.Linear(num_features, num_classes)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)

@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolutions before it: the same features from fewer passes over the activations.
+"""Folding of batch normalisation into the preceding convolutions: the same features with fewer passes over the activations.
 
 Shapes: B batch, C channels, H W pixels.
 """
@@ -19,23 +19,23 @@ from torch.overrides import TorchFunctionMode
 
 logger = logging.getLogger(__name__)
 
-# Exact types: a subclass may do something else with its weight, as convolutions with standardised weights do.
+# Exact types only: a subclass may use its weight differently, such as convolutions with weight standardisation.
 _CONVS, _NORMS = (nn.Conv2d,), (nn.BatchNorm2d, BatchNormAct2d)
 
 
 @torch.no_grad()
 def fused(model: nn.Module, images_BCHW: Tensor) -> nn.Module:
-    """A copy in evaluation mode, in which a convolution does the work of the batch normalisation that follows it.
+    """Return a copy in evaluation mode in which batch normalisations are folded into the convolutions before them.
 
-    What follows what is seen by running the network once, so its code may be of any kind. A normalisation stays where it is
-    when something else takes the convolution's output too, or when either of the two runs more than once.
+    Pairs of layers are found by running the network once, so that its code may have any structure. A normalisation is not folded if
+    the output of the convolution is also used elsewhere, or if one of the two layers runs more than once.
 
     Args:
-        model: any network over images; it stays as it is.
-        images_BCHW: an input that it takes; the values do not matter.
+        model: any network on images; it is not changed.
+        images_BCHW: a valid input; the values do not matter.
 
     Returns:
-        The copy; its output is the model's up to rounding, and its parameters are no longer the model's.
+        The copy; its output equals the model's up to rounding, but its parameters differ.
     """
     network = copy.deepcopy(model).eval()
     pairs = _pairs(network, images_BCHW)
@@ -57,7 +57,7 @@ def _without_norm(norm: nn.BatchNorm2d) -> nn.Module:
 
 
 def _pairs(network: nn.Module, images_BCHW: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each convolution whose output goes to a batch normalisation and nowhere else, with that normalisation."""
+    """Find the convolutions whose output is used only by a batch normalisation, each with that normalisation."""
     runs: Counter[nn.Module] = Counter()
     made: dict[int, nn.Conv2d] = {}
     found: list[tuple[nn.Conv2d, nn.BatchNorm2d, int]] = []
@@ -78,7 +78,7 @@ def _pairs(network: nn.Module, images_BCHW: Tensor) -> list[tuple[nn.Conv2d, nn.
 
 
 class _Takers(TorchFunctionMode):
-    """Counts the calls that make a tensor of a given one; keeps all of them, or a later one might have its id."""
+    """Counts, by id, the calls that compute a tensor from a given one; keeps references to all tensors, because ids could be reused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _Takers(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = call(*args, **kwargs)
-        if any(True for _ in _tensors(result)):  # asking for a shape makes none
+        if any(True for _ in _tensors(result)):  # calls such as shape give no tensor
             self.count.update({id(tensor) for tensor in _tensors([args, *kwargs.values()])})
         self._kept.append((args, kwargs, result))
         return result

@@ -1,6 +1,6 @@
-"""GoogLeNet with batch norm after every convolution, as torchvision has it, without the auxiliary heads.
+"""GoogLeNet with batch norm after every convolution, as in torchvision, without the auxiliary heads.
 
-Layer names are torchvision's, so its ImageNet weights load key for key.
+Layer names are those of torchvision, so that its ImageNet weights load key for key.
 Source: Szegedy et al. 2015, "Going Deeper with Convolutions", Table 1.
 """
 
@@ -34,7 +34,7 @@ _conv = partial(ConvNormReLU, eps=1e-3)
 
 
 class Inception(nn.Module):
-    """Four branches side by side; `widths` as in WIDTHS."""
+    """Four parallel branches; `widths` as in WIDTHS."""
 
     def __init__(self, in_chs: int, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def _layers(in_chans: int) -> dict[str, nn.Module]:
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state dict without torchvision's auxiliary heads, which its published weights never trained."""
+    """Remove torchvision's auxiliary heads, which are not trained in its published weights, from a state dict."""
     return {key: value for key, value in state_dict.items() if not key.startswith(("aux1.", "aux2."))}
 
 
@@ -89,7 +89,7 @@ default_cfgs = generate_default_cfgs(
     {
         "googlenet_bn.tv_in1k": dict(
             url="https://download.pytorch.org/models/googlenet-1378be20.pth",
-            # torchvision normalises with ImageNet's mean and std and then maps the result to this (transform_input).
+            # torchvision normalises with ImageNet's mean and std, and its transform_input then converts to this.
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
             input_size=(3, 224, 224),
@@ -109,7 +109,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def googlenet_bn(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """GoogLeNet with batch norm; weights: torchvision's, ImageNet-1k."""
+    """GoogLeNet with batch norm; pretrained weights: torchvision's, ImageNet-1k."""
     return build_model_with_cfg(
         GoogLeNetBN, "googlenet_bn", pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs
     )

@@ -1,7 +1,7 @@
-"""Classifiers by angle: logits are scaled cosines, and in training the annotated class must win by a margin.
+"""Cosine classifiers: logits are scaled cosines, and in training the annotated class must win by a margin.
 
-Any loss of the logits goes with them: cross entropy gives the losses as published, IMAE or GCE their robust twins. Outside of
-training there is no margin. The accuracy that training reports is counted with the margin, so it lies below that without.
+They can be combined with any loss on logits: with cross entropy they are the published losses, with IMAE or GCE robust variants
+of them. In evaluation there is no margin. Training accuracy is computed with the margin, so it is lower than without.
 
 Shapes: B batch, D feature, K classes, S sub-centres.
 """
@@ -20,14 +20,14 @@ from reid.models.embedding import linear
 
 
 class CosineHead(nn.Module):
-    """scale · cos θ of every class, θ the angle between the feature and the nearest of the class's centres; no margin.
+    """Classifier whose logits are scale · cos θ, with θ the angle between the feature and the nearest centre of the class; no margin.
 
     Args:
         num_features: D.
         num_classes: K.
         scale: > 0.
-        centres: S >= 1, sub-centres of a class: samples with wrong labels gather at other ones than the right (Deng et al.,
-            "Sub-center ArcFace: Boosting Face Recognition by Large-Scale Noisy Web Faces", ECCV 2020; there 3).
+        centres: S >= 1, sub-centres per class: samples with wrong labels gather at other sub-centres than those with right labels
+            (Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-Scale Noisy Web Faces", ECCV 2020; S = 3 there).
     """
 
     margins = False
@@ -41,7 +41,7 @@ class CosineHead(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, features_BD: Tensor, target_B: Tensor | None = None) -> Tensor:
-        """Logits (B, K) of features (B, D); with the margin where targets (B,) int64 are given and this trains."""
+        """Compute logits (B, K) of features (B, D); in training mode, with the margin if targets (B,) int64 are given."""
         cosine_BKS = F.linear(F.normalize(features_BD), F.normalize(self.weight)).unflatten(1, (self.num_classes, -1))
         cosine_BK = cosine_BKS.amax(2)
         if target_B is not None and self.training:
@@ -54,15 +54,16 @@ class CosineHead(nn.Module):
 
 
 class ArcFace(CosineHead):
-    """cos(θ + m) for the annotated class (Deng et al., "ArcFace", CVPR 2019, Eq. 3); with ``centres`` above 1 sub-center ArcFace.
+    """Cosine classifier with cos(θ + m) for the annotated class (Deng et al., "ArcFace", CVPR 2019, Eq. 3).
 
-    Where θ + m is beyond π, cos θ - m sin m instead, so that the logit goes on falling with θ, as in the source's code.
+    With ``centres`` above 1 it is sub-center ArcFace. Where θ + m exceeds π, cos θ - m sin m is used instead, so that the logit
+    still decreases with θ, as in the code of the source.
 
     Args:
         num_features: D.
         num_classes: K.
         margin: m, 0 <= m < π/2, radians.
-        scale: as in `CosineHead`; the source takes 64 with millions of faces.
+        scale: as in `CosineHead`; the source uses 64 for millions of faces.
         centres: as in `CosineHead`.
     """
 
@@ -75,14 +76,14 @@ class ArcFace(CosineHead):
         self.margin = in_range("margin", margin, 0, math.pi / 2)
 
     def _with_margin(self, cosine: Tensor) -> Tensor:
-        inside = cosine.clamp(-1 + 1e-7, 1 - 1e-7)  # the root has no gradient at its ends
+        inside = cosine.clamp(-1 + 1e-7, 1 - 1e-7)  # the gradient of the square root is infinite at sine = 0
         sine = (1 - inside.square()).sqrt()
         turned = inside * math.cos(self.margin) - sine * math.sin(self.margin)
         return torch.where(cosine > -math.cos(self.margin), turned, cosine - self.margin * math.sin(self.margin))
 
 
 class CosFace(CosineHead):
-    """cos θ - m for the annotated class (Wang et al., "CosFace", CVPR 2018, Eq. 4).
+    """Cosine classifier with cos θ - m for the annotated class (Wang et al., "CosFace", CVPR 2018, Eq. 4).
 
     Args:
         num_features: D.

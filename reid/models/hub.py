@@ -1,4 +1,4 @@
-"""What the Hugging Face hub's library says while it has no answer, in one line of our own."""
+"""A single log line in place of the retry warnings of the Hugging Face hub library."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def one_line_of_retries(what: str) -> Iterator[None]:
-    """Within this, the library's first warning becomes one line, and no other does: it writes two, each twice, for every one of its tries.
+    """Replace the library's warnings by one log line, at the first of them; it logs two warnings, each twice, per attempt.
 
     Args:
-        what: is being fetched, for the line.
+        what: description of the download, for the line.
     """
     library = logging.getLogger("huggingface_hub")
     before = library.handlers, library.propagate

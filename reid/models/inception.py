@@ -1,4 +1,4 @@
-"""What the two Inception nets share: convolution + norm + ReLU, layers in a row, timm's head and timm's ways of use.
+"""Shared parts of the two Inception networks: convolution + norm + ReLU, sequential layers, timm's head and timm's interface.
 
 Shapes: B batch, C channels, H height, W width, K classes.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class ConvNormReLU(nn.Module):
-    """Convolution that keeps the size up to its stride, batch norm, ReLU; keys `conv.*` and `bn.*`."""
+    """Convolution with padding kernel_size // 2, batch norm, ReLU; parameters `conv.*` and `bn.*`."""
 
     def __init__(
         self, in_chs: int, out_chs: int, kernel_size: int, stride: int = 1, *, bias: bool = False, eps: float = 1e-5
@@ -28,14 +28,14 @@ class ConvNormReLU(nn.Module):
 
 
 class InceptionNet(nn.Module):
-    """Layers in a row under timm's pooling, dropout and classifier.
+    """Sequential layers, followed by timm's pooling, dropout and classifier.
 
     Args:
-        layers: the layers by name, in the order they run.
+        layers: the layers by name, in order of execution.
         taps: the last layer of each stride -> its number of channels; the strides are 2, 4, 8, 16, 32.
-        num_classes: K; 0 leaves the classifier out, and the net returns the pooled features.
+        num_classes: K; with 0 there is no classifier, and the network returns the pooled features.
         in_chans: channels of the images.
-        global_pool: a pooling name of timm, "" for none.
+        global_pool: name of a pooling of timm, "" for none.
         drop_rate: dropout before the classifier, in [0, 1].
     """
 
@@ -65,8 +65,8 @@ class InceptionNet(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        # Batch norm starts as the identity in eval mode, so the convolutions alone must keep the scale: He's fan-in
-        # variance does. torchvision's std of 0.01 gives features of ~1e-12 until the running statistics have settled.
+        # Batch norm starts as the identity in eval mode, so the convolutions must preserve the scale; He's fan-in variance
+        # does. With torchvision's std of 0.01, features are ~1e-12 until the running statistics have converged.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
@@ -74,13 +74,13 @@ class InceptionNet(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward_features(self, x_BCHW: Tensor) -> Tensor:
-        """Feature map (B, num_features, ~H/32, ~W/32) of images (B, in_chans, H, W), both sides at least 32 pixels."""
+        """Compute the feature map (B, num_features, ~H/32, ~W/32) of images (B, in_chans, H, W) of at least 32 pixels per side."""
         for name in self.layer_names:
             x_BCHW = getattr(self, name)(x_BCHW)
         return x_BCHW
 
     def forward_head(self, x_BCHW: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (B, K) of a feature map; its pooled features with `pre_logits` or without a classifier."""
+        """Compute logits (B, K) of a feature map; the pooled features with `pre_logits` or without a classifier."""
         x = self.head_drop(self.global_pool(x_BCHW))
         return x if pre_logits else self.fc(x)
 
@@ -96,15 +96,15 @@ class InceptionNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps at the chosen strides, with or without the last one beside them (timm's interface).
+        """Return the final feature map and the list of maps at the chosen strides (timm's interface).
 
         Args:
             x: images (B, C, H, W).
-            indices: positions in `feature_info`; a number n takes the last n, None all of them.
-            norm: has no effect, there is no final norm.
-            stop_early: stop at the last map asked for.
+            indices: positions in `feature_info`; a number n selects the last n, None selects all.
+            norm: has no effect, because there is no final norm.
+            stop_early: stop after the last selected map, which is then also the final one.
             output_fmt: only "NCHW".
-            intermediates_only: return the list alone.
+            intermediates_only: return only the list of selected maps.
         """
         assert output_fmt == "NCHW", "Output shape must be NCHW."
         take = self._positions(indices)
@@ -127,7 +127,7 @@ class InceptionNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the layers behind the last map asked for and, with `prune_head`, the head; return the positions."""
+        """Remove the layers after the last selected map and, with `prune_head`, the head; return the positions."""
         take = self._positions(indices)
         last = max(take)
         end = self.layer_names.index(self.feature_info[last]["module"]) + 1
@@ -141,11 +141,11 @@ class InceptionNet(nn.Module):
         return take
 
     def get_classifier(self) -> nn.Module:
-        """The classifier; the identity when there is none."""
+        """Return the classifier, or the identity if there is none."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier of `num_classes` in, or none with 0; `global_pool` None keeps the pooling."""
+        """Replace the classifier by a new one of `num_classes`, or remove it with 0; `global_pool` None keeps the pooling."""
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         pool, fc = create_classifier(self.num_features, num_classes, pool_type=pool_type)
@@ -155,11 +155,11 @@ class InceptionNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
-        """Parameter name -> depth of its layer, for timm's layer-wise learning rates."""
+        """Return a function from a parameter's name to the depth of its layer, for timm's layer-wise learning rate decay."""
         depth = {name: i for i, name in enumerate(self.layer_names)}
         return lambda name: depth.get(name.split(".")[0], float("inf"))
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Refuse, as timm's other Inception nets do: a recomputed batch norm counts its batch twice."""
+        """Not supported, as in timm's other Inception networks: recomputation would update batch norm statistics twice per batch."""
         assert not enable, "gradient checkpointing not supported"

@@ -1,6 +1,6 @@
-"""OSNet, made for person re-identification: blocks that look at four scales at once and choose among them by channel.
+"""OSNet, a network for person re-identification: each block has streams of four scales, which a gate weights per channel.
 
-Layer names are those of torchreid, so weights that it saved load key for key; `benchmarks/osnet.py` compares the outputs.
+Layer names are those of torchreid, so that its weights load key for key; `benchmarks/osnet.py` compares the outputs.
 Source: Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019; the variant with instance normalisation,
 "Learning Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021.
 
@@ -22,14 +22,14 @@ from torch.nn import functional as F
 __all__ = ["OSNet"]
 
 WIDTHS = (64, 256, 384, 512)  # of the stem and the three stages, at x1.0
-REDUCTION, GATE_REDUCTION = 4, 16  # of channels inside a block, and inside its gate
+REDUCTION, GATE_REDUCTION = 4, 16  # factors by which channels are reduced inside a block, and inside its gate
 FEATURES = 512
 
 _instance_norm = partial(nn.InstanceNorm2d, affine=True)
 
 
 class ConvNorm(nn.Module):
-    """Convolution that keeps the size up to its stride, norm, and ReLU unless told otherwise; keys `conv.*` and `bn.*`."""
+    """Convolution with padding kernel_size // 2, norm, and ReLU if `act`; parameters `conv.*` and `bn.*`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ConvNorm(nn.Module):
 
 
 class LightConv(nn.Module):
-    """A 3x3 convolution in two: 1x1 across channels, then 3x3 within each; norm and ReLU after both."""
+    """Factorised 3x3 convolution: 1x1 across channels, then depthwise 3x3; norm and ReLU after the second."""
 
     def __init__(self, chs: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class LightConv(nn.Module):
 
 
 class Gate(nn.Module):
-    """Each channel times a factor in (0, 1) that a small network makes of the channels' means."""
+    """Channel gate: multiplies each channel by a factor in (0, 1), computed from the channel means by a small network."""
 
     def __init__(self, chs: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Gate(nn.Module):
 
 
 class OSBlock(nn.Module):
-    """Residual block of four streams of 1 to 4 light convolutions, added up after one gate that they share."""
+    """Residual block of four streams of 1 to 4 light convolutions; a shared gate is applied to each before they are added."""
 
     def __init__(self, in_chs: int, out_chs: int, instance_norm: bool = False) -> None:
         super().__init__()
@@ -103,11 +103,11 @@ class OSNet(nn.Module):
     """Images (B, in_chans, H, W) -> logits (B, K), or features (B, 512) with `num_classes=0`.
 
     Args:
-        width: factor of the channels: 1, 0.75, 0.5 or 0.25.
-        instance_norm: in the stem and at the end of the first stage's blocks (IBN).
-        num_classes: K; 0 leaves the classifier out.
+        width: factor for the numbers of channels: 1, 0.75, 0.5 or 0.25.
+        instance_norm: use instance normalisation in the stem and at the end of the blocks of the first stage (IBN).
+        num_classes: K; 0 for no classifier.
         in_chans: channels of the images.
-        global_pool: a pooling name of timm.
+        global_pool: name of a pooling of timm.
         drop_rate: dropout before the classifier, in [0, 1].
     """
 
@@ -136,18 +136,18 @@ class OSNet(nn.Module):
         self.classifier: nn.Module
         self.reset_classifier(num_classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # as in the Inception nets: the features have a scale before any training
+            if isinstance(module, nn.Conv2d):  # as in the Inception nets: preserves the scale before training
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
     def forward_features(self, x_BCHW: Tensor) -> Tensor:
-        """Feature map (B, 512 · width, ~H/16, ~W/16)."""
+        """Compute the feature map (B, 512 · width, ~H/16, ~W/16)."""
         x_BCHW = self.maxpool(self.conv1(x_BCHW))
         return self.conv5(self.conv4(self.conv3(self.conv2(x_BCHW))))
 
     def forward_head(self, x_BCHW: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (B, K) of a feature map; features (B, 512) with `pre_logits` or without a classifier."""
+        """Compute logits (B, K) of a feature map; features (B, 512) with `pre_logits` or without a classifier."""
         x = self.head_drop(self.fc(self.global_pool(x_BCHW)))
         return x if pre_logits else self.classifier(x)
 
@@ -155,11 +155,11 @@ class OSNet(nn.Module):
         return self.forward_head(self.forward_features(x_BCHW))
 
     def get_classifier(self) -> nn.Module:
-        """The classifier; the identity when there is none."""
+        """Return the classifier, or the identity if there is none."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier of `num_classes` in, or none with 0; `global_pool` None keeps the pooling."""
+        """Replace the classifier by a new one of `num_classes`, or remove it with 0; `global_pool` None keeps the pooling."""
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
         self.num_classes = num_classes
@@ -169,18 +169,18 @@ class OSNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which parameters are a layer, for timm's layer-wise learning rates."""
+        """Return patterns that group parameters by layer, for timm's layer-wise learning rate decay."""
         blocks = r"^conv([2-5])" if coarse else [(r"^conv([2-4])\.(\d+)", None), (r"^conv5", (99,))]
         return {"stem": r"^conv1\.", "blocks": blocks}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Refuse, as the Inception nets do: a recomputed batch norm counts its batch twice."""
+        """Not supported, as in the Inception networks: recomputation would update batch norm statistics twice per batch."""
         assert not enable, "gradient checkpointing not supported"
 
 
 def _stage(in_chs: int, out_chs: int, *, thinned: bool = True, instance_norm: bool = False) -> nn.Sequential:
-    """Two blocks and, where `thinned`, half the size by a mean over 2 x 2."""
+    """Two blocks and, if `thinned`, a 1x1 convolution and 2 x 2 average pooling, which halves height and width."""
     layers: list[nn.Module] = [OSBlock(in_chs, out_chs, instance_norm), OSBlock(out_chs, out_chs, instance_norm)]
     if thinned:
         layers.append(nn.Sequential(ConvNorm(out_chs, out_chs), nn.AvgPool2d(2, 2)))
@@ -188,7 +188,7 @@ def _stage(in_chs: int, out_chs: int, *, thinned: bool = True, instance_norm: bo
 
 
 def _cfg() -> dict[str, Any]:
-    """torchreid's weights lie on a drive without plain addresses: they are fetched by hand, and named by model.weights."""
+    """timm's config of a network, without a URL: torchreid's weights have none, so download them by hand and set model.weights."""
     return dict(
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
@@ -239,5 +239,5 @@ def osnet_x0_25(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model
 def osnet_ibn_x1_0(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """OSNet with instance normalisation early on, which carries over better to cameras it has not seen."""
+    """OSNet with instance normalisation in its first layers, which generalises better to unseen cameras."""
     return _create("osnet_ibn_x1_0", pretrained, instance_norm=True, **kwargs)

@@ -1,4 +1,4 @@
-"""Frame features to tracklet features, in a stream: memory grows with tracklets, not with frames.
+"""Streaming pooling of frame features into tracklet features: memory grows with the number of tracklets, not of frames.
 
 Shapes: n frames of a chunk, T tracklets, D feature.
 """
@@ -14,16 +14,16 @@ from torch import Tensor
 
 class Pooling(Protocol):
     def add(self, features_nD: Tensor, rows_n: Tensor) -> None:
-        """Takes frame features and the tracklet each belongs to; a tracklet's frames may come in several chunks."""
+        """Add frame features, each with the row of its tracklet; the frames of a tracklet may be split over several chunks."""
         ...
 
     def result(self) -> Tensor:
-        """(T, D) tracklet features, not normalised; rows of tracklets that had no frame are zero."""
+        """Return the (T, D) float64 tracklet features, not normalised; rows of tracklets without frames are zero."""
         ...
 
 
 class MeanPooling:
-    """Mean over all frames: the paper's average fusion. Sums in float64, so that chunk borders do not show."""
+    """Mean over all frames, the average fusion of the paper. Sums are in float64, so that the chunks hardly affect the result."""
 
     def __init__(self, num_tracklets: int, dim: int) -> None:
         self._sum_TD = torch.zeros(num_tracklets, dim, dtype=torch.float64)

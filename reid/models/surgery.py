@@ -1,6 +1,6 @@
-"""What re-identification changes about networks made for classification: a finer last feature map, another mean over its positions.
+"""Changes to classification networks for re-identification: a larger last feature map, and GeM in place of average pooling.
 
-Weights stay what they are, so pretrained ones fit. Shapes: B batch, C channels, H height, W width.
+The existing weights are not changed, so pretrained ones fit. Shapes: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from reid.errors import ConfigError
 
 
 def keep_size_in_last_stage(backbone: nn.Module) -> None:
-    """Stride 1 instead of 2 in the last stage of a ResNet, without dilation (timm's `output_stride` would dilate).
+    """Set the stride of the last stage of a ResNet to 1 instead of 2, without dilation (timm's `output_stride` would dilate).
 
     Source: Sun et al., "Beyond Part Models", ECCV 2018; Luo et al., "Bag of Tricks", 2019, Sec. 3.4.
 
     Raises:
-        ConfigError: the backbone is no ResNet of timm, or thins its feature map out in a way of its own.
+        ConfigError: the backbone is not a ResNet of timm, or its last stage downsamples by an unknown type of layer.
     """
     if not isinstance(backbone, ResNet):
         raise ConfigError(f"model.last_stride: 1 is for ResNets, got {type(backbone).__name__}; leave it out")
@@ -30,21 +30,21 @@ def keep_size_in_last_stage(backbone: nn.Module) -> None:
             continue
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
-        elif isinstance(module, nn.AvgPool2d):  # beside the block, before a convolution that keeps the size
+        elif isinstance(module, nn.AvgPool2d):  # in the shortcut, before a convolution of stride 1
             block.set_submodule(name, nn.Identity())
         else:
             raise ConfigError(f"model.last_stride: cannot be 1 in a network that thins out by {type(module).__name__}")
 
 
 class GeM(nn.Module):
-    """Generalised mean over positions, (mean x^p)^(1/p), x cut at `eps` from below: p = 1 is the mean, p -> inf the maximum.
+    """Generalised mean pooling, (mean x^p)^(1/p) over positions, x clamped to at least `eps`: p = 1 is the mean, p -> inf the maximum.
 
-    (B, C, H, W) -> (B, C), or (B, C, 1, 1) with `flatten` false; computed in float32 whatever the autocast type.
+    (B, C, H, W) -> (B, C), or (B, C, 1, 1) if `flatten` is false; computed in float32 even under autocast (float64 stays float64).
 
     Args:
-        p: where the power begins, one for all channels; it is learned.
+        p: initial value of the exponent, which is learned and shared by all channels.
         eps: > 0.
-        flatten: as said.
+        flatten: return (B, C) instead of (B, C, 1, 1).
 
     Source: Radenović et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019, Eq. 2.
     """
@@ -62,10 +62,10 @@ class GeM(nn.Module):
 
 
 def pool_by_gem(backbone: nn.Module) -> None:
-    """Puts `GeM` where the backbone takes the mean over positions.
+    """Replace the global average pooling of a backbone by `GeM`.
 
     Raises:
-        ConfigError: there is no such place, as in a ViT.
+        ConfigError: the backbone has no such pooling, as in a ViT.
     """
     found = [
         (name, module)
@@ -74,6 +74,6 @@ def pool_by_gem(backbone: nn.Module) -> None:
     ]
     example = torch.zeros(1, 2, 3, 3)
     pooled = [pool(example) for _, pool in found]
-    if len(found) != 1 or pooled[0].shape[1] != 2:  # the latter of networks with channels last
+    if len(found) != 1 or pooled[0].shape[1] != 2:  # the latter: networks with channels last
         raise ConfigError(f"model.pooling: {type(backbone).__name__} has no mean over positions that gem could replace")
     backbone.set_submodule(found[0][0], GeM(flatten=pooled[0].ndim == 2))

@@ -1,11 +1,12 @@
-"""Weights that people have, in the key names of this project: files of torchreid, fast-reid, BoT, timm, and of runs of our own.
+"""Loading of weight files of torchreid, fast-reid, BoT, timm and robust-reid, with conversion to the key names of this project.
 
-A file is read as tensors, plain Python types and NumPy numbers; nothing in it is ever run.
+Only tensors, plain Python types and NumPy numbers are read from a file; no code from it is ever executed.
 """
 
 from __future__ import annotations
 
 import struct
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from reid.errors import CheckpointError
+from reid.files import check_zip
 
 _NECK = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _NUMBERS = {"f2": "e", "f4": "f", "f8": "d", "b1": "?", **{f"i{2**i}": "bhiq"[i] for i in range(4)}}
@@ -25,7 +27,7 @@ _NUMBERS |= {f"u{2**i}": "BHIQ"[i] for i in range(4)}  # NumPy's names of number
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a toolkit keeps things: the prefixes of the backbone's keys, of a BNNeck's, and of what follows them."""
+    """Key names of a toolkit: the prefixes of the backbone's keys, of a BNNeck's, and of the classifier's and the like."""
 
     name: str
     backbone: str
@@ -39,20 +41,20 @@ _LAYOUTS = (
     _Layout("fast-reid", "backbone.", ("heads.bottleneck.0.", "heads.bnneck."), ("heads.", "pixel_mean", "pixel_std")),
     _Layout("BoT", "base.", ("bottleneck.",), ("classifier.",)),
 )
-_PLAIN = _Layout("", "", (), ())  # the backbone's own names: timm, torchvision, torchreid
+_PLAIN = _Layout("", "", (), ())  # the backbone's own key names: timm, torchvision, torchreid
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What a file holds, by what it is for.
+    """Content of a weight file, by purpose.
 
     Args:
         path: the file.
-        layout: whose key names it has; empty where they are the backbone's own, as timm, torchvision and torchreid have them.
-        backbone: tensors in the backbone's own key names; of a plain state dict all that it holds.
-        neck: of a batch normalisation after the backbone: weight, bias, running_mean, running_var, by these names.
-        rest: tensors in the file's key names, of a classifier and the like.
-        about: what else a run of our own keeps: config, pids, step …; empty for other files.
+        layout: the toolkit whose key names the file has; empty for the backbone's own names, as in timm, torchvision and torchreid.
+        backbone: tensors by the backbone's own key names; all tensors of a plain state dict.
+        neck: tensors of a BNNeck: weight, bias, running_mean, running_var (and num_batches_tracked), by these names.
+        rest: tensors of a classifier and the like, by the key names of the file.
+        about: metadata of a checkpoint of robust-reid (config, pids, step, names); empty for other files.
     """
 
     path: Path
@@ -64,19 +66,22 @@ class Weights:
 
 
 def read(path: Path | str) -> Weights:
-    """Reads a weight file onto the CPU.
+    """Load a weight file onto the CPU.
 
     Args:
-        path: `.safetensors`, or what `torch.save` wrote: a state dict, bare or under `state_dict`, `model` or the like, or a
-            checkpoint of robust-reid train, of which the weights are taken that it would be tested with.
+        path: `.safetensors`, or a file of `torch.save`: a state dict, bare or under `state_dict`, `model` or the like, or a
+            checkpoint of robust-reid train, from which the weights for testing are taken.
 
     Raises:
-        CheckpointError: it is missing, damaged, holds other than tensors, plain types and NumPy numbers, or no tensors.
+        CheckpointError: the file is missing or damaged, holds anything but tensors, plain types and NumPy numbers, or has no tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"model.weights: no such file: {path}; expected weights by torch.save, or .safetensors")
     try:
+        if zipfile.is_zipfile(path):  # torch does not verify its checksums
+            with open(path, "rb") as file:
+                check_zip(file)
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
@@ -91,24 +96,28 @@ def read(path: Path | str) -> Weights:
     state = _state_dict(content, path)
     layout = next((layout for layout in _LAYOUTS if any(key.startswith(layout.backbone) for key in state)), _PLAIN)
     about = {}
-    if layout is _OWN:
+    if layout is _OWN and "pids" in content:
+        if not isinstance(content.get("config", ""), str):
+            raise CheckpointError(
+                f"model.weights: {path}: expected its config as text, got {type(content['config']).__name__}"
+            )
         about = {key: value for key, value in content.items() if key in ("config", "pids", "step", "names")}
     return _sorted(path, layout, state, about)
 
 
 def tested_weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Of a training run's checkpoint, the weights to test, extract with and publish: the averaged ones where the run kept an average."""
+    """Return the weights of a training checkpoint for testing, extraction and publishing: the moving average (EMA) if it has one."""
     return state["ema"] if "ema" in state else state["model"]
 
 
 def load_neck(neck: nn.Module, weights: Weights) -> str:
-    """Puts a file's batch normalisation of features into a neck, where both have one.
+    """Load the BNNeck of a weight file into a neck, if both have one.
 
     Returns:
-        What was done, in words; empty where neither has one.
+        What was done, in words; empty if neither has one.
 
     Raises:
-        CheckpointError: the two are of different sizes.
+        CheckpointError: a tensor of the file's BNNeck is missing or has another shape.
     """
     if isinstance(neck, nn.Identity):
         return "its BNNeck is left out; model.neck=bn takes it" if weights.neck else ""
@@ -127,7 +136,7 @@ def load_neck(neck: nn.Module, weights: Weights) -> str:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their names, without what wrappers of a model put before those."""
+    """Return the tensors of a file by key, without the key prefixes that wrappers (DataParallel, torch.compile) add."""
     state: Any = content
     if isinstance(content, dict):
         if "schema" in content and "pids" in content and "model" in content:
@@ -135,9 +144,13 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         else:
             nests = (content.get(key) for key in ("state_dict_ema", "model_ema", "state_dict", "model"))
             state = next((nested for nested in nests if isinstance(nested, dict)), content)
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)} if state else {}
+    tensors = (
+        {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+        if isinstance(state, dict)
+        else {}
+    )
     if not tensors:
-        found = list(state) if isinstance(state, dict) else [type(state).__name__]
+        found = [f"{key!s:.40}" for key in state] if isinstance(state, dict) else [type(state).__name__]
         raise CheckpointError(
             f"model.weights: {path} has no tensors, neither at the top nor under 'state_dict' or 'model'; found {some(found)}"
         )
@@ -151,7 +164,7 @@ def _unwrapped(key: str) -> str:
 
 
 def _sorted(path: Path, layout: _Layout, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> Weights:
-    """What is for what. A key that no part of the layout explains stays with the backbone, which then does not fit."""
+    """Sort tensors by purpose. A key that matches no prefix of the layout is kept with the backbone, which then fails to load."""
     backbone, neck, rest = {}, {}, {}
     for key, value in state.items():
         part = next((key.removeprefix(prefix) for prefix in layout.necks if key.startswith(prefix)), "")
@@ -167,13 +180,13 @@ def _sorted(path: Path, layout: _Layout, state: Mapping[str, Tensor], about: Map
 
 
 def some(keys: Sequence[Any], shown: int = 3) -> str:
-    """The first of some names, and how many more there are."""
+    """Join the first names, followed by how many more there are."""
     more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
     return ", ".join(map(str, keys[:shown])) + more
 
 
 class _Dtype:
-    """Stands in for numpy.dtype, of which a file needs the name and the order of bytes."""
+    """Replaces numpy.dtype; only the type code and the byte order are used."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self.code, self.order = code, "<"
@@ -183,7 +196,7 @@ class _Dtype:
 
 
 def _number(dtype: _Dtype, content: bytes) -> float | int | bool:
-    """Stands in for NumPy's maker of scalars, which would trust the file."""
+    """Replacement for NumPy's constructor of scalars, which would not check the content of the file."""
     if not isinstance(dtype, _Dtype) or dtype.code not in _NUMBERS:
         raise ValueError(f"a NumPy scalar of {getattr(dtype, 'code', dtype)!r:.40}, expected a number")
     [number] = struct.unpack((">" if dtype.order == ">" else "<") + _NUMBERS[dtype.code], content)
@@ -192,7 +205,7 @@ def _number(dtype: _Dtype, content: bytes) -> float | int | bool:
 
 @contextmanager
 def _numbers_allowed() -> Iterator[None]:
-    """torch reads NumPy's numbers, which torchreid keeps beside the weights (`rank1`), as Python's, with no code of NumPy's."""
+    """Let torch.load convert NumPy scalars, such as torchreid's `rank1`, to Python numbers without running code of NumPy."""
     makers: list[Any] = [(_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     with torch.serialization.safe_globals([*makers, (_Dtype, "numpy.dtype")]):
         yield

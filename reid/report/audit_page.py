@@ -1,7 +1,8 @@
-"""``audit/index.html``: the findings of an audit to go through by hand, and ``corrections.csv`` as what comes out.
+"""``audit/index.html``: a page to review the findings of an audit by hand; the result is ``corrections.csv``.
 
-The page opens from the file system. Beside it lie ``data/ID.js``, the findings, and ``data/ID-0000.jpg`` and so on, the thumbnails in
-sheets that the page loads as they come into view. ID stands for the findings: the page of the same ones finds choices made before.
+The page opens from the file system. Beside it are ``data/ID.js``, the findings, and ``data/ID-0000.jpg`` and so on, sheets of
+thumbnails that the page loads as they scroll into view. ID is a hash of the findings: a new page of the same findings has the same ID,
+and so restores the choices made before.
 
 Shapes: T tracklets, N findings, H W height and width of an image.
 """
@@ -32,9 +33,9 @@ from reid.tracklets import IdNames, Split
 
 logger = logging.getLogger(__name__)
 
-FRAMES = 5  # thumbnails of a suspect, over its length
-EDGES = 6  # more of them at the edges of the frames that a finding points at
-EXEMPLARS = 4  # tracklets shown of each person
+FRAMES = 5  # thumbnails of a suspect, spread over its length
+EDGES = 6  # maximum of further thumbnails, at the edges of a finding's frame spans
+EXEMPLARS = 4  # tracklets shown per person
 COLUMNS, ROWS = 16, 10  # thumbnails in a sheet
 _QUALITY = 80
 _OURS = re.compile(r"[0-9a-f]{16}(?:\.js|-\d{4,}\.jpg)")
@@ -50,24 +51,24 @@ def write_audit_page(
     *,
     frames: int = FRAMES,
 ) -> Path:
-    """Writes the page and what lies beside it; a kill at any moment leaves the page that was there before, or none.
+    """Writes the page and its data files; a kill at any moment leaves the previous page, or none.
 
     Args:
-        folder: such as ``audit``; other files in it stay as they are.
+        folder: such as ``audit``; other files in it are kept.
         split: T audited tracklets.
-        findings: N of them, most suspicious first, one for each tracklet at most.
+        findings: N findings, most suspicious first, at most one per tracklet.
         names: of persons and cameras.
-        read: frame number of the split -> uint8 (H, W, 3), RGB. Where it raises a DataError the page shows a placeholder.
-        about: what the header says. ``title`` is the heading; ``commands`` are the next steps, each a command or a pair of a command and
-            what it does; of everything else the key is shown with the value: text, a number, a pair of numbers (an interval), or a
-            mapping such as findings by kind.
-        frames: thumbnails of a suspect, spread over its length; about 3 kB each.
+        read: frame index of the split -> uint8 (H, W, 3), RGB. If it raises a DataError, the page shows a placeholder.
+        about: content of the header. ``title`` is the heading. ``commands`` are the next steps, each a command or a pair of a command and
+            what it does. All other keys are shown with their values: text, a number, a pair of numbers (an interval), or a mapping such as
+            findings by kind.
+        frames: thumbnails per suspect, spread over its length; about 3 kB each.
 
     Returns:
         The page's path.
 
     Raises:
-        DataError: two findings are of one tracklet, one is of no tracklet of the split, or a file cannot be written.
+        DataError: two findings are of the same tracklet, a finding refers to a tracklet outside of the split, or a file cannot be written.
     """
     _check(split, findings)
     keys = [split.key(row) for row in range(len(split))]
@@ -93,7 +94,7 @@ def write_audit_page(
         "unreadable": unreadable,
     }
     with atomic(inside / f"{ident}.js") as temporary:
-        # A browser reads JSON in a string sooner than the same as a program.
+        # Browsers parse JSON from a string faster than the same data as JavaScript.
         text = _script(data).replace("\\", "\\\\").replace("'", "\\'")
         temporary.write_text(f"window.AUDIT = JSON.parse('{text}');\n", encoding="ascii")
     code = files("reid.report").joinpath("templates/audit.js").read_text(encoding="utf-8")
@@ -101,14 +102,14 @@ def write_audit_page(
     title, facts, commands = _about(about)
     page = render("audit.html", title=title, facts=facts, commands=commands, code=code, digest=digest, ident=ident)
     write_page(folder / "index.html", page)
-    for file in inside.iterdir():  # of an earlier audit, whose page has just gone
+    for file in inside.iterdir():  # remove files of an earlier audit, whose page was just replaced
         if _OURS.fullmatch(file.name) and not file.name.startswith(ident):
             file.unlink(missing_ok=True)
     return folder / "index.html"
 
 
 class _Sheets:
-    """Which thumbnail lies where: each frame once, in the order in which findings need them, so that neighbours lie together."""
+    """Places of the thumbnails in the sheets: each frame once, in the order of the findings, so that those shown together are close."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -119,14 +120,14 @@ class _Sheets:
         return list(self._cell_of)
 
     def cell(self, row: int, position: int) -> int:
-        """The number of a thumbnail, sheet after sheet."""
+        """The index of a thumbnail, counted over all sheets; a new thumbnail gets the next index."""
         return self._cell_of.setdefault(int(self.split.start[row]) + position, len(self._cell_of))
 
     def middle(self, row: int) -> int:
         return self.cell(row, _middle(int(self.split.lengths[row])))
 
     def write(self, folder: Path, ident: str, read: Callable[[int], np.ndarray], width: int, height: int) -> list[int]:
-        """Writes all sheets; returns the thumbnails that cannot be read."""
+        """Writes all sheets; returns the indices of the thumbnails that cannot be read."""
         unreadable, frames, size = [], self.frames, COLUMNS * ROWS
         with tqdm(total=len(frames), desc="thumbnails", unit="image", disable=None) as bar:
             for sheet, first in enumerate(range(0, len(frames), size)):
@@ -156,7 +157,7 @@ def _check(split: Split, findings: Sequence[Finding]) -> None:
 
 
 def _finding(one: Finding, split: Split, sheets: _Sheets, frames: int) -> dict[str, Any]:
-    """What the page shows of one finding; numbers are rounded to what it prints."""
+    """The page's data of one finding; numbers are rounded to what it prints."""
     positions = _positions(int(split.lengths[one.row]), one.frames, frames)
 
     def exemplars(found: Sequence[Exemplar]) -> list[Any]:
@@ -176,9 +177,12 @@ def _finding(one: Finding, split: Split, sheets: _Sheets, frames: int) -> dict[s
 
 
 def _positions(length: int, spans: Sequence[tuple[int, int]], count: int) -> list[int]:
-    """Positions to show: some over the whole length, the middle among them, and those on either side of where something changes."""
+    """Frame positions to show: some spread over the whole length, the middle, and those on both sides of the edges of the spans."""
     even = np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
-    edges = [edge for first, last in spans for edge in (first - 1, first, last, last + 1) if 0 <= edge < length]
+    starts, ends = [first for first, _ in spans], [last for _, last in spans]
+    before, after = [first - 1 for first in starts], [last + 1 for last in ends]
+    # Every span is shown before the surroundings of any.
+    edges = [edge for edge in (*starts, *ends, *before, *after) if 0 <= edge < length]
     return sorted({*even, _middle(length), *edges[:EDGES]})
 
 
@@ -187,7 +191,7 @@ def _middle(length: int) -> int:
 
 
 def _data(split: Split, rows: list[dict[str, Any]], names: IdNames, keys: list[str]) -> dict[str, Any]:
-    """Everything but the thumbnails, in columns."""
+    """All data of the page except the thumbnails, in columns."""
     suggested = [row["suggested"] for row in rows if row["suggested"] is not None]
     pids = sorted({*split.pid.tolist(), *suggested})
     cameras = sorted(set(split.camid.tolist()))
@@ -214,7 +218,7 @@ def _data(split: Split, rows: list[dict[str, Any]], names: IdNames, keys: list[s
 
 
 def _cell(split: Split, frames: Sequence[int], read: Callable[[int], np.ndarray]) -> tuple[int, int]:
-    """Width and height of a thumbnail, multiples of 16 as JPEG's blocks are: upright for persons, lying for vehicles."""
+    """Width and height of a thumbnail, multiples of 16 as JPEG's blocks: portrait for persons, landscape for vehicles, else square."""
     ratios = []
     for frame in frames[:: max(1, len(frames) // 8)][:8]:
         try:
@@ -227,7 +231,7 @@ def _cell(split: Split, frames: Sequence[int], read: Callable[[int], np.ndarray]
 
 
 def _fitted(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) with the whole image in its middle, as large as it fits."""
+    """(height, width, 3) with the whole image centred, as large as it fits."""
     scale = min(width / image.shape[1], height / image.shape[0])
     w, h = (
         max(1, min(full, round(scale * size))) for full, size in ((width, image.shape[1]), (height, image.shape[0]))
@@ -244,12 +248,12 @@ def _rounded(value: float) -> float | None:
 
 
 def _script(data: Mapping[str, Any]) -> str:
-    """JSON that may stand in a script: in ASCII, so that no character ends a line, and without a ``<`` that could end the script."""
+    """JSON that is safe in a script: ASCII only, so that no character ends a line, and without ``<``, which could end the script."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _about(about: Mapping[str, Any]) -> tuple[str, dict[str, str], list[tuple[str, str]]]:
-    """Heading, facts, and commands with what they do."""
+    """The heading, the facts, and the commands with what they do."""
     pairs = ((one, "") if isinstance(one, str) else one for one in about.get("commands", ()))
     commands = [(str(command), str(does)) for command, does in pairs]
     facts = {str(key): _said(value) for key, value in about.items() if key not in ("title", "commands")}

@@ -1,4 +1,4 @@
-"""Charts as data, curves on axes, and the two ways to show them: on a page, or as a picture file that stands alone.
+"""Charts as data: curves on axes, drawn as inline SVG for a page or saved as a standalone image file.
 
 Shapes: P points of a curve.
 """
@@ -26,7 +26,7 @@ _UNDATED: dict[str, dict[str, Any]] = {".svg": {"Date": None, "Creator": None}, 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """One curve: x (P,), y (P,), and where it is a mean, the curves (P,) that it is the mean of."""
+    """One curve: x (P,), y (P,), and for a mean curve the curves (P,) that it averages."""
 
     key: Key
     x: np.ndarray
@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Curves on one pair of axes; ``limits`` are those of y where the curves do not set them."""
+    """Curves on one pair of axes; ``limits`` of the y axis, by default those of the curves; ``log`` for a logarithmic y axis."""
 
     ylabel: str
     lines: tuple[Line, ...]
@@ -46,7 +46,7 @@ class Panel:
 
 @dataclass(frozen=True, eq=False)
 class Chart:
-    """Panels under one another on one x axis, with a title and a text for those who cannot see them."""
+    """Panels stacked over one x axis, with a title and an alternative text."""
 
     title: str
     alt: str
@@ -56,13 +56,13 @@ class Chart:
 
 
 def legend_keys(charts: Iterable[Chart]) -> tuple[Key, ...]:
-    """One legend for all these charts: each curve's entry once."""
+    """The legend entries of all these charts, without duplicates."""
     return tuple(dict.fromkeys(line.key for chart in charts for panel in chart.panels for line in panel.lines))
 
 
 @styled
 def draw(chart: Chart) -> Plot:
-    """The chart for a page, which writes the title and the legend."""
+    """Draw the chart for a page, which adds the title and the legend."""
     figure, axes = canvas(_heights(chart), _WIDTH)
     for ax, panel in zip(axes, chart.panels, strict=True):
         _draw_panel(ax, panel, COLOUR)
@@ -71,15 +71,15 @@ def draw(chart: Chart) -> Plot:
 
 
 def save(path: str | Path, charts: Sequence[Chart], columns: int = 3) -> None:
-    """Write the charts as one picture that stands alone: light background, titles, one legend on top.
+    """Save the charts as one standalone image: light background, titles, one legend on top.
 
     Args:
-        path: ends in ``.svg`` or ``.png``, which tells the format; the same charts give the same bytes.
-        charts: one or more, all with as many panels.
+        path: ends in ``.svg`` or ``.png``, which selects the format; the same charts give the same bytes.
+        charts: one or more, all with the same number of panels.
         columns: charts side by side.
 
     Raises:
-        ConfigError: another ending, or no chart.
+        ConfigError: the file has another suffix, or there is no chart.
         DataError: the file cannot be written.
     """
     path = Path(path)
@@ -93,7 +93,7 @@ def save(path: str | Path, charts: Sequence[Chart], columns: int = 3) -> None:
 
 
 def _sheet(charts: Sequence[Chart], columns: int) -> Figure:
-    """All charts in a grid, row by row, under their legend."""
+    """Draw all charts in a grid, row by row, below their legend."""
     from matplotlib.figure import Figure
 
     keys = legend_keys(charts)
@@ -126,7 +126,7 @@ def _draw_panel(ax: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
         colour, style = colours[line.key.role], _dash(line.key)
         for part_P in line.parts:
             ax.plot(line.x, part_P, color=colour, linewidth=0.7, alpha=0.35)
-        marker = "o" if np.isfinite(line.y).sum() == 1 else ""  # one point alone would be no line
+        marker = "o" if np.isfinite(line.y).sum() == 1 else ""  # a line through a single point is invisible
         ax.plot(line.x, line.y, color=colour, linestyle=style, linewidth=1.5, marker=marker, markersize=3)
     ax.set_ylabel(panel.ylabel)
     ax.yaxis.set_major_formatter(general)

@@ -1,7 +1,7 @@
-"""Drawing in this project's style: canvas, lines and legend keys, and the way from a figure to inline SVG.
+"""Drawing in this project's style: canvas, curves, legend entries, and the conversion of a figure to inline SVG.
 
-Colours are CSS variables of the page, so one drawing serves light and dark. No text from data enters a drawing: names
-stand in the legend, which the page writes (and escapes) as HTML. P points of a curve.
+Colours are CSS variables of the page, so one drawing serves light and dark mode. A drawing contains no text from data: names are in the
+legend, which the page writes (and escapes) as HTML. P points of a curve.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 
-# Each role is drawn in a colour of its own that to_svg() then turns into the page's CSS variable of that name.
+# Each role is drawn in a unique colour, which to_svg() replaces by the page's CSS variable of that name.
 _CURVES = tuple(f"c{i}" for i in range(1, 9))
 COLOUR = {role: f"#0102{10 + i}" for i, role in enumerate(("ink", "line", *_CURVES, "right", "wrong"))}
-# The page's light colours themselves, for drawings that stand alone.
+# The page's light colours, for standalone drawings.
 PAPER = {role: colour for role, colour in re.findall(r"--(\w+): (#\w+)", CSS.partition("@media")[0]) if role in COLOUR}
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.2, 1.4), (6, 2, 1.2, 2))
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "font.sans-serif": ["DejaVu Sans"],  # measured with; the page then sets its own
+    "font.sans-serif": ["DejaVu Sans"],  # for the layout of text; the page sets its own font
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -57,7 +57,7 @@ _WIDTH = 4.4  # inches; the page scales the drawing to its card
 
 @dataclass(frozen=True)
 class Key:
-    """One legend entry: its text and how its mark is drawn."""
+    """One legend entry: its text, and the colour and style of its mark."""
 
     label: str
     role: str
@@ -67,7 +67,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing with what a page needs to say beside it: a text for those who cannot see it, and the legend."""
+    """A drawing with its alternative text and its legend."""
 
     svg: str
     alt: str
@@ -75,7 +75,7 @@ class Plot:
 
 
 def styled(chart: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
-    """Draw under this file's style, whatever style the user's own matplotlib has, and leave that as it was."""
+    """Decorator: draw in this module's style, independent of the user's matplotlib settings, which are restored afterwards."""
 
     @functools.wraps(chart)
     def wrapper(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
@@ -83,7 +83,7 @@ def styled(chart: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
 
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
-            matplotlib.rcParams.update({**_RC, "svg.hashsalt": chart.__name__})  # ids stay distinct between drawings
+            matplotlib.rcParams.update({**_RC, "svg.hashsalt": chart.__name__})  # ids differ between drawings
             return chart(*args, **kwargs)
 
     return wrapper
@@ -91,10 +91,12 @@ def styled(chart: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
 
 @contextlib.contextmanager
 def on_paper(salt: str) -> Iterator[None]:
-    """Draw for a file that stands alone: this file's style in the page's light colours, text as it is; see `styled`.
+    """Context manager: draw for a standalone file, in this module's style and the page's light colours, without math markup in text.
+
+    Like `styled`, it restores the user's matplotlib settings afterwards.
 
     Args:
-        salt: names the drawing, so that its ids are its own and the same each time.
+        salt: name of the drawing; it makes the SVG ids unique and reproducible.
     """
     import matplotlib
 
@@ -112,32 +114,32 @@ def series_key(i: int, name: str) -> Key:
 
 
 def draw_line(ax: Axes, x: np.ndarray, y: np.ndarray, key: Key, marker: str = "") -> None:
-    """One curve, drawn as its legend entry says."""
+    """Draw one curve in the style of its legend entry."""
     style: Any = (0, key.dash) if key.dash else "-"
     width = 2.0 if key.role == "c1" else 1.5
     ax.plot(x, y, color=COLOUR[key.role], linestyle=style, linewidth=width, marker=marker, markersize=3)
 
 
 def general(value: float, _position: object = None) -> str:
-    """A tick's label without offsets or mathematical markup."""
+    """Format a tick label without offset or math markup."""
     return f"{value:.6g}"
 
 
 def weight_scale(highest: float, lowest: float = 0) -> tuple[tuple[float, float], bool]:
-    """Limits of an axis for weights w(p) between ``lowest`` and ``highest``, and whether it is logarithmic."""
-    if highest > 20:  # IMAE at a large T would flatten every other curve
+    """Limits of the y axis for weights w(p) between ``lowest`` and ``highest``, and whether it is logarithmic."""
+    if highest > 20:  # on a linear axis, IMAE at a large T would flatten every other curve
         return (max(0.05, 0.7 * lowest), 1.3 * highest), True
     return (0, 1.05 * highest), False
 
 
 def scale_y(ax: Axes, limits: tuple[float, float] | None, log: bool) -> None:
-    """Set the y axis: linear or logarithmic with plain numbers, and its limits where given."""
+    """Set the y axis: linear, or logarithmic with plain numbers, and its limits if given."""
     if log:
         from matplotlib.ticker import LogLocator
 
         ax.set_yscale("log")
         low, high = limits or ax.get_ylim()
-        few = high < 300 * low  # decades alone would leave such an axis with one label or two
+        few = high < 300 * low  # decades alone would give only one or two labels
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 3) if few else (1,), numticks=5))
         ax.yaxis.set_major_formatter(general)
         ax.minorticks_off()
@@ -146,7 +148,7 @@ def scale_y(ax: Axes, limits: tuple[float, float] | None, log: bool) -> None:
 
 
 def canvas(heights: Sequence[float], width: float = _WIDTH) -> tuple[Figure, list[Axes]]:
-    """A figure with panels of these heights (inches) under one another on one x axis; no pyplot, nothing to close."""
+    """Create a figure with panels of these heights (inches) stacked over one x axis; without pyplot, so there is nothing to close."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
@@ -159,11 +161,11 @@ def canvas(heights: Sequence[float], width: float = _WIDTH) -> tuple[Figure, lis
 
 
 def to_svg(figure: Figure, salt: str = "") -> str:
-    """The figure as an ``<svg>`` element: roles for colours, no date, no outer reference.
+    """Convert the figure to an ``<svg>`` element: roles as CSS variables, no date, no external reference.
 
     Args:
         figure: drawn by a `styled` chart.
-        salt: tells several drawings of one chart on one page apart, so that their ids differ.
+        salt: distinguishes several drawings of one chart on one page, so that their ids differ.
     """
     import matplotlib
 

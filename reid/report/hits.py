@@ -1,4 +1,4 @@
-"""A sheet of hits: each query beside what came nearest to it. One file that loads nothing, like the report."""
+"""A page of search hits: each query with its nearest results. A single file without external resources, like the report."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class HitList:
     """A query and its hits.
 
     Args:
-        title: names the query.
-        note: a few words beside it.
-        query: kind ``query``.
-        hits: nearest first; ``match``, ``wrong`` and ``distractor`` are marked as such, other kinds are not.
+        title: name of the query.
+        note: short text beside it.
+        query: thumbnail of kind ``query``.
+        hits: nearest first; those of kind ``match``, ``wrong`` and ``distractor`` are marked as such, those of other kinds are not.
     """
 
     title: str
@@ -28,7 +28,7 @@ class HitList:
 
 
 def write_hits(path: str | Path, title: str, facts: Mapping[str, str], lists: Sequence[HitList]) -> None:
-    """Writes the sheet, whole or not at all.
+    """Writes the page atomically.
 
     Raises:
         DataError: the file cannot be written.
@@ -37,6 +37,6 @@ def write_hits(path: str | Path, title: str, facts: Mapping[str, str], lists: Se
 
 
 def hits_html(title: str, facts: Mapping[str, str], lists: Sequence[HitList]) -> str:
-    """The whole page as text."""
+    """The page as HTML."""
     judged = any(hit.kind in ("match", "wrong", "distractor") for ranked in lists for hit in ranked.hits)
     return render("hits.html", title=title, facts=facts, lists=lists, judged=judged)

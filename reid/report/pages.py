@@ -1,6 +1,6 @@
-"""How a page is made: a template of ``templates/``, filled by Jinja2, which escapes all that comes from data; one file that loads nothing.
+"""Pages from the Jinja2 templates of ``templates/``, which escape all data; a page loads nothing from the network.
 
-The only text that enters a page as it is, is this project's own: the charts, and the script of the one page that has one.
+Only this project's own text is inserted unescaped: the charts, and the script of the one page that has one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"[-+−]?[\d.,]+( ± [\d.,]+)?%?")
 
 
 def render(template: str, **context: object) -> str:
-    """The page that a template makes of its variables; one that it names and does not get is an error.
+    """Render a template with its variables; a missing variable is an error.
 
     Args:
         template: the name of a file in ``reid/report/templates``.
@@ -34,7 +34,7 @@ def render(template: str, **context: object) -> str:
 
 
 def write_page(path: str | Path, page: str) -> None:
-    """Write the page; whoever reads ``path`` meanwhile sees the old page or the new one, never half of one.
+    """Write the page atomically: readers of ``path`` see the old page or the new one, never a part of one.
 
     Raises:
         DataError: the file cannot be written.
@@ -64,7 +64,7 @@ def _environment() -> Environment:
 
 
 def _drawing(plot: Plot) -> Markup:
-    """The chart's own SVG, with its text for those who cannot see it."""
+    """The chart's SVG with its alternative text."""
     return Markup(plot.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(plot.alt)}" ', 1))
 
 
@@ -73,5 +73,5 @@ def _data_uri(thumbnail: Thumbnail) -> str:
 
 
 def _words(rows: Sequence[Sequence[str]], count: int) -> list[bool]:
-    """Which of a table's columns hold no number."""
+    """For each column of a table, whether it contains no number."""
     return [not any(_NUMBER.fullmatch(row[i]) for row in rows) for i in range(count)]

@@ -1,4 +1,4 @@
-"""The report's charts: each turns records and arrays into a drawing, its legend and a text saying what it shows.
+"""The report's charts: each function draws records and arrays, with a legend and an alternative text.
 
 Shapes: T log steps, P points of a curve, N training samples, Q queries.
 """
@@ -34,19 +34,20 @@ _ACCURACIES = (
     ("accuracy", "all images"),
     ("accuracy_intact", "right labels"),
     ("accuracy_corrupted", "wrong labels"),
+    ("accuracy_true", "against the truth"),
 )
 
 
 @styled
 def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
-    """Loss, the gradient's L1 norm and the learning rate over steps, one panel for each that was logged.
+    """Loss, gradient L1 norm, weights of samples and learning rate over steps, one panel for each metric that was logged.
 
     Args:
-        metrics: rows of ``metrics.jsonl``; the keys ``step``, ``loss``, ``loss_NAME`` of each part of a sum, ``grad_l1`` and ``lr`` are
-            read, any may lack.
+        metrics: rows of ``metrics.jsonl``. The keys ``step``, ``loss``, ``loss_NAME`` of each term of a sum, ``grad_l1``,
+            ``effective_samples``, ``weight_corrupted`` and ``lr`` are read; any may be missing.
 
     Returns:
-        None where no row holds any of them.
+        None if no row has any of them.
     """
     parts = sorted({key for row in metrics for key in row if key.startswith("loss_")})
     wanted = (
@@ -65,7 +66,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
         _trend(ax, step_T, value_T, "c1", smooth=label != "learning rate")
         ax.set_title(
             label, loc="left", fontsize="medium"
-        )  # beside the axes, names of low panels would run into each other
+        )  # as y labels, the names of neighbouring low panels would overlap
     _step_axis(axes[-1])
     ends = ", ".join(f"{label} from {value_T[0]:.4g} to {value_T[-1]:.4g}" for label, _, _, value_T in panels)
     return Plot(to_svg(figure), f"Training over steps: {ends}.")
@@ -73,36 +74,39 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
 
 @styled
 def accuracy_curves(metrics: Sequence[Mapping[str, Any]]) -> Plot | None:
-    """Training accuracy against the given labels, and on the samples with right and with wrong labels when known.
+    """Training accuracy against the given labels (all, intact, corrupted), and against the true labels if they are known.
 
     Args:
-        metrics: rows of ``metrics.jsonl``; ``step`` and the fractions ``accuracy``, ``accuracy_intact`` and
-            ``accuracy_corrupted`` are read, any may lack.
+        metrics: rows of ``metrics.jsonl``. The keys ``step``, and as fractions ``accuracy``, ``accuracy_intact``, ``accuracy_corrupted``
+            and ``accuracy_true`` are read; any may be missing.
 
     Returns:
-        None where no row holds any of them.
+        None if no row has any of them.
     """
     found = [(i, label, *series) for i, (key, label) in enumerate(_ACCURACIES) if (series := _series(metrics, key))]
     if not found:
         return None
     figure, (ax,) = canvas([3.3])
-    legend = tuple(Key(label, ("c1", "right", "wrong")[i], DASHES[i]) for i, label, _, _ in found)
+    legend = tuple(Key(label, ("c1", "right", "wrong", "ink")[i], DASHES[i]) for i, label, _, _ in found)
     for key, (_, _, step_T, value_T) in zip(legend, found, strict=True):
         _trend(ax, step_T, 100 * value_T, key.role, key.dash)
     ax.set_ylim(0, 100)
-    ax.set_ylabel("predicted as labelled, %")
+    ax.set_ylabel("training accuracy, %")
     _step_axis(ax)
     ends = ", ".join(f"{label} {percent(value_T[-1])}" for _, label, _, value_T in found)
-    return Plot(to_svg(figure), f"Training accuracy against the given labels; at the last step: {ends}.", legend)
+    return Plot(to_svg(figure), f"Training accuracy; at the last step: {ends}.", legend)
 
 
 @styled
 def cmc_curve(entries: Sequence[tuple[str, EvalResult]], ranks: int = 20) -> Plot | None:
-    """Cumulative match characteristic from rank 1 on, the first entry being the run itself.
+    """CMC curves (cumulative match characteristic) from rank 1; the first entry is the run itself.
 
     Args:
         entries: (name, result); results without a valid query are left out.
         ranks: the last rank drawn, >= 2.
+
+    Returns:
+        None if no result has a valid query.
     """
     k_P = np.arange(1, ranks + 1)
     curves = [(name, [result.at_rank(int(k)) for k in k_P]) for name, result in entries]
@@ -125,7 +129,7 @@ def cmc_curve(entries: Sequence[tuple[str, EvalResult]], ranks: int = 20) -> Plo
 
 @styled
 def ap_histogram(result: EvalResult) -> Plot | None:
-    """How the average precision spreads over queries, with the mean marked; None without a valid query."""
+    """Histogram of the queries' average precision, with the mean marked; None without a valid query."""
     ap_Q = np.asarray(result.ap, float)
     ap_Q = ap_Q[np.isfinite(ap_Q)]
     if not len(ap_Q) or result.mAP is None:
@@ -148,11 +152,14 @@ def ap_histogram(result: EvalResult) -> Plot | None:
 def weight_curves(
     curves: Sequence[tuple[str, np.ndarray, np.ndarray]], histogram: Sequence[tuple[str, np.ndarray]] = ()
 ) -> Plot | None:
-    """The weight w(p) that losses give a sample, and below it where the training samples lie on the same axis.
+    """The weight w(p) of a sample under each loss, above a histogram of the training samples over the same axis.
 
     Args:
         curves: (name, p (P,) in [0, 1], w (P,) >= 0), the run's own loss first.
-        histogram: (name, p (N,) in [0, 1]) for each group of training samples: right labels, then wrong ones.
+        histogram: (name, p (N,) in [0, 1]) of each group of training samples: intact labels, then corrupted ones.
+
+    Returns:
+        None without curves.
     """
     if not curves:
         return None
@@ -176,7 +183,7 @@ def weight_curves(
 
 
 def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Steps (T,) and values (T,) of the rows that hold the key; values that are not finite leave a gap."""
+    """Steps (T,) and values (T,) of the rows that have the key; values that are not finite become gaps."""
     rows = [(row["step"], row[key]) for row in metrics if row.get(key) is not None and row.get("step") is not None]
     if not rows:
         return None
@@ -188,7 +195,7 @@ def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray,
 def _trend(
     ax: Axes, step_T: np.ndarray, value_T: np.ndarray, role: str, dash: tuple[float, ...] = (), smooth: bool = True
 ) -> None:
-    """The values, and over them their running mean where there are enough to need one."""
+    """The values, and on top their running mean if there are enough of them."""
     window = len(value_T) // 40 if smooth else 0
     if window < 2:
         draw_line(ax, _thin(step_T), _thin(value_T), Key("", role, dash), marker="o" if len(value_T) < 15 else "")
@@ -200,7 +207,7 @@ def _trend(
 
 
 def _thin(value_T: np.ndarray) -> np.ndarray:
-    """Means of consecutive blocks, so that a long run's page stays small."""
+    """Means of consecutive blocks, so that the page of a long run stays small."""
     size = -(-len(value_T) // _MOST_POINTS)
     starts = np.arange(0, len(value_T), size)
     return np.add.reduceat(value_T, starts) / np.diff([*starts, len(value_T)])

@@ -1,4 +1,4 @@
-"""What a report is made of: plain records that the page draws and does not question.
+"""Input records of a report; the page draws them without further checks.
 
 Shapes: P points of a curve, N training samples.
 """
@@ -20,12 +20,13 @@ _SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One picture of a tracklet.
+    """One image of a tracklet.
 
     Args:
         image: bytes of a JPEG or PNG file.
         caption: a few words, in lines of about twelve characters, such as ``pid 12\\ncam 3\\n0.83``.
-        kind: ``query``; ``match`` (same identity); ``wrong`` (another one); ``distractor`` (pid 0, matches nobody).
+        kind: ``query``; ``match`` (same identity); ``wrong`` (another identity); ``distractor`` (pid 0, matches no query); ``hit`` (a
+            hit of a query of unknown identity); ``suspect`` (a training tracklet whose label may be wrong).
 
     Raises:
         DataError: the bytes are neither JPEG nor PNG.
@@ -41,18 +42,18 @@ class Thumbnail:
 
     @property
     def media_type(self) -> str:
-        """``image/jpeg`` or ``image/png``, told by the first bytes."""
+        """``image/jpeg`` or ``image/png``, by the first bytes."""
         return next(name for signature, name in _SIGNATURES.items() if self.image.startswith(signature))
 
 
 @dataclass(frozen=True)
 class RankedList:
-    """A query and what came nearest to it, nearest first, junk left out.
+    """A query and its ranked list, nearest first, without junk.
 
     Args:
-        title: names the query.
-        ap: its average precision in [0, 1]; None where it has no match.
-        query: kind ``query``.
+        title: name of the query.
+        ap: its average precision in [0, 1]; None if it has no match.
+        query: thumbnail of kind ``query``.
         hits: the first ranks, in order.
     """
 
@@ -64,24 +65,23 @@ class RankedList:
 
 @dataclass(frozen=True)
 class ReportInput:
-    """All that one page shows; an empty part is left out of it.
+    """All content of a report page; empty parts are left out of the page.
 
     Args:
         title: the page's heading.
-        subtitle: one line under it.
+        subtitle: one line below it.
         facts: short facts for the top, such as dataset, loss, realised noise, device, command.
-        results: the run's results, the first one being the headline.
+        results: the run's results; the first one is the headline.
         baselines: (name, result) to compare with.
-        metrics: rows of ``metrics.jsonl``; read are ``step``, ``loss``, ``grad_l1``, ``lr``, and as fractions
-            ``accuracy``, ``accuracy_intact``, ``accuracy_corrupted``. Missing keys are fine.
+        metrics: rows of ``metrics.jsonl``, as in `plots.training_curves` and `plots.accuracy_curves`; any key may be missing.
         weight_curves: (name, p (P,), w (P,)), the run's own loss first.
-        probability_histogram: (name, p (N,)) of the training samples, right labels first, then wrong ones.
+        probability_histogram: (name, p (N,)) of the training samples, intact labels first, then corrupted ones.
         best: the queries with the highest average precision.
-        worst: those with the lowest.
-        suspects: training tracklets whose label the network believed least.
+        worst: the queries with the lowest average precision.
+        suspects: the training tracklets whose label has the lowest predicted probability.
         settings: the resolved config as YAML text.
         environment: versions and hardware.
-        commands: (command, what it does) to go on with.
+        commands: (command, what it does), suggested next steps.
     """
 
     title: str

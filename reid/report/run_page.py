@@ -1,4 +1,4 @@
-"""``report.html``: one file that shows a run. It loads nothing and runs no script; same input, same bytes."""
+"""``report.html``: a single file that shows a run. No external resources, no script; the same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reid.report.tables import percent, weight_table
 
 
 def write_report(path: str | Path, report: ReportInput) -> None:
-    """Write the page, whole or not at all.
+    """Write the page atomically.
 
     Raises:
         DataError: the file cannot be written.
@@ -23,13 +23,14 @@ def write_report(path: str | Path, report: ReportInput) -> None:
 
 
 def report_html(report: ReportInput) -> str:
-    """The whole page as text."""
+    """The page as HTML."""
     return render(
         "run.html",
         report=report,
         title=report.title,
         verdict=verdict(report),
         entries=[*(("this run", result) for result in report.results), *report.baselines],
+        others=list(_other_datasets(report)),
         peers=list(_peers(report)),
         curves=[one for one in _curves(report) if one[1] is not None],
         weights=plots.weight_curves(report.weight_curves, report.probability_histogram),
@@ -38,24 +39,26 @@ def report_html(report: ReportInput) -> str:
 
 
 def verdict(report: ReportInput) -> str:
-    """In plain words: how good, by which rules, how far above the baselines, and what became of wrong labels; empty without a result."""
+    """Summary in words: mAP, protocol, difference to the baselines, and how far wrong labels were memorised; empty without a result."""
     if not report.results:
         return ""
     run = report.results[0]
     if run.mAP is None:
         return f"No query has a match under the protocol {run.protocol.name}, so there is no mAP."
     queries = f"{run.num_queries:,} {'query' if run.num_queries == 1 else 'queries'}"
+    queries += "" if run.dataset is None else f" of {run.dataset}"
+    others = "".join(f" On {other.dataset}: {percent(other.mAP)} mAP." for other in _other_datasets(report))
     leads = [
         f"{100 * abs(run.mAP - other.mAP):.1f} points {'above' if run.mAP >= other.mAP else 'below'} {name} ({percent(other.mAP)})"
         for name, other in sorted(_peers(report), key=lambda peer: -(peer[1].mAP or 0))
         if other.mAP is not None
     ]
     lead = f": {', '.join(leads)}" if leads else ""
-    return f"{percent(run.mAP)} mAP over {queries} under the protocol {run.protocol.name}{lead}. {_memorised(report)}"
+    return f"{percent(run.mAP)} mAP over {queries} under the protocol {run.protocol.name}{lead}.{others} {_memorised(report)}"
 
 
 def _memorised(report: ReportInput) -> str:
-    """What the wrong labels did to the network, as far as the last row of metrics tells."""
+    """A sentence on how far wrong labels were memorised, from the last row of the metrics."""
     last = report.metrics[-1] if report.metrics else {}
     right, wrong = last.get("accuracy_intact"), last.get("accuracy_corrupted")
     if right is None:
@@ -69,8 +72,17 @@ def _memorised(report: ReportInput) -> str:
 
 
 def _peers(report: ReportInput) -> Iterator[tuple[str, EvalResult]]:
-    """The baselines that the headline may be compared with: those under its protocol."""
-    return ((name, one) for name, one in report.baselines if one.protocol == report.results[0].protocol)
+    """The baselines that are comparable with the headline: those under its protocol, on its dataset."""
+    return (peer for peer in report.baselines if report.results and _alike(peer[1], report.results[0]))
+
+
+def _alike(one: EvalResult, other: EvalResult) -> bool:
+    return one.protocol == other.protocol and one.dataset == other.dataset
+
+
+def _other_datasets(report: ReportInput) -> Iterator[EvalResult]:
+    """The run's further results under the headline's protocol: those on other datasets."""
+    return (one for one in report.results[1:] if one.protocol == report.results[0].protocol)
 
 
 def _curves(report: ReportInput) -> Iterator[tuple[str, Plot | None, str]]:
@@ -86,7 +98,7 @@ def _curves(report: ReportInput) -> Iterator[tuple[str, Plot | None, str]]:
         "Training accuracy",
         plots.accuracy_curves(report.metrics),
         "Share of the training images for which the network predicts the label as given. Where that label is wrong, a rising curve means "
-        "that it is memorised.",
+        "that it is memorised. Against the truth: who is really there is predicted, whatever the label says.",
     )
     entries = [(f"this run, {r.protocol.name}", r) for r in report.results[:1]]
     entries += [(f"{name}, {r.protocol.name}", r) for name, r in report.baselines]

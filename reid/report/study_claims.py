@@ -1,8 +1,8 @@
-"""The paper's claims about CCE, MAE and IMAE, each held against the records by a rule that is printed with its numbers.
+"""The paper's claims about CCE, MAE and IMAE, each tested on the records by a rule, which is printed with its numbers.
 
-A claim is seen where its rule holds under every setting that can test it, not seen where it fails under one or more, and not
-tested where no setting can. Rules compare means over seeds; they are no tests of significance, so each says by how much it
-holds or fails: its lead, the least of the differences it wants positive.
+A claim is seen if its rule holds under every setting that can test it, not seen if it fails under one or more, and not tested if no
+setting can test it. Rules compare means over seeds and are not significance tests, so each one reports its lead: the smallest of the
+differences that must be positive, that is, by how much the rule holds or fails.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ Verdict = Literal["seen", "not seen", "not tested"]
 Measure = Callable[[Cell], "float | None"]  # in per cent or points
 Outcome = tuple[float, str]  # the rule's lead under one setting in points, positive where it holds, and its numbers
 
-_HIGH = 0.35  # wrong labels; the paper's 50 % and 80 % noise are 45 % and 72 % wrong
-_AS_GOOD = 1.0  # points
+_HIGH = 0.35  # share of wrong labels that counts as many; the paper's 50 % and 80 % noise are 45 % and 72 % wrong
+_AS_GOOD = 1.0  # points of accuracy by which IMAE may be below CCE and still count as equally good
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper beside what the records say.
+    """One claim of the paper and its verdict on the records.
 
     Args:
         text: the claim, one sentence.
-        rule: what had to hold under every setting.
+        rule: what must hold under every setting.
         verdict: ``seen``, ``not seen`` or ``not tested``.
-        evidence: for each setting that could test it, the rule's lead there in points, and the numbers in per cent.
+        evidence: for each setting that can test the claim, the rule's lead there in points, and the numbers in per cent.
     """
 
     text: str
@@ -40,27 +40,27 @@ class Claim:
 
     @property
     def held(self) -> str:
-        """Such as ``6 of 7 settings``; empty where none could test it."""
+        """Number of settings under which the rule holds, such as ``6 of 7 settings``; empty if none can test the claim."""
         count = len(self.evidence)
         return f"{sum(lead > 0 for lead, _ in self.evidence)} of {count} setting{'s' * (count > 1)}" if count else ""
 
 
 def claims(records: Iterable[Record], form: str = "imae") -> list[Claim]:
-    """Each claim of the paper's Sec. 5.1 and supplement Sec. 2-3 with its verdict, in the paper's order.
+    """The claims of the paper's Sec. 5.1 and supplement Sec. 2-3 with their verdicts, in the paper's order.
 
-    CCE, MAE and IMAE are compared as in the paper, IMAE with T = 8 on noisy labels and 0.5 on clean ones; other losses and
-    other T count only where the claim is about T.
+    CCE, MAE and IMAE are compared as in the paper: IMAE with T = 8 on noisy labels and 0.5 on clean ones. Other values of T count only for
+    the claims about T; other losses do not count.
 
     Args:
         records: of cells.
-        form: which of `study_records.FORMS` stands for the paper's IMAE.
+        form: which of `study_records.FORMS` represents the paper's IMAE.
     """
     cells = in_form(gather(records), form)
     return [_judge(text, rule, check(cells)) for text, rule, check in _CLAIMS]
 
 
 def claims_by_form(records: Iterable[Record]) -> dict[str, list[Claim]]:
-    """`claims` for each form of IMAE that the records hold, by what the form is called; Eq. 22's where they hold none."""
+    """`claims` for each form of IMAE in the records, by the form's description; for that of Eq. 22 if the records have none."""
     records = list(records)
     found = {str(record["loss"]["name"]) for record in records}
     forms = [form for form in FORMS if form in found] or ["imae"]
@@ -68,7 +68,7 @@ def claims_by_form(records: Iterable[Record]) -> dict[str, list[Claim]]:
 
 
 def claims_table(judged: Sequence[Claim]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the claim, its verdict, under how many settings the rule held, the rule, the numbers."""
+    """Header and rows: the claim, its verdict, the number of settings under which the rule held, the rule, the numbers."""
     header = ["claim of the paper", "verdict", "held under", "rule", "numbers (%)"]
     return header, [[c.text, c.verdict, c.held, c.rule, _numbers(c.evidence)] for c in judged]
 
@@ -115,7 +115,7 @@ def _three_losses(
     measures: Mapping[str, Measure],
     lead: Callable[[float, float, float], float],
 ) -> Callable[[Sequence[Cell]], list[Outcome]]:
-    """A check of CCE, MAE and IMAE, in that order, under each setting that has all three; it leads by its least measure."""
+    """A check of CCE, MAE and IMAE, in that order, under each setting that has all three; its lead is the smallest over the measures."""
 
     def check(cells: Sequence[Cell]) -> list[Outcome]:
         named = titles(cell.setting for cell in cells)
@@ -145,7 +145,7 @@ def _compare(
 def _grows_with_noise(
     names: Sequence[str], measure: Callable[[Sequence[Cell]], float | None]
 ) -> Callable[[Sequence[Cell]], list[Outcome]]:
-    """A check that a measure of these losses' cells grows from each rate of one noise rule to the next."""
+    """A check that a measure of these losses' cells grows from each rate of a noise rule to the next."""
 
     def check(cells: Sequence[Cell]) -> list[Outcome]:
         series: dict[Setting, list[tuple[float, float]]] = {}
@@ -174,7 +174,7 @@ def _advantage(group: Sequence[Cell]) -> float | None:
 
 
 def _over_T(cells: Sequence[Cell], noisy: bool) -> list[tuple[str, list[tuple[float, Cell]]]]:
-    """(setting's name, [(T, IMAE's cell)] by rising T) of each noisy, or each clean, setting with two T or more."""
+    """(setting's title, [(T, IMAE's cell)] by ascending T) of each noisy, or each clean, setting with two or more values of T."""
     named = titles(cell.setting for cell in cells)
     groups = by_setting(c for c in cells if c.name == "imae" and c.options.keys() == {"T"} and _noisy(c) == noisy)
     return [

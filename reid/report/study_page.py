@@ -1,4 +1,4 @@
-"""The study's page: claims with their verdicts, tables beside the paper's, the choice of T, figures. Loads nothing, runs nothing."""
+"""The study's page: claims and verdicts, tables beside the paper's, the choice of T, figures. No external resources, no script."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def write_study_page(
     paper: Paper,
     weights: Mapping[str, Sequence[Weighting]],
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page atomically.
 
     Args:
         path: of the HTML file.
         title: the page's heading.
         facts: such as command, environment, commit, dataset.
-        records: of cells; notes in them are shown.
+        records: of cells; their notes are shown.
         paper: as in `accuracy_table`.
         weights: {title of a chart: its losses as in `variance_table`}, such as the paper's Figures 1 and 5.
 
@@ -46,7 +46,7 @@ def study_html(
     paper: Paper,
     weights: Mapping[str, Sequence[Weighting]],
 ) -> str:
-    """The whole page as text; arguments as in `write_study_page`."""
+    """The page as HTML; arguments as in `write_study_page`."""
     records = list(records)
     judged = claims_by_form(records)
     distinct = {label: (label, w, theirs) for losses in weights.values() for label, w, theirs in losses}
@@ -78,7 +78,7 @@ def _verdict(form: str, judged: Sequence[Claim]) -> str:
 
 
 def _figures(records: Sequence[Record]) -> Iterator[tuple[str, str, Sequence[Chart]]]:
-    """Heading, note and charts of each of the paper's figures, and of telemetry."""
+    """Heading, note and charts of each of the paper's figures, and of the telemetry."""
     fitted, test, true = "training accuracy (%)", "test accuracy (%)", "accuracy on true labels (%)"
     corrupted = "Accuracy against the labels that the network is trained on."
     yield (

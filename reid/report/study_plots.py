@@ -1,7 +1,7 @@
-"""Figures of the label-noise study: the paper's, and telemetry, from cell records to charts.
+"""Figures of the label-noise study: charts of the paper's figures, and of telemetry, from cell records.
 
-Each function gives one chart per setting, and none where no record holds what it shows; `charts.draw` puts a chart on a page,
-`charts.save` writes some as a file. One loss looks the same in all charts of a figure. Shapes: P points of a curve.
+Each function returns one chart per setting, and none if no record has the data. `charts.draw` puts a chart on a page, `charts.save`
+saves charts to a file. A loss has the same style in all charts of a figure. Shapes: P points of a curve.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from reid.report.drawing import DASHES, Key, series_key, weight_scale
 from reid.report.study_records import FORMS, Cell, Record, Setting, by_setting, gather, paper_name, titles, varied
 from reid.report.study_tables import Weighting
 
-# key of the curve, what it is, factor, whether on a logarithmic axis
+# key of the curve, axis label, factor, whether the axis is logarithmic
 _TELEMETRY = (
     ("max_logit", "largest\n|logit|", 1.0, True),
     ("head_norm", "norm of\nthe head", 1.0, False),
@@ -28,7 +28,7 @@ _TELEMETRY = (
 
 @dataclass(frozen=True)
 class Printed:
-    """A published curve of CIFAR-10 with symmetric noise, to be drawn under ours.
+    """A published curve of CIFAR-10 with symmetric noise, to be drawn beside ours.
 
     Args:
         label: for the legend.
@@ -39,7 +39,7 @@ class Printed:
     curves: Mapping[tuple[int, float], Mapping[float, float | None]]
 
     def line(self, setting: Setting) -> tuple[Line, ...]:
-        """The curve stretched to the setting's steps; none where the setting is not all of CIFAR-10 with that network and noise."""
+        """The curve scaled to the setting's steps; empty unless the setting is all of CIFAR-10 with a published network and noise."""
         curve = self.curves.get((setting.depth, setting.rate), {})
         if not curve or (setting.dataset, setting.noise, setting.num_train) != ("cifar10", "symmetric", 50000):
             return ()
@@ -48,12 +48,12 @@ class Printed:
 
 
 def loss_curves(records: Iterable[Record], key: str, ylabel: str, printed: Printed | None = None) -> list[Chart]:
-    """Figures 3 and 4: a chart per setting, a curve per loss; of IMAE only the paper's T where it is there.
+    """Figures 3 and 4: one chart per setting, one curve per loss; IMAE only with the paper's T if the setting has it.
 
     Args:
-        records: of cells; several seeds are drawn thin, and thick their mean over the iterations they share.
-        key: of the records' ``curve``, holding fractions: ``train_corrupted`` (Figure 3), ``test`` (Figure 4).
-        ylabel: what it is, with its unit, which is per cent.
+        records: of cells; for several seeds, each is a thin curve, and their mean over the iterations they share a thick one.
+        key: key of the records' ``curve``, holding fractions: ``train_corrupted`` (Figure 3), ``test`` (Figure 4).
+        ylabel: label of the y axis with its unit, per cent.
         printed: the paper's curves of the same.
     """
     groups = by_setting(_compared(gather(records)))
@@ -61,7 +61,7 @@ def loss_curves(records: Iterable[Record], key: str, ylabel: str, printed: Print
 
 
 def option_curves(records: Iterable[Record], key: str, ylabel: str, noisy_only: bool = False) -> list[Chart]:
-    """Figures 6, 7 and 8: a chart per setting and loss that was trained with several options, a curve per T.
+    """Figures 6, 7 and 8: one chart per setting and loss that was trained with several options, one curve per T.
 
     Args:
         records: as in `loss_curves`.
@@ -74,10 +74,10 @@ def option_curves(records: Iterable[Record], key: str, ylabel: str, noisy_only: 
 
 
 def telemetry(records: Iterable[Record]) -> list[Chart]:
-    """Largest |logit|, norm of the head, share with p < 1e-4, and test accuracy by batch less that by running statistics.
+    """Largest |logit|, norm of the head, share of p < 1e-4, and test accuracy with batch statistics minus that with running statistics.
 
     Args:
-        records: as in `loss_curves`; panels that no record fills are left out.
+        records: as in `loss_curves`; panels without any data are left out.
     """
     groups = by_setting(_compared(gather(records)))
     keys, named = _keys(groups.values()), titles(groups)
@@ -98,7 +98,7 @@ def telemetry(records: Iterable[Record]) -> list[Chart]:
 
 
 def weight_charts(weights: Mapping[str, Sequence[Weighting]]) -> list[Chart]:
-    """Figures 1 and 5: the weight w(p) that each loss gives a sample.
+    """Figures 1 and 5: the weight w(p) that each loss gives a sample, one chart per title.
 
     Args:
         weights: {title of a chart: its losses, as in `study_tables.variance_table`}.
@@ -119,7 +119,7 @@ def weight_charts(weights: Mapping[str, Sequence[Weighting]]) -> list[Chart]:
 
 
 def _compared(cells: Sequence[Cell]) -> list[Cell]:
-    """All cells but IMAE with another T than the paper's, in settings that have it with the paper's."""
+    """All cells, except IMAE with a T other than the paper's in settings that also have it with the paper's."""
     there = {(cell.setting, cell.name) for cell in cells if cell.name in FORMS and paper_name(cell)}
     return [cell for cell in cells if paper_name(cell) or (cell.setting, cell.name) not in there]
 
@@ -143,7 +143,7 @@ def _curves(
 
 
 def _keys(groups: Iterable[Sequence[Cell]]) -> dict[str, Key]:
-    """A legend entry per label, in the order of tables, whatever the setting it first occurs in."""
+    """One legend entry per label, in the order of the tables, independent of the setting in which it first occurs."""
     cells = {cell.label: cell for group in groups for cell in group}
     ordered = sorted(cells.values(), key=lambda cell: cell.loss_order)
     return {cell.label: series_key(i, cell.label) for i, cell in enumerate(ordered)}
@@ -156,7 +156,7 @@ def _lines(cells: Sequence[Cell], keys: dict[str, Key], name: str, factor: float
 
 
 def _mean_line(key: Key, curves: Sequence[dict[str, list[float]]], name: str, factor: float) -> Line:
-    """Mean over seeds at the iterations they share; a value that is missing or not finite leaves a gap."""
+    """Mean over seeds at the iterations that they share; a missing or non-finite value becomes a gap."""
     step_P = functools.reduce(np.intersect1d, [np.array(curve["step"]) for curve in curves])
     parts = []
     for curve in curves:
@@ -166,7 +166,7 @@ def _mean_line(key: Key, curves: Sequence[dict[str, list[float]]], name: str, fa
 
 
 def _limits(lines: Sequence[Line]) -> tuple[float, float] | None:
-    """Whole tens of per cent around all curves, but for the first tenth of training, which may begin below."""
+    """Limits in whole tens of per cent around all curves, without the first tenth of training, where curves may start lower."""
     values = [
         y
         for line in lines

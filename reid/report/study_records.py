@@ -1,6 +1,6 @@
-"""Records of the label-noise study, gathered: one cell with its seeds, and the setting in which cells may be compared.
+"""Records of the label-noise study, grouped into cells (one loss, several seeds) and settings (comparable cells).
 
-A record is the plain dict of one trained network. All shares in it are fractions in [0, 1]; per cent only when printed.
+A record is the plain dict of one trained network. All shares in it are fractions in [0, 1]; they are printed in per cent.
 Shapes: R records (seeds) of a cell.
 """
 
@@ -22,16 +22,16 @@ RELEASED = {"epsilon": 1e-6, "normalise": "weights"}  # the settings in the code
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """All that cells must share to be compared, which leaves the loss and the seeds; sorts as tables do.
+    """All that cells must have in common to be compared: everything but the loss and the seeds. Settings sort as tables do.
 
     Args:
-        dataset: as the record names it.
-        num_train: training images.
-        iterations: steps of training in all.
-        recipe: how else it was trained, as `recipe` words it, and in which number format.
+        dataset: name in the record.
+        num_train: number of training images.
+        iterations: number of training steps.
+        recipe: the other training settings, in the words of `recipe`, and the dtype.
         depth: of the ResNet.
         noise: name of the noise rule; empty for clean labels.
-        rate: nominal rate in [0, 1]; 0 where the rule has none (clean and human labels).
+        rate: nominal rate in [0, 1]; 0 if the rule has none (clean and human labels).
         noise_label: the noise in words.
     """
 
@@ -46,13 +46,13 @@ class Setting:
 
     @property
     def backbone(self) -> str:
-        """Such as ``ResNet20``."""
+        """Name of the network, such as ``ResNet20``."""
         return f"ResNet{self.depth}"
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One loss under one setting: its records, which differ in the seeds (of training, of noise) alone."""
+    """One loss under one setting; its records differ only in the seeds (of training, of noise)."""
 
     setting: Setting
     loss: Mapping[str, Any]
@@ -71,21 +71,21 @@ class Cell:
 
     @property
     def loss_order(self) -> tuple[Any, ...]:
-        """Sorts losses by name in the paper's order, then by options, numbers as numbers; equal for equal losses."""
+        """Sort key: losses by name in the paper's order, then by options, numbers as numbers; equal for equal losses."""
         return _loss_order(self.loss)
 
     def values(self, *path: str) -> np.ndarray | None:
-        """One number per seed, (R,), from where ``path`` leads; None where a record lacks it."""
+        """One number per seed, (R,), the value at ``path`` in each record; None if a record lacks it."""
         found = [_follow(record, path) for record in self.records]
         return None if any(value is None for value in found) else np.array(found, float)
 
     def mean(self, *path: str) -> float | None:
-        """Mean over seeds of what stands at ``path``; None where a record lacks it."""
+        """Mean over seeds of the value at ``path``; None if a record lacks it."""
         value_R = self.values(*path)
         return None if value_R is None else float(value_R.mean())
 
     def spread(self, *path: str) -> float | None:
-        """Half the range of two seeds, sample standard deviation of three or more, None for one (see `spread_name`)."""
+        """Half the range of two seeds, sample standard deviation of three or more, None for one (see `spread_name`) or a missing value."""
         value_R = self.values(*path)
         if value_R is None or len(value_R) < 2:
             return None
@@ -93,7 +93,7 @@ class Cell:
 
     @property
     def spread_name(self) -> str:
-        """What `spread` is for this many seeds; empty for one."""
+        """Name of the measure that `spread` is for this many seeds; empty for one."""
         return ("", "half range", "s.d.")[min(len(self.records), 3) - 1]
 
 
@@ -105,7 +105,7 @@ def _follow(record: Record, path: Sequence[str]) -> Any:
 
 
 def gather(records: Iterable[Record]) -> list[Cell]:
-    """The records' cells, sorted by setting, then loss, then its options; whatever the order of the records."""
+    """The records' cells, sorted by setting, loss and options, independent of the order of the records."""
     groups: dict[tuple[Setting, tuple[Any, ...]], list[Record]] = {}
     for record in records:
         groups.setdefault((_setting(record), _loss_order(record["loss"])), []).append(record)
@@ -116,7 +116,7 @@ def gather(records: Iterable[Record]) -> list[Cell]:
 
 
 def by_setting(cells: Iterable[Cell]) -> dict[Setting, list[Cell]]:
-    """Cells that may be compared, in the given order."""
+    """Cells grouped by setting, in the given order; those of a group may be compared."""
     groups: dict[Setting, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.setting, []).append(cell)
@@ -124,7 +124,7 @@ def by_setting(cells: Iterable[Cell]) -> dict[Setting, list[Cell]]:
 
 
 def varied(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Groups of two cells or more that differ in nothing but the options of one loss, such as IMAE's T."""
+    """Groups of two or more cells that differ only in the options of one loss, such as IMAE's T."""
     groups: dict[tuple[Setting, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.setting, cell.name), []).append(cell)
@@ -132,9 +132,9 @@ def varied(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def paper_name(cell: Cell) -> str:
-    """``cce``, ``mae`` or ``imae`` where the paper has this loss with these options, else an empty string.
+    """``cce``, ``mae`` or ``imae`` if the paper has this loss with these options, else an empty string.
 
-    It has IMAE with T = 0.5 on clean labels and 8 on noisy ones, and does not say in which of its two `FORMS`.
+    The paper has IMAE with T = 0.5 on clean labels and 8 on noisy ones, and does not state which of the two `FORMS` it used.
     """
     T = {"T": 8.0 if cell.setting.noise else 0.5}
     wanted = {"cce": {}, "mae": {}, "imae": T, "imae_released": T | RELEASED}
@@ -142,7 +142,7 @@ def paper_name(cell: Cell) -> str:
 
 
 def in_form(cells: Iterable[Cell], form: str) -> list[Cell]:
-    """The cells, those of one of the `FORMS` of IMAE as ``imae`` with its T as the one option, and without those of the other form."""
+    """The cells with one of the `FORMS` of IMAE, renamed to ``imae`` with T as its only option, and without the other form."""
     found = []
     for cell in cells:
         if cell.name == form and RELEASED.items() <= (RELEASED | cell.options).items():
@@ -154,13 +154,13 @@ def in_form(cells: Iterable[Cell], form: str) -> list[Cell]:
 
 
 def titles(settings: Iterable[Setting]) -> dict[Setting, str]:
-    """A name for each setting: backbone, noise, and of `training` what differs between them."""
+    """A title for each setting: backbone, noise, and those parts of `training` that differ between the settings."""
     extra = training(settings)
     return {s: ", ".join(filter(None, (s.backbone, s.noise_label, extra[s]))) for s in extra}
 
 
 def training(settings: Iterable[Setting]) -> dict[Setting, str]:
-    """Dataset, images, steps and recipe of each setting as far as they differ between the settings; else empty."""
+    """Dataset, images, steps and recipe of each setting, only those parts that differ between the settings; else empty."""
     settings = list(settings)
     parts = {s: (s.dataset, f"{s.num_train:,} images", f"{s.iterations:,} steps", *s.recipe) for s in settings}
     differ = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]

@@ -1,4 +1,4 @@
-"""Tables of the label-noise study: accuracies beside the paper's, weighting variance, which T a user would have chosen.
+"""Tables of the label-noise study: accuracies beside the paper's, variance of weights, and the T that each set of labels selects.
 
 A table is a header and rows of text. Accuracies are printed in per cent, differences in points.
 """
@@ -33,19 +33,19 @@ _CHOOSERS = (
 
 
 def accuracy_table(records: Iterable[Record], paper: Paper) -> Table:
-    """The layout of the paper's Table 2: one row per backbone, noise and loss, four accuracies, the paper's beside them.
+    """The layout of the paper's Table 2: one row per backbone, noise and loss, with four accuracies and the paper's beside them.
 
-    Several seeds give mean ± spread, and the column of seeds says which: half the range of two, standard deviation of more.
-    Δ is ours less the paper's, in points.
+    Several seeds give mean ± spread, and the column of seeds names the spread: half the range for two, standard deviation for more. Δ is
+    ours minus the paper's, in points.
 
     Args:
-        records: of cells; missing figures read ``n/a``.
+        records: of cells; missing values read ``n/a``.
         paper: {(depth, nominal noise rate, loss name): {"best" | "final" | "train_corrupted" | "train_intact": per cent}};
-            rate 0 for clean labels, where Table 1 gives the final test accuracy alone. It speaks of CIFAR-10 with symmetric
-            noise, and of IMAE with T = 0.5 on clean labels and 8 on noisy ones; other cells have no paper value.
+            rate 0 for clean labels, for which Table 1 gives only the final test accuracy. The values are for CIFAR-10 with symmetric
+            noise, and for IMAE with T = 0.5 on clean labels and 8 on noisy ones; other cells have no paper value.
 
     Returns:
-        Header and rows; columns for the paper, and for what all rows share, are left out where they would be empty.
+        Header and rows. Empty columns are left out: those of the paper without paper values, and ``training`` if all rows share it.
     """
     cells = gather(records)
     trained = training(cell.setting for cell in cells)
@@ -103,7 +103,7 @@ def variance_table(weightings: Sequence[Weighting]) -> Table:
 
 
 def weighting_variance(w: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Integral of (w(p) - mean)^2 over p in [0, 1]: Eq. 23-24, in the form that cannot turn negative."""
+    """Integral of (w(p) - mean)^2 over p in [0, 1]: Eq. 23-24, in the form that cannot become negative."""
     from scipy.integrate import quad
 
     def integral(f: Callable[[float], float]) -> float:
@@ -117,12 +117,12 @@ def weighting_variance(w: Callable[[np.ndarray], np.ndarray]) -> float:
 
 
 def choice_table(records: Iterable[Record]) -> Table:
-    """Which option of a loss (IMAE's T) each set of labels would choose, and the test accuracy that the choice costs.
+    """Which option of a loss (IMAE's T) each set of labels selects, and how much test accuracy that selection costs.
 
-    Cells that differ in nothing but the options of one loss are the candidates. Each set of labels chooses the candidate with
-    the highest final accuracy on it, mean over seeds, the first one in a tie. The cost is the final test accuracy, in points,
-    by which the choice stays behind the candidate that the test set itself would choose: 0.0 where they agree. Where a
-    candidate lacks the labels, the row reads ``not tested``.
+    Candidates are cells that differ only in the options of one loss. Each set of labels selects the candidate with the highest final
+    accuracy on it, mean over seeds; in a tie, the first one. The cost is the final test accuracy, in points, by which this candidate is
+    below the one that the test set itself would select: 0.0 if they agree. If a candidate lacks the labels, the row reads
+    ``not tested``.
     """
     groups = [
         group for group in varied(gather(records)) if all(cell.mean("final", "test") is not None for cell in group)
@@ -156,7 +156,7 @@ def _choice_head(group: Sequence[Cell], trained: str) -> list[str]:
 
 
 def _choice(group: Sequence[Cell], key: str) -> list[str]:
-    """The option that the labels ``key`` choose, its final test accuracy and what it costs."""
+    """The option that the labels ``key`` select, its final test accuracy, and its cost."""
     judged = [cell.mean("final", key) for cell in group]
     if None in judged:
         return ["not tested", "", ""]
@@ -170,7 +170,7 @@ def _choice(group: Sequence[Cell], key: str) -> list[str]:
 
 
 def _options(group: Sequence[Cell]) -> list[str]:
-    """What tells each candidate from the others, such as ``T = 8``."""
+    """The options in which each candidate differs from the others, such as ``T = 8``."""
     keys = sorted({key for cell in group for key in cell.options})
     differ = [key for key in keys if len({repr(cell.options.get(key)) for cell in group}) > 1]
     return [", ".join(f"{key} = {_plain(cell.options.get(key))}" for key in differ) for cell in group]
@@ -181,7 +181,7 @@ def _plain(value: object) -> str:
 
 
 def to_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; what would break it in a cell is escaped."""
+    """A Markdown table; characters that would break a cell are escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(_markdown_cell, line)) + " |" for line in lines) + "\n"
 
@@ -191,7 +191,7 @@ def _markdown_cell(text: str) -> str:
 
 
 def to_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The table as CSV with line feeds."""
+    """The table as CSV with LF line ends."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
     return buffer.getvalue()
@@ -205,5 +205,5 @@ def _percent(cell: Cell, *path: str, spread: bool = True) -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    """With its sign, and without the minus of a zero."""
+    """A number with its sign, but no negative zero."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"

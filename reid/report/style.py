@@ -1,4 +1,4 @@
-"""The style sheet of every page: one column of cards, light and dark by the reader's own preference, nothing loaded."""
+"""The style sheet of every page: one column of cards, light or dark by the reader's preference, no external resources."""
 
 from importlib.resources import files
 

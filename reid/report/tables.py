@@ -1,4 +1,4 @@
-"""Results as plain text: the block that scripts scrape, tables over protocols, cameras, thresholds and comparisons, aligned.
+"""Results as plain text: the block for scripts to parse, and aligned tables over protocols, cameras, thresholds and comparisons.
 
 Shapes: P points of a curve, N training samples.
 """
@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[-+]?[\d.,]+(e-?\d+)?%?|n/a|-")
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction in [0, 1] as per cent with one decimal; ``n/a`` where the number is undefined.
+    """A fraction in [0, 1] as per cent with one decimal; ``n/a`` for None.
 
     >>> percent(0.7521), percent(None)
     ('75.2%', 'n/a')
@@ -32,8 +32,9 @@ def results_table(results: Sequence[EvalResult]) -> str:
 
 
 def _block(result: EvalResult) -> str:
+    dataset = "" if result.dataset is None else f"dataset {result.dataset}, "
     counts = (
-        f"protocol {result.protocol.name}: {result.num_queries} valid queries, "
+        f"{dataset}protocol {result.protocol.name}: {result.num_queries} valid queries, "
         f"{result.num_without_match} lost (no match), {result.num_gallery} gallery rows"
     )
     ranks = [f"{f'Rank-{k}':<8}: {percent(result.at_rank(k))}" for k in RANKS]
@@ -42,7 +43,7 @@ def _block(result: EvalResult) -> str:
 
 
 def protocols_table(results: Sequence[EvalResult]) -> str:
-    """All protocols in one aligned table, a column each so that four fit 80 characters; the queries lost to each are counted."""
+    """All protocols in one aligned table, one column each so that four fit 80 characters; counts the queries without a match too."""
     shares = ("mAP", *(f"Rank-{k}" for k in RANKS), "mINP")
     columns = [
         [
@@ -66,11 +67,11 @@ def markdown_row(name: str, result: EvalResult) -> str:
 def analysis_text(
     result: EvalResult, analysis: Mapping[str, Any], camera_names: Mapping[int, str] | None = None
 ) -> str:
-    """Everything beyond the block of one result: intervals, camera pairs, verification.
+    """The analyses of one result: intervals, camera pairs, verification.
 
     Args:
-        result: the figures.
-        analysis: their JSON objects `interval`, `camera_pairs` and `verification`; each may be None.
+        result: the result that was analysed.
+        analysis: the JSON objects `interval`, `camera_pairs` and `verification`; each may be None.
         camera_names: number -> name, of cameras that have one.
     """
     parts = (
@@ -79,7 +80,7 @@ def analysis_text(
         ("verification", _verification_table),
     )
     given = [write(analysis[name]) for name, write in parts if analysis[name] is not None]
-    return "\n\n".join([f"== {result.protocol.name} ==", *(given or ["no row to search: no figures"])])
+    return "\n\n".join([f"== {result.title} ==", *(given or ["no row to search: no figures"])])
 
 
 def _interval_table(result: EvalResult, interval: Mapping[str, Any]) -> str:
@@ -116,7 +117,7 @@ def _verification_table(check: Mapping[str, Any]) -> str:
 
 
 def comparison_text(a: str, b: str, comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """A table over protocols and figures, and one sentence on mAP under the first protocol.
+    """A table over protocols and metrics, and one sentence on mAP under the first protocol.
 
     Args:
         a: name of the first result.
@@ -140,7 +141,7 @@ def comparison_text(a: str, b: str, comparisons: Sequence[Mapping[str, Any]]) ->
 
 
 def verdict(a: str, b: str, comparison: Mapping[str, Any]) -> str:
-    """One plain sentence on the difference in mAP."""
+    """One sentence on the difference in mAP."""
     figure, counts = (
         comparison["mAP"],
         f"{comparison['num_queries']} queries of {comparison['num_identities']} identities",
@@ -163,12 +164,12 @@ def verdict(a: str, b: str, comparison: Mapping[str, Any]) -> str:
 def weight_table(
     curves: Sequence[tuple[str, np.ndarray, np.ndarray]], histogram: Sequence[tuple[str, np.ndarray]] = ()
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: each loss's weight at p = 0, 1/2 and 1, and each group's share of all the weight.
+    """Header and rows: each loss's weight at p = 0, 1/2 and 1, and each group's share of the total weight.
 
     Args:
-        curves: (name, p (P,) rising in [0, 1], w (P,) >= 0) per loss; read between its points by straight lines.
-        histogram: (name, p (N,)) per group of training samples; shares need two groups or more,
-            and then a last row says what equal weights would give.
+        curves: (name, p (P,) ascending in [0, 1], w (P,) >= 0) per loss; interpolated linearly.
+        histogram: (name, p (N,)) per group of training samples; shares need two or more groups, and then a last row gives them for equal
+            weights.
     """
     groups = [(name, np.asarray(p_N, float)) for name, p_N in histogram if len(p_N)]
     groups = groups if len(groups) > 1 else []
@@ -183,7 +184,7 @@ def weight_table(
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns aligned as ``a | b | c`` under a rule; columns of numbers are flushed right.
+    """Columns aligned as ``a | b | c`` with a rule below the header; columns of numbers are aligned to the right.
 
     Args:
         header: one title per column.

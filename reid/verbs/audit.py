@@ -18,7 +18,7 @@ Open audit/index.html, review by keyboard, export corrections.csv; then
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid audit`."""
+    """Build the argument parser of `robust-reid audit`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("source", type=Path, metavar="RUN|GALLERY", help="run directory, feature folder, or .npz file")
     cli.add_config_flags(parser)

@@ -7,7 +7,7 @@ from pathlib import Path
 from reid import cli
 
 EXAMPLES = """\
-  # five networks at 50 % noise, an hour or two on 2 cores
+  # six networks at 50 % noise, two hours on 2 cores
   robust-reid cifar cifar10_quick
   robust-reid cifar cifar10_table2 --data-root /data --device cuda
   # go on after Ctrl-C; finished cells are not trained again
@@ -22,7 +22,7 @@ exit codes:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid cifar`."""
+    """Build the argument parser of `robust-reid cifar`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged one")
     cli.add_config_flags(parser, example="train.iterations=8000")

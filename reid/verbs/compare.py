@@ -14,7 +14,7 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid compare`."""
+    """Build the argument parser of `robust-reid compare`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     for name in ("a", "b"):
         parser.add_argument(

@@ -18,7 +18,7 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid completion`."""
+    """Build the argument parser of `robust-reid completion`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="for which shell")
     return parser
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def whole_command() -> argparse.ArgumentParser:
-    """All verbs' parsers as subparsers of one, with files offered where a path is expected."""
+    """Build one parser with the parsers of all commands as subparsers, and with file completion for path arguments."""
     whole = argparse.ArgumentParser(prog="robust-reid")
     whole.add_argument("--version", action="store_true", help="the version")
     commands = whole.add_subparsers(dest="verb")
@@ -43,9 +43,9 @@ def whole_command() -> argparse.ArgumentParser:
 
 
 def _offer_files(parser: argparse.ArgumentParser) -> None:
-    for action in parser._actions:  # argparse has no public list of them; shtab reads the same one
+    for action in parser._actions:  # argparse has no public list of its actions; shtab reads this one too
         if action.type in (Path, cli.path_or_text):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-        elif isinstance(action.choices, dict):  # a verb's own verbs
+        elif isinstance(action.choices, dict):  # subcommands of a command
             for inner in action.choices.values():
                 _offer_files(inner)

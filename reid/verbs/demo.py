@@ -18,7 +18,7 @@ What is there already is used again; a training that was stopped goes on."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid demo`."""
+    """Build the argument parser of `robust-reid demo`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="DIR", help="where to work")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting of the config")
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_intermixed_args(argv)
-    if "=" in str(flags.folder):  # no folder was given
+    if "=" in str(flags.folder):  # no folder was given, so the first override was parsed as the folder
         flags.folder, flags.overrides = Path(), [str(flags.folder), *flags.overrides]
     else:
         _require_folder(flags.folder)
@@ -35,17 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from reid import config, experiment
     from reid.verbs import render, train
 
-    experiment.check(config.load(config.find(Path("demo")), flags.overrides))  # before minutes of rendering
+    experiment.check(config.load(config.find(Path("demo")), flags.overrides))  # fails before the slow rendering
     render.main(["--out", str(flags.folder / "data/demo")])
     places = ["--data-root", str(flags.folder / "data"), "--output-dir", str(flags.folder / "runs/demo")]
     return train.main(["demo", *flags.overrides, *places, "--resume", "auto"])
 
 
 def _require_folder(word: Path) -> None:
-    """Refuse a setting in the folder's place: in `demo train.lr 0.1` nobody means a folder `train.lr`.
+    """Check that the first word is a folder and not a setting, such as `train.lr` in `demo train.lr 0.1`.
 
     Raises:
-        ConfigError: the word names a section or a key of the config, and no folder that is there.
+        ConfigError: the word names a section or a key of the config, and is no existing folder.
     """
     from reid.config import Config
 

@@ -18,7 +18,7 @@ exit codes: 0 clean (notes are no findings), 3 findings, 2 unusable"""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid doctor`."""
+    """Build the argument parser of `robust-reid doctor`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("data", type=Path, metavar="DATA", help="dataset folder, or table (.csv, .parquet)")
     parser.add_argument(

@@ -10,7 +10,7 @@ PACKAGES = ("robust-reid", "torch", "torchvision", "timm", "numpy", "scipy", "pi
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid env`."""
+    """Build the argument parser of `robust-reid env`."""
     return cli.parser(__doc__ or "", "  robust-reid env")
 
 
@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def conflicts(owners: dict[str, set[str]]) -> list[str]:
-    """One line for each module that two distributions install: the later one has overwritten files of the other.
+    """Return a line for each module that several installed distributions provide, which overwrite each other's files.
 
     Args:
-        owners: the distributions that install each module.
+        owners: module -> distributions that install it.
     """
     return [
         f"conflict: {' and '.join(sorted(owners[module]))} both install the module `{module}` and overwrite each other; "

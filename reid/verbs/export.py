@@ -20,7 +20,7 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid export`."""
+    """Build the argument parser of `robust-reid export`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("run", type=Path, nargs="?", help="run directory of robust-reid train; not with --weights")
     cli.add_config_flags(parser)

@@ -32,7 +32,7 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid extract`."""
+    """Build the argument parser of `robust-reid extract`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("run", type=Path, nargs="?", help="run directory of robust-reid train; not with --weights")
     parser.add_argument(
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser()
     flags = arguments.parse_intermixed_args(argv)
     cli.check_weights_flags(arguments, flags)
-    if flags.weights is not None and flags.run is not None:  # it is the first of the words that follow RUN
+    if flags.weights is not None and flags.run is not None:  # argparse has put INPUT into RUN
         words = [str(flags.run), str(flags.input), *flags.overrides]
         flags.input, flags.overrides = Path(words[0]), words[1:]
     elif flags.weights is None and flags.run is None:

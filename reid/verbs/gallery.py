@@ -18,7 +18,7 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid gallery`."""
+    """Build the argument parser of `robust-reid gallery`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="remove|index|push")
     remove = commands.add_parser("remove", help="take tracklets out")

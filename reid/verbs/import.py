@@ -27,7 +27,7 @@ Then look it over and train on it:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid import`."""
+    """Build the argument parser of `robust-reid import`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument(
         "sources", nargs="+", type=Path, metavar="SOURCE", help="folder or file; several become one table"
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from reid.commands import importing
     from reid.datasets.sources.base import Options
 
-    options = Options(flags.pattern, flags.layout, flags.tracks, flags.images, flags.ids, flags.split)
+    options = Options(flags.pattern, flags.layout, flags.tracks, flags.images, flags.ids, flags.split, unpack=True)
     crops = None if flags.crops is None else importing.Crops(flags.crops, "png" if flags.png else "jpg", flags.quality)
     importing.run(
         flags.sources,

@@ -19,7 +19,7 @@ kinds: symmetric, exact_count, uniform_others, nearest, switches, intruders,
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid noise`."""
+    """Build the argument parser of `robust-reid noise`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged one, e.g. demo")
     cli.add_config_flags(parser, example="data.labels=truth")

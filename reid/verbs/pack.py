@@ -18,7 +18,7 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid pack`."""
+    """Build the argument parser of `robust-reid pack`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="dataset in MARS layout; a pack too, with --verify")
     parser.add_argument(

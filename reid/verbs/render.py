@@ -33,7 +33,7 @@ MEANING = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid render`."""
+    """Build the argument parser of `robust-reid render`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("--out", type=Path, default=Path("data/demo"), help="folder to make (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
@@ -47,10 +47,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the dataset, or find it already there with the same settings; then print its size."""
+    """Write the dataset, or reuse an existing one with the same settings; then print its size."""
     options = vars(parser().parse_args(argv))
 
-    from tqdm import tqdm  # after parsing: numpy and what draws take a second
+    from tqdm import tqdm  # after parsing: importing numpy and the renderer takes a second
 
     from reid.datasets.demo import TRUTH_FILE, load_truth, write_demo
     from reid.datasets.mars import load_mars

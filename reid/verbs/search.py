@@ -23,7 +23,7 @@ def _ids(text: str) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid search`."""
+    """Build the argument parser of `robust-reid search`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument(
         "folder", type=cli.path_or_text, nargs="?", metavar="DIR", help="feature folder of robust-reid extract"

@@ -25,7 +25,7 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid test`."""
+    """Build the argument parser of `robust-reid test`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("run", type=Path, nargs="?", help="run directory of robust-reid train")
     cli.add_config_flags(parser)

@@ -21,7 +21,7 @@ Labels of held-out identities are taken as given, wrong ones included."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `robust-reid tune`."""
+    """Build the argument parser of `robust-reid tune`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged one, e.g. demo")
     cli.add_config_flags(parser, example="train.iterations=2000")

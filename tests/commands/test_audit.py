@@ -45,6 +45,12 @@ def test_a_run(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert 0 <= low <= value + 1e-9 and value <= high + 1e-9 <= 1 + 1e-8
     issues = rows_of(tmp_path / "a/label_issues.csv")
     assert [row["key"] for row in issues] == [split.key(i) for i in range(len(split))]
+    # As FiftyOne's FiftyOneImageClassificationDatasetImporter reads them, which needs no database to be tried by hand.
+    paths, about = (json.loads((tmp_path / "a/fiftyone" / name).read_text()) for name in ("data.json", "labels.json"))
+    assert paths.keys() == about["labels"].keys() == pid.keys()
+    assert all(Path(path).is_absolute() and Path(path).is_file() for path in paths.values())
+    assert all(label["label"] == pid[key] for key, label in about["labels"].items())
+    assert about["labels"][rows[0]["key"]]["attributes"]["suspicion"] == pytest.approx(suspicion[0], abs=1e-4)
     assert (tmp_path / "a/audit/index.html").is_file()
 
 
@@ -90,6 +96,17 @@ def test_features_from_anywhere(tmp_path: Path) -> None:
     assert np.mean([int(row["suggested_pid"] or 0) == world.true[int(row["key"][1:])] for row in found]) > 0.95
     assert "confidence" not in rows[0] and "foreign_frames" not in rows[0]  # nothing is known of training and frames
     assert (tmp_path / "f-audit/audit/index.html").is_file()  # without pictures, but usable
+    assert not (tmp_path / "f-audit/fiftyone").exists()
+
+
+def test_features_that_tell_nobody_apart_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("audit", features_file(tmp_path / "f.npz")) == 0
+    assert "cannot tell these persons apart" not in capsys.readouterr().err
+    untrained = np.random.default_rng(0).standard_normal((400, 16))
+    untrained /= np.linalg.norm(untrained, axis=1, keepdims=True)
+    assert call("audit", features_file(tmp_path / "u.npz", features=untrained)) == 0
+    assert "or this network cannot tell these persons apart" in capsys.readouterr().err
+    assert "cannot tell these persons apart" in (tmp_path / "u-audit/audit/index.html").read_text()
 
 
 def test_what_it_refuses(tmp_path: Path, trained: Path, fails) -> None:

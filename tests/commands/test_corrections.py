@@ -1,6 +1,7 @@
 """`data.corrections`: a run on mended labels is the run on the true ones, and says, keeps and checks what it was mended by."""
 
 import csv
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from reid.datasets.demo import load_truth, write_demo
 from reid.engine import checkpoint
 from reid.experiment import DATASETS
 from reid.files import data_root
+from reid.rundir import RunDirectory
 from tests.commands.conftest import CONFIG, call
 
 
@@ -55,6 +57,43 @@ def test_mended_labels_are_the_true_ones(place: Path, capsys: pytest.CaptureFixt
         assert call("train", "run.yaml", "--dry-run", "loss.name=cce", "train.batch_size=32", setting) == 0
         first_step += [line for line in capsys.readouterr().err.splitlines() if line.startswith("one step: loss")]
     assert first_step[0] == first_step[1] != first_step[2]
+
+
+def test_a_second_file_corrects_what_the_first_has_left(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head, *rows = Path("mended.csv").read_text().splitlines()
+    Path("first.csv").write_text("\n".join([head, *rows[:3], f"split,{rows[3].split(',')[1]},,1,"]) + "\n")
+    action, key, pid, *_ = rows[3].split(",")
+    second = [
+        head,
+        *rows[4:],
+        f"{action},{key},{pid},,",
+        f"drop,{key}@1,,,",
+    ]  # the piece is there after the first file only
+    Path("second.csv").write_text("\n".join(second) + "\n")
+    both = "data.corrections=[first.csv, second.csv]"
+    apart, at_once = labelled(both), labelled("data.corrections=mended.csv")
+    assert [row if row[0] != key else (*row[:2], row[2][:1]) for row in at_once] == apart
+    data = experiment.load_data(config.load("run.yaml", [both]))
+    assert data.corrected == "3 relabelled, 1 split; 1 person new; then 4 relabelled, 1 dropped"
+    assert data.train.intact_F is not None and data.train.intact_F[data.train.split.frames()].all()
+
+    few = ["train.iterations=2", "test.protocols=market1501"]
+    assert call("train", "run.yaml", *few, "data.corrections=first.csv", "--output-dir", "one round") == 0
+    Path("first.csv").unlink()
+    capsys.readouterr()
+    assert call("audit", "one round") == 0
+    command = next(
+        line for line in capsys.readouterr().err.splitlines() if "then train on what you corrected: " in line
+    )
+    _, *words = shlex.split(command.partition("corrected: ")[2])
+    shutil.copy("second.csv", "corrections.csv")
+    assert call(*words, *few) == 0
+    run = RunDirectory(Path("one round-corrected"))
+    assert [run.corrections(n).name for n in (1, 2)] == ["corrections.csv", "corrections-2.csv"]
+    Path("corrections.csv").unlink()
+    shutil.rmtree("one round")
+    split = experiment.data_as_trained(run.config(), run).train.split
+    assert [split.key(row) for row in range(len(split))] == [key for key, *_ in apart]
 
 
 def test_a_run_says_keeps_and_checks_its_corrections(place: Path, fails) -> None:

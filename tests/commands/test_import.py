@@ -19,6 +19,7 @@ from reid.datasets.decoding import decode
 from reid.datasets.mars import load_mars
 from reid.tracklets import Tracklet
 from tests.commands.conftest import call
+from tests.datasets.sources.test_published import cuhk, cuhk_archive
 
 CANVAS = (320, 200)  # width, height of a made-up camera's picture
 CORNERS = [(10, 20), (90, 30), (170, 10), (240, 40)]
@@ -524,6 +525,15 @@ def test_market1501_trains_and_is_tested_by_its_name(workplace, data_root, monke
     assert "looked for veri776, VERI776, Veri776, VeRi, VeRi-776 or veri in" in message
     assert "expected veri776/image_train/, image_query/, image_test/" in message
     assert "data.split: only ilids-vid and prid2011" in fails("train", "run.yaml", "data.split=3", "--dry-run")
+
+
+def test_cuhk03_is_unpacked_by_import_and_by_nothing_else(here, fails):
+    shutil.rmtree(cuhk(here / "cuhk03", "labeled") / "images_labeled")
+    cuhk_archive(here / "cuhk03")
+    assert "robust-reid import cuhk03 --out cuhk03.csv unpacks it" in fails("doctor", "cuhk03")
+    assert not (here / "cuhk03/images_labeled").exists()
+    assert call("import", "cuhk03", "--out", "cuhk03.csv") == 0
+    assert len(table(here / "cuhk03.csv")) == len(list((here / "cuhk03/images_labeled").iterdir())) == 5
 
 
 def test_auto_refuses_what_it_does_not_know(here, fails):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from reid.datasets.mars import load_mars
 from reid.datasets.table import write_table
@@ -218,6 +219,29 @@ def test_no_test_set_is_needed(own: Path, here: Path, fails, capsys: pytest.Capt
     )  # another table: all are tested
     [first, *_] = json.loads(Path("all.json").read_text())
     assert first["num_queries"] > 20
+
+
+def test_no_test_set_is_needed_in_the_layout_of_mars_either(
+    here: Path, data_root: Path, fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(data_root / "demo/info", "mars/info")
+    os.symlink(data_root / "demo/bbox_train", "mars/bbox_train")
+    Path("mars/info/test_name.txt").unlink()
+    savemat("mars/info/tracks_test_info.mat", {"track_test_info": np.zeros((0, 4))})
+    savemat("mars/info/query_IDX.mat", {"query_IDX": np.zeros((1, 0))})
+    Path("run.yaml").write_text(CONFIG.replace("name: demo", "name: mars, root: ."))
+    assert call("train", "run.yaml", "data.holdout=0.4", *SHORT) == 0
+    assert "mars-subset: no test set, so no mAP and no CMC" in capsys.readouterr().out
+    assert json.loads(Path("runs/run/eval.json").read_text()) == []
+    assert Path("runs/run/checkpoints/best.pt").is_file()
+    assert "mars-subset: no test set, so no mAP" in fails("test", "runs/run")
+    message = fails("extract", "runs/run", "mars", "--out", "g")
+    assert "mars: no test set, which is what is embedded of a MARS layout" in message
+    assert not Path("g").exists()
+    assert call("import", "mars", "--out", "tracks.csv") == 0  # what the message says
+    assert call("extract", "runs/run", "tracks.csv", "--out", "g") == 0
+    assert len(store.open_gallery(Path("g")).features.pid) == len(load_mars(Path("mars")).train)
+    assert call("doctor", "mars", "--quick") == 3  # a subset
 
 
 def test_a_split_and_roles_of_ones_own(own: Path, here: Path) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from reid.datasets import presence
 from reid.datasets.manifest import load_manifest, load_rows
 from reid.datasets.splitting import Draw
 from reid.datasets.table import read_table, write_table
@@ -103,6 +104,29 @@ def test_a_path_may_be_a_folder_of_frames(folder: Path) -> None:
     assert [t.paths for t in split] == [[folder / FRAMES[0], folder / FRAMES[1]], [folder / FRAMES[2]]]
 
 
+def test_parts_of_pictures_and_frames_of_videos(folder: Path) -> None:
+    (folder / "gate.mkv").touch()  # no picture is opened by an index
+    (folder / "t.csv").write_text(
+        "path,tracklet,pid,first,last,x,y,w,h\n"
+        "imgs/a/1.jpg,whole,alice,,,,,,\nimgs/a/1.jpg,part,bob,,,1.6,-2,5,6.1\nimgs/a/1.jpg,part,bob,,,1.6,-2,5,6\n"
+        "gate.mkv,film,alice,3,5,,,,\ngate.mkv,walk,bob,7,7,10,20,30,40\n"
+    )
+    rows = load_rows(folder / "t.csv")
+    assert [[path.relative_to(folder).as_posix() for path in track.paths] for track in rows.split] == [
+        ["imgs/a/1.jpg"],
+        ["imgs/a/1.jpg#xywh=2,0,5,4"],
+        ["gate.mkv#frame=3", "gate.mkv#frame=4", "gate.mkv#frame=5"],
+        ["gate.mkv#frame=7&xywh=10,20,30,40"],
+    ]
+    assert any(
+        "6 pictures are cut out of a larger one or of a video whenever one is read" in note for note in rows.notes
+    )
+    assert not presence.missing(rows.split).any()
+    (folder / "t.csv").write_text("path,tracklet,x,y,w,h\nimgs/a,t,1,2,3,4\n")
+    with pytest.raises(DataError, match=r"row 2, column x: a box is a part of one picture; .*got a folder: imgs/a"):
+        load_rows(folder / "t.csv")
+
+
 def test_names_are_numbered_and_kept(folder: Path) -> None:
     rows = [GOOD[0], [FRAMES[0], "a", "bob", "gate 3"], [FRAMES[1], "a2", "alice", "4"], [FRAMES[2], "b", "-1", ""]]
     loaded = load_rows(table(folder, csv_of(rows)))
@@ -152,8 +176,19 @@ WRONG = [
     ("path,tracklet,split,role\na.jpg,t,train,query\n", "row 2, column role: 'query' is for rows of the split test"),
     ("path,tracklet,weight\na.jpg,t,-1\n", "row 2, column weight: expected a number >= 0, or an empty cell, got '-1'"),
     ('path,tracklet\n"a,t\n', 'row 2: expected 2 cells .* close every "'),
-    ("path,tracklet\nfilm.mp4,t\n", "row 2, column path: a video is cut into frames first; robust-reid import"),
-    ("path,tracklet,x,y,w,h\na.jpg,t,1,2,3,4\n", "row 2, column x: frames of a video and boxes are cut out first"),
+    ("path,tracklet\nfilm.mp4,t\n", "row 2, column path: a video: expected the numbers of its frames"),
+    ("path,tracklet,first\nfilm.mp4,t,1\n", "row 2, column first: .* the columns first and last; got this one alone"),
+    ("path,tracklet,first,last\nfilm.mp4,t,3,2\n", "row 2, column first: expected the first frame .* got '3' to '2'"),
+    ("path,tracklet,first,last\nfilm.mp4,t,3,\n", "row 2, column first: expected the first frame .* got '3' to ''"),
+    ("path,tracklet,first,last\na.jpg,t,0,2\n", "row 2, column first: only a video has frames by number; got a.jpg"),
+    ("path,tracklet,x,y\na.jpg,t,1,2\n", "row 2, column x: a box has the columns x, y, w, h; got x, y"),
+    ("path,tracklet,x,y,w,h\na.jpg,t,1,2,,4\n", "row 2, column w: expected a number, as the other sides"),
+    ("path,tracklet,x,y,w,h\na.jpg,t,1,2,0,4\n", "row 2, column x: expected a box of some size"),
+    ("path,tracklet,x,y,w,h\na.jpg,t,-9,2,8,4\n", "row 2, column x: expected a box of some size inside of its picture"),
+    (
+        "path,tracklet,x,y,w,h\na.jpg,t,1,2,-3,4\n",
+        "row 2, column w: expected a number >= 0, or an empty cell, got '-3'",
+    ),
     (
         "path,tracklet\nnowhere,t\n",
         "row 2, column path: expected an image, a folder of frames or a video, got nothing there",

@@ -143,6 +143,26 @@ def test_a_table_of_whole_doubles_is_fine(mars):
     assert same(load_mars(mars), expected)
 
 
+@pytest.mark.parametrize("empty", [np.zeros((0, 4), np.int32), np.zeros((0, 0))], ids=["no rows", "MATLAB's []"])
+@pytest.mark.parametrize("keep_images", [False, True])
+def test_a_test_set_may_be_empty(mars, caplog, empty, keep_images):
+    expected = load_mars(mars).train
+    save_table(mars, "test", empty)
+    save(mars, "query_IDX", query_IDX=np.zeros((0, 0)))
+    if not keep_images:
+        (mars / "info/test_name.txt").unlink()
+        (mars / "bbox_test").rename(mars / "away")
+    benchmark = load_mars(mars)
+    assert list(benchmark.train) == list(expected)
+    assert len(benchmark.test) == len(benchmark.query) == len(benchmark.gallery) == 0
+    assert (
+        "has no row, so no test set, but" in caplog.text and "bbox_test has 11 images" in caplog.text
+    ) == keep_images
+    save(mars, "query_IDX", query_IDX=np.array([[3]]))
+    with pytest.raises(DataError, match="row 1: expected no query, as the test table has no row, got 3"):
+        load_mars(mars)
+
+
 def edit_table(row: int, column: int, value: float) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         table = table_of(TRAIN).astype(float if isinstance(value, float) else int)

@@ -191,7 +191,8 @@ class Asked(TorchDispatchMode):
 def test_no_step_asks_the_device_for_a_value(split: Split, loss: str) -> None:
     job = make_job(split, loss=loss, norm=True, clip_grad=1.0, log_freq=100, accumulate=1 if "gce" in loss else 2)
     wrong = torch.arange(len(split.names)) % 3 == 0
-    data, scaler = replace(job.data, intact_F=~wrong), torch.amp.GradScaler("cpu")
+    true_F = torch.where(wrong, -2, job.data.label_F)
+    data, scaler = replace(job.data, true_F=true_F), torch.amp.GradScaler("cpu")
     job = replace(job, data=data, scaler=scaler, ema=Averaged(job.model, 0.9), preprocess=_colourful())
     seen: list[tuple[Counter[str], int]] = []
     with Asked() as asked:

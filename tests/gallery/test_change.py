@@ -61,6 +61,14 @@ def test_adding_keeps_what_was_there(folder: Path) -> None:
     assert after.path[40].endswith("root/new0/1.jpg")
 
 
+def test_a_person_called_0_is_no_distractor() -> None:
+    first = np.array([5, 0, -1])
+    ids, names = change._joined_ids(first, {5: "eve"}, np.array([1, 2, 0, -1]), {1: "0", 2: "eve"}, lowest=1)
+    assert ids.tolist() == [5, 0, -1, 6, 5, 0, -1] and names == {5: "eve", 6: "0"}
+    ids, _ = change._joined_ids(np.array([0, 1]), {}, np.array([1, 2]), {1: "0", 2: "gate"}, lowest=0)
+    assert ids.tolist()[:3] == [0, 1, 0]  # a camera 0 is one
+
+
 def test_removing_moves_rows_up(folder: Path) -> None:
     old = np.array(store.read(folder).features)
     assert change.remove(folder, ["t3", "t0", "t0"]) == 38

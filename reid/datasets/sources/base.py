@@ -1,4 +1,4 @@
-"""What every kind of source shares: rows on their way into a table, names of files, and the rule for rubbish.
+"""Parts shared by all kinds of sources: the rows of a table under construction, and listings of files and folders.
 
 Shapes: R rows, one per frame.
 """
@@ -24,13 +24,13 @@ Cell = str | int | float | None
 
 
 class Published(NamedTuple):
-    """What a whole copy of a public dataset holds. Tracklets are single images in an image dataset.
+    """Counts of a complete copy of a public dataset. In an image dataset, tracklets are single images.
 
     Args:
-        train_ids: persons (or vehicles) to learn from.
+        train_ids: persons (or vehicles) in the training set.
         train, query: tracklets.
         gallery: tracklets that are searched, junk and distractors included.
-        source: where the figures stand.
+        source: of the counts.
     """
 
     train_ids: int
@@ -42,15 +42,16 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What a source leaves open. Each kind reads what concerns it.
+    """Options for what a source does not tell. Each kind uses those that concern it.
 
     Args:
         pattern: of file names below the source, such as ``{pid}_c{camid}_{tracklet}_{frame}.jpg`` (flat).
-        layout: what the levels of folders are (folders); None finds out.
-        tracks: tracker output beside which the frames lie: a file, or a folder of one file per sequence (mot); table of boxes (video).
+        layout: meaning of the folder levels (folders); None detects it.
+        tracks: tracker output for the frames: a file, or a folder of one file per sequence (mot); table of boxes (video).
         images: folder that image names are relative to (coco, jsonl); None is the file's own.
-        ids: whether equal ids of different sequences or sources name the same person; None: as the kind has it, or not said.
+        ids: whether equal ids of different sequences or sources name the same person; None: the kind's default, or unspecified.
         split: number of the published split, 0 to 9 (ilids-vid, prid2011).
+        unpack: whether images in an archive may be unpacked below the source (cuhk03).
     """
 
     pattern: str | None = None
@@ -59,18 +60,19 @@ class Options:
     images: Path | None = None
     ids: Literal["shared", "separate"] | None = None
     split: int = 0
+    unpack: bool = False
 
 
 @dataclass(eq=False)
 class Rows:
-    """Rows of a table, one per frame, as columns of equal length; a None is an empty cell.
+    """Rows of a table, one per frame, as columns of equal length; None is an empty cell.
 
     Args:
-        name: of the source, which keeps sources apart in one table.
-        columns: by name; `path` and `tracklet` are always there.
-        said: what was found and taken, in sentences for the user.
-        is_dataset: a dataset with a split of its own, whose ids mean nothing outside of it.
-        published: how many of everything a whole copy has, where that is known.
+        name: of the source, unique among the sources in one table.
+        columns: by name; `path` and `tracklet` always exist.
+        said: how the source was interpreted, in sentences for the user.
+        is_dataset: whether it is a dataset with its own split, whose ids are valid only within it.
+        published: counts of a complete copy, if known.
     """
 
     name: str
@@ -83,7 +85,7 @@ class Rows:
         return len(self.columns["path"])
 
     def add(self, path: Path | str, tracklet: str, **cells: Cell) -> None:
-        """One more row; a column that is new is empty in the rows before."""
+        """Add a row; a new column is empty in the rows before."""
         before = len(self)
         self.columns["path"].append(os.fspath(path))
         self.columns["tracklet"].append(tracklet)
@@ -94,11 +96,11 @@ class Rows:
                 values.append(None)
 
     def column(self, name: str) -> list[Any]:
-        """The cells of a column, all None where it is not there."""
+        """The cells of a column, all None if it does not exist."""
         return self.columns.get(name) or [None] * len(self)
 
     def extend(self, other: Rows) -> None:
-        """All rows of another source behind these."""
+        """Append all rows of another source."""
         before = len(self)
         for column in other.columns:
             self.columns.setdefault(column, [None] * before)
@@ -107,36 +109,36 @@ class Rows:
 
 
 def is_person(pid: Cell) -> bool:
-    """Whether a cell names a person: it is neither empty nor junk (−1) nor a distractor (0)."""
+    """Whether a cell names a person: neither empty nor junk (−1) nor a distractor (0)."""
     return pid is not None and str(pid) not in ("", "0", "-1")
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names sorted with their numbers as numbers: ``2.jpg`` before ``10.jpg``."""
+    """Sort names with their numbers as numbers: ``2.jpg`` before ``10.jpg``."""
     return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in _DIGITS.split(name)])
 
 
 def images_of(folder: Path) -> list[str]:
-    """The names of the images directly in a folder, in order."""
+    """List the names of the images directly in a folder, sorted by `in_order`."""
     return in_order(images_in(folder))
 
 
 def folders_of(folder: Path) -> list[str]:
-    """The names of the folders directly in a folder, in order, rubbish left out."""
+    """List the names of the folders directly in a folder, sorted by `in_order`, without hidden and system folders."""
     with os.scandir(folder) as entries:
         return in_order(entry.name for entry in entries if not is_rubbish(entry.name) and entry.is_dir())
 
 
 def has_folders(folder: Path, *names: str) -> bool:
-    """Whether all of these folders are in a folder."""
+    """Whether a folder contains all of these folders."""
     return all((folder / name).is_dir() for name in names)
 
 
 def require_folder(folder: Path, layout: str) -> Path:
-    """The folder, where it is there.
+    """Return the folder if it exists.
 
     Raises:
-        DataError: it is not; `layout` says what was expected in it.
+        DataError: it does not; `layout` describes what was expected, for the message.
     """
     if folder.is_dir():
         return folder
@@ -144,10 +146,10 @@ def require_folder(folder: Path, layout: str) -> Path:
 
 
 def require_file(file: Path, layout: str) -> Path:
-    """The file, where it is there.
+    """Return the file if it exists.
 
     Raises:
-        DataError: it is not; `layout` says what was expected in it.
+        DataError: it does not; `layout` describes what was expected, for the message.
     """
     if file.is_file():
         return file
@@ -155,7 +157,7 @@ def require_file(file: Path, layout: str) -> Path:
 
 
 def rows_of(benchmark: Benchmark, published: Published | None) -> Rows:
-    """A dataset as rows: splits `train` and `test`, roles `query`, `gallery`, `both`; a test tracklet in neither has none."""
+    """Convert a dataset to rows: splits `train` and `test`, roles `query`, `gallery`, `both`; None for a test tracklet in neither."""
     rows = Rows(benchmark.name.removesuffix("-subset"), is_dataset=True, published=published)
     role = np.full(len(benchmark.test), None, dtype=object)
     role[benchmark.gallery] = "gallery"

@@ -1,11 +1,10 @@
-"""Crops of persons from whole pictures: cut once, atomically, and gone on with after a kill."""
+"""Cut crops of persons from whole images: only once, atomically, and resumable after a kill."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,26 +17,28 @@ import numpy as np
 from PIL import Image
 
 from reid.datasets.images import is_video
+from reid.datasets.regions import Box
 from reid.datasets.sources.base import Rows
 from reid.errors import DataError
-from reid.files import atomic
+from reid.files import JSON_ERRORS, atomic, remove_left_behind
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 BOX = ("x", "y", "w", "h")
 _RECORD = "crops.json"
-_WHOLE = (0.0, 0.0, 1e9, 1e9)  # more than any picture has; boxes are clipped
+_MOST = 1e9  # pixels, more than any image has
+_WHOLE = (0.0, 0.0, _MOST, _MOST)  # the whole image, as boxes are clipped
 _NOT_OF_A_CROP = {*BOX, "first", "last"}
 
 
 @dataclass(frozen=True)
 class CropFormat:
-    """How crops are stored.
+    """Format of the crop files.
 
     Args:
         suffix: ``jpg`` or ``png``.
-        quality: of JPEG, 1 to 100, colour at full resolution; PNG loses nothing.
+        quality: of JPEG, 1 to 100, without chroma subsampling; PNG is lossless.
     """
 
     suffix: Literal["jpg", "png"] = "jpg"
@@ -54,21 +55,21 @@ class _Crop(NamedTuple):
 
 
 def cut(rows: Rows, folder: Path, form: CropFormat, *, overwrite: bool, tick: Callable[[int], object]) -> Rows:
-    """Writes the part of each picture that its box names, and returns the rows with these files instead.
+    """Cut the boxes of all rows, write them as files, and return the rows with the paths of these files.
 
-    Files are ``folder/tracklet/frame.jpg``. Those that are there from a run with the same boxes and format are kept. A box is
-    rounded to whole pixels and clipped to its picture; one that lies outside is left out.
+    Files are ``folder/tracklet/frame.jpg``. Existing files from a run with the same boxes and format are kept. A box is rounded to whole
+    pixels and clipped to its image; one outside its image is left out.
 
     Args:
-        rows: with columns x, y, w, h; `first` where the path is a video, whose whole frames are cut where there is no box. An image
+        rows: with columns x, y, w, h; and `first` if the path is a video, of which whole frames are cut for rows without a box. An image
             without a box keeps its path.
-        folder: of this source's crops; made where it is not there.
+        folder: of this source's crops; created if missing.
         form: of the files.
         overwrite: whether crops of other boxes or another format are replaced.
-        tick: called with a number of crops that are done.
+        tick: called with the number of crops just finished.
 
     Raises:
-        DataError: a picture cannot be read, a tracklet has two boxes in one frame, or the folder holds something else.
+        DataError: an image cannot be read, or the folder holds other files or other crops.
     """
     crops = _planned(rows, folder, form)
     _begin(folder, _digest(rows, crops, form), form, overwrite)
@@ -89,27 +90,37 @@ def cut(rows: Rows, folder: Path, form: CropFormat, *, overwrite: bool, tick: Ca
     return _with_files(rows, crops, outside)
 
 
+def box_of(where: str, box: Any) -> dict[str, Any]:
+    """Convert a JSON box, a list of four numbers, to cells; `check_boxes` checks its size.
+
+    Raises:
+        DataError: it is not such a list; the message begins with `where`.
+    """
+    numbers = isinstance(box, list) and all(isinstance(side, int | float) and abs(side) <= _MOST for side in box)
+    if not numbers or len(box) != 4:
+        raise DataError(f"{where}: expected bbox [x, y, w, h], got {str(box)[:60]}")
+    return dict(zip(BOX, map(float, box), strict=True))
+
+
 def num_crops(rows: Rows) -> int:
-    """How many files `cut` would write."""
+    """Count the files that `cut` would write."""
     pairs = zip(rows.columns["path"], rows.column("x"), strict=True)
     return sum(x is not None or is_video(path) for path, x in pairs)
 
 
 def check_boxes(rows: Rows) -> None:
-    """Boxes are finite and have an area, and no tracklet has two of them in one frame.
+    """Check that boxes are finite and have an area, and that no tracklet has two boxes in one frame.
 
     Raises:
-        DataError: naming tracklet, frame and box.
+        DataError: names tracklet, frame and box.
     """
     seen = set()
     cells = zip(rows.columns["tracklet"], rows.column("frame"), *(rows.column(side) for side in BOX), strict=True)
-    for tracklet, frame, x, y, w, h in cells:
-        if x is None:
+    for tracklet, frame, *box in cells:
+        if box[0] is None:
             continue
-        if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0:
-            raise DataError(
-                f"{rows.name}: tracklet {tracklet}, frame {frame}: expected a box of some size, got {x, y, w, h}"
-            )
+        if not all(isinstance(side, int | float) and abs(side) <= _MOST for side in box) or box[2] <= 0 or box[3] <= 0:
+            raise DataError(f"{rows.name}: tracklet {tracklet}, frame {frame}: expected a box of some size, got {box}")
         if frame is not None and (tracklet, frame) in seen:
             raise DataError(f"{rows.name}: tracklet {tracklet}: expected one box in frame {frame}, got two")
         seen.add((tracklet, frame))
@@ -126,7 +137,7 @@ def _planned(rows: Rows, folder: Path, form: CropFormat) -> list[_Crop]:
                 continue
             box = _WHOLE
         frame = frames[row] if isinstance(frames[row], int) else position[tracklet]
-        # An injective name without "..": two tracklets never share a folder, and none leaves it.
+        # The quoting is injective and leaves no "..": two tracklets never share a folder, and none is outside `folder`.
         place = "/".join(
             quote(part, safe=" ") if set(part) - {"."} else part.replace(".", "%2E") for part in tracklet.split("/")
         )
@@ -144,13 +155,15 @@ def _digest(rows: Rows, crops: list[_Crop], form: CropFormat) -> str:
 
 
 def _begin(folder: Path, digest: str, form: CropFormat, overwrite: bool) -> None:
-    """Says what the folder's crops are before the first is written; refuses a folder that holds others."""
+    """Record the boxes and the format before the first crop is written; refuse a folder that holds others."""
     record = folder / _RECORD
     if record.is_file():
         try:
-            held: dict[str, Any] = json.loads(record.read_bytes())
-        except ValueError:
+            held: dict[str, Any] = dict(json.loads(record.read_bytes()))
+        except (*JSON_ERRORS, TypeError):
             held = {}
+        for place in {folder, *(file.parent for file in folder.rglob(".*.tmp"))}:
+            remove_left_behind(place)
         if held.get("boxes") == digest:
             return
         if not overwrite:
@@ -159,7 +172,8 @@ def _begin(folder: Path, digest: str, form: CropFormat, overwrite: bool) -> None
                 f"{folder}: holds crops of other boxes or another format ({was}); --overwrite replaces them"
             )
         for file in [*folder.rglob("*.jpg"), *folder.rglob("*.png")]:
-            file.unlink()
+            if not file.is_dir():  # a tracklet's folder may have such a name
+                file.unlink()
     elif folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder}: holds files that are not crops of an import; choose another --crops folder")
     with atomic(record) as temporary:
@@ -167,12 +181,12 @@ def _begin(folder: Path, digest: str, form: CropFormat, overwrite: bool) -> None
 
 
 def _is_there(file: Path) -> bool:
-    """Whether a crop was written; a power cut may leave empty files."""
+    """Whether a crop was written; a power failure may leave empty files."""
     return file.is_file() and file.stat().st_size > 0
 
 
 def _cut_image(path: str, crops: list[_Crop], form: CropFormat) -> tuple[int, set[int]]:
-    from reid.datasets.decoding import decode  # it imports what an import without crops does not need
+    from reid.datasets.decoding import decode  # its imports are not needed by an import without crops
 
     missing = [crop for crop in crops if not _is_there(crop.file)]
     if not missing:
@@ -183,13 +197,14 @@ def _cut_image(path: str, crops: list[_Crop], form: CropFormat) -> tuple[int, se
 def _cut_video(
     path: str, crops: list[_Crop], first: list[int | None], form: CropFormat
 ) -> Iterator[tuple[int, set[int]]]:
-    """Frame by frame from the start, so that a number is a frame and not a seek's guess."""
+    """Decode from the first frame on, because seeking to a frame number is inexact."""
     from reid.datasets.sources.frames_of_video import frames_of_video
 
     wanted: dict[int, list[_Crop]] = {}
     for crop in crops:
         frame = first[crop.row]
-        wanted.setdefault(crop.row if frame is None else frame, []).append(crop)
+        assert frame is not None, "rows of a video have the number of their frame"
+        wanted.setdefault(frame, []).append(crop)
     needed = {frame for frame, held in wanted.items() if not all(_is_there(crop.file) for crop in held)}
     yield sum(len(held) for frame, held in wanted.items() if frame not in needed), set()
     for frame, picture in frames_of_video(Path(path), needed):
@@ -198,20 +213,19 @@ def _cut_video(
 
 
 def _cut(picture_HWC: np.ndarray, crops: list[_Crop], form: CropFormat) -> set[int]:
-    """The rows whose box lies outside of the picture; the others' crops are written."""
-    height, width, _ = picture_HWC.shape
+    """Write the crops; return the rows whose box lies outside of the picture."""
     outside = set()
-    for row, (x, y, w, h), file in crops:
-        left, right = max(round(x), 0), min(round(x + w), width)
-        top, bottom = max(round(y), 0), min(round(y + h), height)
-        if right <= left or bottom <= top:
+    for row, sides, file in crops:
+        box = Box.of(*sides)
+        part = None if box is None else box.cut(picture_HWC)
+        if part is None:
             outside.add(row)
             continue
         options = (
             {"format": "PNG"} if form.suffix == "png" else {"format": "JPEG", "quality": form.quality, "subsampling": 0}
         )
         with atomic(file, flush=False) as temporary:
-            Image.fromarray(picture_HWC[top:bottom, left:right]).save(temporary, **options)
+            Image.fromarray(part).save(temporary, **options)
     return outside
 
 
@@ -224,4 +238,4 @@ def _with_files(rows: Rows, crops: list[_Crop], outside: set[int]) -> Rows:
     }
     files = {crop.row: os.fspath(crop.file.absolute()) for crop in crops}
     columns["path"] = [files.get(row, rows.columns["path"][row]) for row in kept]
-    return Rows(rows.name, columns, rows.said, rows.is_dataset)
+    return Rows(rows.name, columns, rows.said, rows.is_dataset, rows.published)

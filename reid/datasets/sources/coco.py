@@ -1,7 +1,7 @@
-"""COCO JSON whose annotations carry track ids: ``images`` (id, file_name), ``annotations`` (image_id, bbox, track_id or instance_id).
+"""COCO JSON whose annotations have track ids: ``images`` (id, file_name), ``annotations`` (image_id, bbox, track_id or instance_id).
 
-A track id names a person within its video (``videos`` and ``video_id``, else the folder of the image); that video is the camera. An
-annotation's ``pid``, ``person_id`` or ``identity``, itself or under ``attributes``, names the person everywhere.
+A track id names a person within its video (``video_id`` in ``videos``, else the image's folder), and the video is the camera. A ``pid``,
+``person_id`` or ``identity`` of an annotation or of its ``attributes`` names the person across videos.
 """
 
 from __future__ import annotations
@@ -12,33 +12,39 @@ from pathlib import Path
 from typing import Any
 
 from reid.datasets.sources.base import Options, Rows, require_folder
-from reid.datasets.sources.boxes import check_boxes
+from reid.datasets.sources.boxes import box_of, check_boxes
 from reid.errors import DataError
-from reid.files import holds_json_list
+from reid.files import JSON_ERRORS, holds_json_list
 
 SHAPE = "a .json with images and annotations that have bbox and track_id"
 _TRACK = ("track_id", "instance_id", "tracklet_id", "object_id")
 _PERSON = ("pid", "person_id", "identity")
 _CAMERA = ("camid", "camera", "camera_id", "cam_id")
+_IDS = {
+    "images": ("id", "video_id"),
+    "annotations": ("id", "image_id", "category_id"),
+    "videos": ("id",),
+    "categories": ("id",),
+}
 _FRAME = ("frame_id", "frame_index", "frame")
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this kind, or None."""
+    """Return why the source is of this kind, or None."""
     found = source.is_file() and source.suffix.lower() == ".json" and not holds_json_list(source)
     return "a .json file" if found else None
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per annotated box, with its whole picture.
+    """Read one row per annotated box, with the path of its whole image.
 
     Raises:
-        DataError: the file is no COCO JSON, an annotation has no track or box, or an image is not there.
+        DataError: the file is not COCO JSON, an annotation has no track or box, or an image is missing.
     """
     content = _load(source)
     folder = require_folder(options.images or source.parent, "the folder that file_name is relative to")
     images = {image.get("id"): image for image in content["images"]}
-    videos = {video.get("id"): str(video.get("name", video.get("id"))) for video in content.get("videos", [])}
+    videos = {video.get("id"): str(video.get("name", video.get("id"))) for video in content["videos"]}
     persons, other = _person_categories(content)
     rows, left_out = Rows(source.stem), {"crowds": 0, "other categories": 0}
     for number, annotation in enumerate(content["annotations"]):
@@ -76,37 +82,40 @@ def _add(
 ) -> None:
     attributes = annotation.get("attributes")
     held = {**(attributes if isinstance(attributes, dict) else {}), **annotation}
-    track, person = _first(held, _TRACK), _first(held, _PERSON)
+    track, person = (_first(where, held, names) for names in (_TRACK, _PERSON))
     if track is None:
         raise DataError(
             f"{where}: expected a track ({', '.join(_TRACK)}), got none; detections without tracks are no tracklets"
         )
-    box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
-        raise DataError(f"{where}: expected bbox [x, y, w, h], got {str(box)[:60]}")
+    sides = box_of(where, annotation.get("bbox"))
     name = str(image["file_name"])
     video = videos.get(image.get("video_id"), str(Path(name).parent.as_posix()))
-    camera = _first(image, _CAMERA)
+    camera = _first(where, image, _CAMERA)
     if person is None:
         person = str(track) if shared else f"{video}:{track}"
     place = "" if video == "." else f"{video}/"
-    sides = dict(zip("xywh", map(float, box), strict=True))
     rows.add(
         folder / name,
         f"{place}{track}",
         pid=str(person),
         camid=str(video if camera is None else camera) if camera is not None or video != "." else None,
-        frame=_first(image, _FRAME),
+        frame=_first(where, image, _FRAME),
         **sides,
     )
 
 
-def _first(held: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((held[name] for name in names if held.get(name) is not None), None)
+def _first(where: str, held: dict[str, Any], names: tuple[str, ...]) -> str | int | float | None:
+    name = next((name for name in names if held.get(name) is not None), None)
+    if name is None:
+        return None
+    value = held[name]
+    if not isinstance(value, str | int | float):
+        raise DataError(f"{where}: expected {name} as a text or a number, got {str(value)[:60]}")
+    return value
 
 
 def _sorted(rows: Rows) -> Rows:
-    """A tracklet's frames in order: by number where they have one, else by name."""
+    """Sort a tracklet's frames by number if they have one, else by name."""
     frames = rows.column("frame")
     order = sorted(
         range(len(rows)),
@@ -120,8 +129,8 @@ def _sorted(rows: Rows) -> Rows:
 
 
 def _person_categories(content: dict[str, Any]) -> tuple[set[Any], bool]:
-    """The ids of categories called person or pedestrian, and whether there are such and others beside them."""
-    categories = {item.get("id"): str(item.get("name", "")).lower() for item in content.get("categories", [])}
+    """The ids of person categories, and whether there are other categories beside them."""
+    categories = {item.get("id"): str(item.get("name", "")).lower() for item in content["categories"]}
     persons = {number for number, name in categories.items() if name in ("person", "pedestrian", "people", "human")}
     return persons, bool(persons) and len(persons) < len(categories)
 
@@ -129,12 +138,23 @@ def _person_categories(content: dict[str, Any]) -> tuple[set[Any], bool]:
 def _load(source: Path) -> dict[str, Any]:
     try:
         content = json.loads(source.read_bytes())
-    except (OSError, ValueError) as error:
+    except JSON_ERRORS as error:
         raise DataError(f"{source}: not a readable JSON file ({str(error)[:120]})") from None
-    lists = isinstance(content, dict) and all(isinstance(content.get(part), list) for part in ("images", "annotations"))
-    if not lists or not all(isinstance(item, dict) for part in ("images", "annotations") for item in content[part]):
+    if not isinstance(content, dict) or not all(_is_list(content.get(part)) for part in ("images", "annotations")):
         raise DataError(
             f"{source}: expected COCO JSON, an object with lists of objects images and annotations; got "
             + ("a list; --as jsonl takes a list of objects" if isinstance(content, list) else "something else")
         )
-    return dict(content)
+    for part in ("videos", "categories"):
+        if not _is_list(content.setdefault(part, [])):
+            raise DataError(f"{source}: expected {part} to be a list of objects, got {str(content[part])[:60]}")
+    for part, keys in _IDS.items():
+        for item in content[part]:
+            for key in keys:
+                if not isinstance(item.get(key), str | int | float | None):
+                    raise DataError(f"{source}: {part}: expected {key} as a number, got {str(item[key])[:60]}")
+    return content
+
+
+def _is_list(part: Any) -> bool:
+    return isinstance(part, list) and all(isinstance(item, dict) for item in part)

@@ -1,26 +1,29 @@
-"""CUHK03 under its new protocol (767 and 700 persons): images as files, and the published split in a MATLAB file.
+"""CUHK03 under its new protocol (767 training and 700 test persons): image files, and the published split in a MATLAB file.
 
-``images_detected/`` or ``images_labeled/`` hold ``1_001_1_01.png`` (camera pair, person, view, image), as every toolkit writes them out
-of ``cuhk-03.mat``; ``cuhk03_new_protocol_config_detected.mat`` or ``…_labeled.mat`` names them (``filelist``), their persons
-(``labels``) and the rows of each part, counted from 1 (``train_idx``, ``query_idx``, ``gallery_idx``).
-The copies called CUHK03-NP, laid out as Market-1501 (``detected/bounding_box_train/0001_c1_1.png``), are taken too.
+``images_detected/`` or ``images_labeled/`` hold ``1_001_1_01.png`` (camera pair, person, view, image), as toolkits, and
+`robust-reid import`, unpack them from ``cuhk-03.mat``. ``cuhk03_new_protocol_config_detected.mat`` or ``…_labeled.mat`` lists them
+(``filelist``), their persons (``labels``) and the rows of each part, counted from 1 (``train_idx``, ``query_idx``, ``gallery_idx``).
+Copies called CUHK03-NP, in the layout of Market-1501 (``detected/bounding_box_train/0001_c1_1.png``), are accepted too.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from reid.datasets import matlab
+from reid.datasets.sources import cuhk03_matlab
 from reid.datasets.sources.base import Options, Published, Rows, has_folders, require_file, require_folder, rows_of
 from reid.datasets.sources.published import Images, image_benchmark, named, parse_folder
-from reid.errors import DataError
+from reid.errors import DataError, counted
 from reid.tracklets import Benchmark
 
 Boxes = Literal["detected", "labeled"]
+BOXES: tuple[Boxes, ...] = ("detected", "labeled")
 
 _SOURCE = "Zhong et al., CVPR 2017, and its configuration files"
 PUBLISHED = Published(767, 7_365, 1_400, 5_332, _SOURCE)
@@ -32,7 +35,7 @@ _FLAT_PARTS = ("bounding_box_train", "query", "bounding_box_test")
 
 
 def load_cuhk03(folder: Path, boxes: Boxes = "detected") -> Benchmark:
-    """Read the index.
+    """Load the index.
 
     Args:
         folder: of the dataset.
@@ -46,29 +49,55 @@ def load_cuhk03(folder: Path, boxes: Boxes = "detected") -> Benchmark:
     if has_folders(folder / boxes, *_FLAT_PARTS):
         parts = [parse_folder(folder, f"{boxes}/{part}", _FLAT_NAME, "0001_c1_1.png") for part in _FLAT_PARTS]
     else:
-        images = require_folder(folder / f"images_{boxes}", f"CUHK03 has {SHAPE}")
-        split = folder / f"cuhk03_new_protocol_config_{boxes}.mat"
+        images = folder / f"images_{boxes}"
+        if not images.is_dir() and (packed := cuhk03_matlab.find(folder)):
+            raise DataError(
+                f"{images}: not there yet; robust-reid import {folder} --out cuhk03.csv unpacks it from {packed.name}"
+            )
+        require_folder(images, f"CUHK03 has {SHAPE}")
+        split = folder / _split_file(boxes)
         parts = _parse_split(require_file(split, f"CUHK03 has {SHAPE}"), images)
     return named(image_benchmark(name, folder, *parts), published)
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this dataset, or None."""
-    for boxes in ("detected", "labeled"):
-        if (source / f"cuhk03_new_protocol_config_{boxes}.mat").is_file():
-            return f"cuhk03_new_protocol_config_{boxes}.mat"
+    """Return why the source is this dataset, or None."""
+    for boxes in BOXES:
+        if (source / _split_file(boxes)).is_file():
+            return _split_file(boxes)
         if has_folders(source / boxes, *_FLAT_PARTS):
             return f"{boxes}/bounding_box_train"
-    return None
+    return "cuhk-03.mat" if cuhk03_matlab.find(source) else None
 
 
 def read(source: Path, options: Options) -> Rows:
-    """The dataset as rows, the detector's boxes where they are there."""
-    has_detected = (source / "images_detected").is_dir() or (source / "detected").is_dir()
-    boxes: Boxes = "detected" if has_detected else "labeled"
-    rows = rows_of(load_cuhk03(source, boxes), PUBLISHED if has_detected else PUBLISHED_LABELED)
-    rows.said.append(f"boxes: {'detected' if has_detected else 'labeled by hand'}")
+    """Read the dataset as rows, with the detector's boxes if available."""
+    said = list(_unpacked(source)) if options.unpack else []
+    there = [boxes for boxes in BOXES if (source / f"images_{boxes}").is_dir() or (source / boxes).is_dir()]
+    boxes: Boxes = next(
+        iter(there or [boxes for boxes in BOXES if (source / _split_file(boxes)).is_file()]), "detected"
+    )
+    rows = rows_of(load_cuhk03(source, boxes), PUBLISHED if boxes == "detected" else PUBLISHED_LABELED)
+    rows.said += said
+    rows.said.append(f"boxes: {'detected' if boxes == 'detected' else 'labeled by hand'}")
     return rows
+
+
+def _unpacked(folder: Path) -> Iterator[str]:
+    """Unpack the images of each existing split file unless they exist; yields messages for the user."""
+    if (packed := cuhk03_matlab.find(folder)) is None:
+        return
+    named = [boxes for boxes in BOXES if (folder / _split_file(boxes)).is_file()]
+    if not named:
+        require_file(folder / _split_file("detected"), f"CUHK03 has {SHAPE}")
+    for boxes in named:
+        images = folder / f"images_{boxes}"
+        if not images.is_dir():
+            yield f"{counted(cuhk03_matlab.unpack(packed, boxes, images), 'image')} unpacked from {packed.name} to {images}"
+
+
+def _split_file(boxes: str) -> str:
+    return f"cuhk03_new_protocol_config_{boxes}.mat"
 
 
 def _parse_split(file: Path, images: Path) -> list[Images]:

@@ -1,7 +1,7 @@
 """Crops whose names, or paths below one folder, follow a pattern such as ``{pid}_c{camid}_{tracklet}_{frame}.jpg``.
 
-A field takes everything up to the text that follows it in the pattern, but no slash. ``pid``, ``camid``, ``tracklet``, ``frame``,
-``split`` and ``role`` mean what they mean in a table; ``{}`` is passed over; any other field becomes a column.
+A field matches all characters up to the text that follows it in the pattern, except slashes. ``pid``, ``camid``, ``tracklet``,
+``frame``, ``split`` and ``role`` have the same meaning as in a table; ``{}`` is ignored; any other field becomes a column.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from reid.datasets.sources.base import Options, Rows, in_order
 from reid.errors import ConfigError, DataError, counted
 
 SHAPE = "images in one folder, --pattern '{pid}_c{camid}_{tracklet}_{frame}.jpg'"
-# Patterns that are tried where none is given: MARS, Market-1501, MSMT17, LS-VID, VeRi-776,
-# DukeMTMC-reID's style, and people's own.
+# Patterns tried if none is given: MARS, Market-1501, MSMT17, LS-VID, VeRi-776,
+# DukeMTMC-reID's style, and common own ones.
 USUAL = (
     "{pid}C{camid}T{tracklet}F{frame}.jpg",
     "{pid}_c{camid}s{}_{frame}_{}.jpg",
@@ -31,7 +31,7 @@ _FIELD = re.compile(r"\{(\w*)\}")
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this kind, or None."""
+    """Return why the source is of this kind, or None."""
     if not source.is_dir():
         return None
     names = [name for name in os.listdir(source) if is_image(name)]
@@ -39,11 +39,11 @@ def recognise(source: Path) -> str | None:
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per image; without ``{tracklet}`` in the pattern each image is a tracklet of its own.
+    """Read one row per image; without ``{tracklet}`` in the pattern each image is a tracklet of its own.
 
     Raises:
-        ConfigError: the pattern cannot be read.
-        DataError: no image, or one that does not follow the pattern.
+        ConfigError: the pattern is invalid.
+        DataError: there is no image, an image does not match the pattern, or without a pattern the names match none or several.
     """
     names = in_order(_images_below(source, deep=options.pattern is not None and "/" in options.pattern))
     if not names:
@@ -72,7 +72,7 @@ def read(source: Path, options: Options) -> Rows:
 
 
 def _tracklet(name: str, cells: dict[str, str]) -> str:
-    """A key that no other tracklet has: tracklets may be numbered within a person or camera."""
+    """Make a unique key: tracklets may be numbered within a person or camera."""
     if "tracklet" not in cells:
         return os.path.splitext(name)[0]
     before = [cells["pid"]] if "pid" in cells else []
@@ -99,7 +99,7 @@ def _compile(pattern: str) -> tuple[re.Pattern[str], list[str]]:
 
 
 def _usual(source: Path, names: list[str]) -> str:
-    """The one known pattern that every name follows; what two patterns read differently is not guessed."""
+    """Find the one known pattern that all names match; refuse names that match several."""
     suffix = os.path.splitext(names[0])[1]
     suited = [pattern.removesuffix(".jpg") + suffix for pattern in USUAL]
     fitting = [pattern for pattern in suited if all(_plausible(pattern, name) for name in names)]
@@ -120,13 +120,13 @@ def _either(patterns: list[str]) -> str:
 
 
 def _plausible(pattern: str, name: str) -> bool:
-    """Whether the name follows the pattern, camera and frame being numbers, and all fields where no letter marks the camera."""
+    """Whether the name matches the pattern with a numeric camera and frame; all fields must be numeric if no letter marks the camera."""
     match = _compile(pattern)[0].fullmatch(name)
     if match is None:
         return False
     fields = match.groupdict()
     numbers = [fields["camid"], fields["frame"]] if "c{camid}" in pattern else list(fields.values())
-    return all(number.lstrip("-").isdecimal() for number in numbers) and not any(
+    return all(number.removeprefix("-").isdecimal() for number in numbers) and not any(
         "_" in text for text in fields.values()
     )
 

@@ -1,4 +1,4 @@
-"""Folders of frames: ``person/tracklet/frames``, ``person/frames`` (one tracklet per person), or ``tracklet/frames`` (nobody known)."""
+"""Folders of frames: ``person/tracklet/frames``, ``person/frames`` (one tracklet per person), or ``tracklet/frames`` (no labels)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MARS_FOLDER = re.compile(r"(?:\d{4,}|00-1)C(\d+)T\d+")
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this kind, or None."""
+    """Return why the source is of this kind, or None."""
     if not source.is_dir() or images_of(source):
         return None
     depth = _depth(source)
@@ -23,11 +23,11 @@ def recognise(source: Path) -> str | None:
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per frame; the folders' names are the persons and tracklets.
+    """Read one row per frame; the folders' names are the persons and tracklets.
 
     Raises:
-        ConfigError: no such layout.
-        DataError: no frames, frames in the wrong place, or a folder whose file names tell of several persons or cameras.
+        ConfigError: there is no such layout.
+        DataError: no frames, frames in the wrong place, or a folder whose file names show several persons or cameras.
     """
     if not source.is_dir():
         raise DataError(f"{source}: expected a folder ({SHAPE}), got {'a file' if source.exists() else 'nothing'}")
@@ -61,7 +61,7 @@ def _layout(source: Path, wanted: str | None) -> str:
 
 
 def _depth(source: Path) -> int | None:
-    """How many folders lie above the frames, 1 or 2; None where there are none there."""
+    """The number of folder levels above the frames, 1 or 2; None if there are no frames there."""
     inside = folders_of(source)
     if any(images_of(source / name) for name in inside):
         return 1
@@ -87,7 +87,7 @@ def _add(rows: Rows, source: Path, place: str, person: str | None) -> None:
 
 
 def _check_outside(source: Path, layout: str) -> None:
-    """No frames lie a level higher or lower than the layout has them."""
+    """Check that no frames are a level higher or lower than in the layout."""
     above = [source / name for name in folders_of(source)] if layout == "person/tracklet" else []
     below = [source / name / inner for name in folders_of(source) for inner in folders_of(source / name)]
     for folder in above if layout == "person/tracklet" else below:

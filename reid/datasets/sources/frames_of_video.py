@@ -1,4 +1,4 @@
-"""A video's frames by number, counted from 0 in the order in which they are shown."""
+"""Decode a video's frames by number, counted from 0 in presentation order."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from reid.errors import DataError
 
 
 def frames_of_video(path: Path, wanted: Set[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """The frames of these numbers, rising, each (H, W, 3) uint8 RGB.
+    """Yield the wanted frames in ascending order, each (H, W, 3) uint8 RGB.
 
-    Every frame up to the last wanted is decoded, because containers find frames by time, and times are rounded.
+    Every frame up to the last wanted one is decoded, because containers find frames by time, and times are rounded.
 
     Raises:
-        DataError: PyAV is not installed, the file is missing or no video, or it ends before the last wanted frame.
+        DataError: PyAV is not installed, the file is missing or not a video, or it ends before the last wanted frame.
     """
     if not wanted:
         return

@@ -1,6 +1,6 @@
-"""iLIDS-VID: ``i-LIDS-VID/sequences/cam1/person001/*.png`` and the published ten splits in a MATLAB file.
+"""iLIDS-VID: ``i-LIDS-VID/sequences/cam1/person001/*.png`` and the ten published splits in a MATLAB file.
 
-A row of ``ls_set`` orders the 300 persons, counted from 1 in the order of their folders: the first half is for the test.
+A row of ``ls_set`` orders the 300 persons, counted from 1 in the order of their folders: the first half is the test set.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _CAMERAS = ("cam1", "cam2")
 
 
 def load_ilids_vid(folder: Path, split: int = 0) -> Benchmark:
-    """Read the index under one of the ten splits.
+    """Load the index under one of the ten splits.
 
     Raises:
-        ConfigError: no such split.
+        ConfigError: there is no such split.
         DataError: a folder or the splits file is missing, or they do not fit each other.
     """
     check_split("ilids-vid", split)
@@ -48,11 +48,11 @@ def load_ilids_vid(folder: Path, split: int = 0) -> Benchmark:
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this dataset, or None."""
+    """Return why the source is this dataset, or None."""
     found = (source / "i-LIDS-VID" / "sequences" / "cam1").is_dir()
     return "the folder i-LIDS-VID/sequences/cam1" if found else None
 
 
 def read(source: Path, options: Options) -> Rows:
-    """The dataset as rows, under the split that the options name."""
+    """Read the dataset as rows, under the split in the options."""
     return rows_of(load_ilids_vid(source, options.split), PUBLISHED)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from reid.datasets.sources.base import Cell, Options, Rows, require_folder
-from reid.datasets.sources.boxes import BOX, check_boxes
+from reid.datasets.sources.boxes import box_of, check_boxes
 from reid.errors import DataError
-from reid.files import holds_json_list
+from reid.files import JSON_ERRORS, holds_json_list, text_of
 
 SHAPE = 'one object per line, or a list of objects: "path" and "tracklet", and "pid", "camid", "bbox", … where known'
-# A column's other names, as trackers and annotation tools write them.
+# Other names of a column, as written by trackers and annotation tools.
 _NAMES = {
     "path": ("path", "image", "file", "file_name", "filename", "img"),
     "tracklet": ("tracklet", "track", "track_id", "tracklet_id"),
@@ -28,7 +28,7 @@ _BOX = ("bbox", "box", "xywh")
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this kind, or None."""
+    """Return why the source is of this kind, or None."""
     if not source.is_file():
         return None
     if source.suffix.lower() in (".jsonl", ".ndjson"):
@@ -37,17 +37,17 @@ def recognise(source: Path) -> str | None:
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per object; what else stands there becomes columns.
+    """Read one row per object; its other fields become columns.
 
     Raises:
-        DataError: a line or an item of the list is no object, names no path or tracklet, or names an image that is not there.
+        DataError: a line or an item of the list is not an object, has no path or tracklet, or names a missing image.
     """
     folder = require_folder(options.images or source.parent, "the folder that paths are relative to")
     rows = Rows(source.stem)
     for where, held in _objects(source):
         cells = _cells(where, held)
         path = folder / os.path.expanduser(str(cells.pop("path")))
-        if not path.exists():
+        if not os.path.exists(path):
             raise DataError(f"{where}: {path} is not there; --images names the folder of relative paths")
         rows.add(path, str(cells.pop("tracklet")), **cells)
     if not len(rows):
@@ -57,15 +57,12 @@ def read(source: Path, options: Options) -> Rows:
 
 
 def _objects(source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object, and where it stands in words."""
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: not a readable text file in UTF-8 ({error})") from None
+    """Yield each object with its position, for error messages."""
+    text = text_of(source)
     if text.lstrip().startswith("["):
         try:
             items = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except JSON_ERRORS as error:
             raise DataError(f"{source}: not a readable JSON list ({error})") from None
         found = ((f"{source}: item {number}", item, json.dumps(item)) for number, item in enumerate(items, start=1))
     else:
@@ -80,7 +77,7 @@ def _objects(source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    except (ValueError, RecursionError):
+    except JSON_ERRORS:
         return None
 
 
@@ -92,12 +89,12 @@ def _cells(where: str, held: dict[str, Any]) -> dict[str, Cell]:
         if value is None and column in ("path", "tracklet"):
             raise DataError(f"{where}: expected {column} (or {', '.join(names[1:])}), got none in '{shown}'")
         if value is not None:
-            cells[column] = str(value) if column != "path" else value
+            if not isinstance(value, str | int | float):
+                raise DataError(f"{where}: expected {column} as a text or a number, got {str(value)[:60]}")
+            cells[column] = str(value)
     box = next((held.pop(name) for name in _BOX if name in held), None)
     if box is not None:
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
-            raise DataError(f"{where}: expected bbox [x, y, w, h], got {str(box)[:60]}")
-        cells |= dict(zip(BOX, map(float, box), strict=True))
+        cells |= box_of(where, box)
     for name, value in held.items():
         if isinstance(value, str | int | float | None):
             cells.setdefault(name, value)

@@ -1,6 +1,6 @@
 """Market-1501: ``bounding_box_train/``, ``bounding_box_test/``, ``query/`` of images named ``0002_c1s1_000451_03.jpg``.
 
-The test folder holds junk (pid −1) and distractors (``0000``), which stay in the gallery: the rule of evaluation knows both.
+The test folder holds junk (pid −1) and distractors (``0000``), which stay in the gallery: the evaluation protocol handles both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _INNER = "Market-1501-v15.09.15"
 
 
 def load_market1501(folder: Path) -> Benchmark:
-    """Read the index; the folder may hold the archive's own folder ``Market-1501-v15.09.15``.
+    """Load the index; the folder may contain the archive's own folder ``Market-1501-v15.09.15``.
 
     Raises:
         DataError: a folder is missing or empty, or an image has another name.
@@ -42,7 +42,7 @@ def load_market1501(folder: Path) -> Benchmark:
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this dataset, or None.
+    """Return why the source is this dataset, or None.
 
     Raises:
         DataError: it is DukeMTMC-reID, which has the same folders and was withdrawn.
@@ -57,7 +57,7 @@ def recognise(source: Path) -> str | None:
 
 
 def read(source: Path, options: Options) -> Rows:
-    """The dataset as rows."""
+    """Read the dataset as rows."""
     return rows_of(load_market1501(source), PUBLISHED)
 
 
@@ -66,5 +66,5 @@ def _root(folder: Path) -> Path:
 
 
 def is_duke(name: str) -> bool:
-    """Whether somebody asks for a dataset of the DukeMTMC family."""
+    """Whether the name is that of a dataset of the DukeMTMC family."""
     return name.lower().replace("-", "").startswith("duke")

@@ -1,4 +1,4 @@
-"""MARS and what has its layout, through the loader of MARS."""
+"""MARS and datasets in its layout, read by the MARS loader."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SHAPE = "bbox_train/, bbox_test/, info/"
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this dataset, or None."""
+    """Return why the source is this dataset, or None."""
     packed = any((source / f"bbox_train{suffix}").is_dir() for suffix in ("", ".pack"))
     return f"the folders {SHAPE}" if packed and (source / "info").is_dir() else None
 
 
 def read(source: Path, options: Options) -> Rows:
-    """The dataset as rows."""
+    """Read the dataset as rows."""
     name = source.resolve().name
     is_mars = name.lower().startswith("mars")
     return rows_of(load_mars(source, "mars" if is_mars else name), PUBLISHED if is_mars else None)

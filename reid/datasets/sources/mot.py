@@ -1,12 +1,13 @@
-"""MOT Challenge: a sequence is a folder with ``img1/000001.jpg …`` and ``gt/gt.txt``, or beside them a tracker's output.
+"""MOT Challenge: a sequence is a folder with ``img1/000001.jpg …`` and ``gt/gt.txt``, or a tracker's output instead of the latter.
 
-A line reads ``frame,id,x,y,w,h,flag,class,visibility``, frames and pixels counted from 1. Of ground truth, lines of flag 0 and of
-classes other than 1 (pedestrian) are no persons to learn from. Each sequence is a camera.
+A line reads ``frame,id,x,y,w,h,flag,class,visibility``, frames and pixels counted from 1. In ground truth, lines with flag 0 or a class
+above 0 other than 1 (pedestrian) are left out. Each sequence is a camera.
 """
 
 from __future__ import annotations
 
 import configparser
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import NamedTuple
 from reid.datasets.sources.base import Options, Rows, folders_of, images_of
 from reid.datasets.sources.boxes import check_boxes
 from reid.errors import DataError
+from reid.files import text_of
 
 SHAPE = "img1/ and gt/gt.txt, or a tracker's .txt; a folder of such sequences"
 _LINE = "frame,id,x,y,w,h,…"
 _DETECTOR = re.compile(r"-(DPM|FRCNN|SDP)$")  # MOT17 has each sequence three times, once for each detector
 _NUMBER = re.compile(r"\d+")
 _PEDESTRIAN = 1
+_EXACT = 2.0**53  # float64 is exact for whole numbers below
 
 
 class _Box(NamedTuple):
@@ -32,7 +35,7 @@ class _Box(NamedTuple):
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this kind, or None."""
+    """Return why the source is of this kind, or None."""
     if _is_sequence(source):
         return "the folder img1/"
     found = _sequences(source)
@@ -40,7 +43,7 @@ def recognise(source: Path) -> str | None:
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per box, with its frame's whole picture.
+    """Read one row per box, with the path of its whole frame.
 
     Raises:
         DataError: no sequence, tracks or frame, or a line that cannot be read.
@@ -71,7 +74,7 @@ def _sequences(source: Path) -> list[Path]:
 
 
 def _first_of_each(sequences: list[Path]) -> tuple[list[Path], int]:
-    """One copy of each sequence, and how many others there are."""
+    """Keep one copy of each sequence; also returns the number of other copies."""
     kept = {_DETECTOR.sub("", sequence.resolve().name): sequence for sequence in reversed(sequences)}
     return [sequence for sequence in sequences if sequence in kept.values()], len(sequences) - len(kept)
 
@@ -106,7 +109,7 @@ def _add(rows: Rows, sequence: Path, options: Options) -> None:
 
 
 def _tracks(sequence: Path, given: Path | None) -> tuple[Path, bool]:
-    """The file of a sequence's tracks, and whether it is ground truth."""
+    """Find the file of a sequence's tracks, and whether it is ground truth."""
     name = sequence.resolve().name
     if given is not None:
         file = given / f"{name}.txt" if given.is_dir() else given
@@ -123,16 +126,17 @@ def _tracks(sequence: Path, given: Path | None) -> tuple[Path, bool]:
 
 
 def _frames(sequence: Path) -> tuple[dict[int, str], Path]:
-    """Image names by frame number, and their folder."""
+    """Find the image names by frame number, and their folder."""
     folder = sequence / "img1"
     if (info := sequence / "seqinfo.ini").is_file():
         parser = configparser.ConfigParser()
         try:
-            parser.read_string(info.read_text())
+            parser.read_string(text_of(info))
+            place = parser.get("Sequence", "imDir", fallback="img1")
         except configparser.Error as error:
-            raise DataError(f"{info}: not a readable file of settings ({error.message})") from None
-        folder = sequence / parser.get("Sequence", "imDir", fallback="img1")
-    names = images_of(folder) if folder.is_dir() else []
+            raise DataError(f"{info}: not a readable file of settings ({error})") from None
+        folder = sequence / place
+    names = images_of(folder) if os.path.isdir(folder) else []
     if not names:
         raise DataError(f"{folder}: expected the sequence's frames, such as 000001.jpg, got none")
     numbers = {name: _NUMBER.findall(Path(name).stem) for name in names}
@@ -141,17 +145,18 @@ def _frames(sequence: Path) -> tuple[dict[int, str], Path]:
 
 def _parse(file: Path) -> list[_Box]:
     boxes = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(text_of(file).splitlines(), start=1):
         if not line.strip():
             continue
         cells = line.replace(",", " ").split()
         try:
             values = [float(cell) for cell in cells]
-            if len(values) < 6 or not values[0].is_integer() or not values[1].is_integer():
+            if len(values) < 6 or not all(value.is_integer() and abs(value) < _EXACT for value in values[:2]):
                 raise ValueError
-        except ValueError:
+            kind = int(values[7]) if len(values) > 7 else None
+        except (ValueError, OverflowError):
             raise DataError(f"{file}: line {number}: expected {_LINE}, got '{line[:80]}'") from None
-        flag, kind = (values[6] if len(values) > 6 else None), (int(values[7]) if len(values) > 7 else None)
+        flag = values[6] if len(values) > 6 else None
         boxes.append(_Box(int(values[0]), int(values[1]), (values[2], values[3], values[4], values[5]), flag, kind))
     if not boxes:
         raise DataError(f"{file}: expected lines {_LINE}, got none")

@@ -1,8 +1,8 @@
-"""MSMT17, in its two versions: lists of ``0000/0000_000_01_0303morning_0015_0.jpg 0`` (path, person), the camera third in the name.
+"""MSMT17, V1 and V2: lists of ``0000/0000_000_01_0303morning_0015_0.jpg 0`` (path, person), the camera third in the name.
 
-V1 has the folders ``train`` and ``test``, V2 (faces blurred) ``mask_train_v2`` and ``mask_test_v2``; copies rearranged as Market-1501
-(``bounding_box_train`` …, names ``0000_c1_0002.jpg``) are taken too. Persons are numbered from 0 in the training set and from 0 again
-in the test set; here they count from 1, the test set's behind the training set's.
+V1 has the folders ``train`` and ``test``, V2 (faces blurred) ``mask_train_v2`` and ``mask_test_v2``. Copies in the layout of Market-1501
+(``bounding_box_train`` …, names ``0000_c1_0002.jpg``) are accepted too. The lists number persons from 0 in the training set and again
+from 0 in the test set; here training persons are numbered from 1, and test persons after them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from reid.datasets.sources.base import Options, Published, Rows, has_folders, images_of, require_file, rows_of
 from reid.datasets.sources.published import Images, image_benchmark, named, parse_folder
 from reid.errors import DataError
+from reid.files import text_of
 from reid.tracklets import Benchmark
 
 # 30,248 training and 2,373 validation images are one training set of 1,041 persons.
@@ -21,13 +22,13 @@ SHAPE = "list_train.txt, list_val.txt, list_query.txt, list_gallery.txt beside t
 _FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))
 _INNER = ("MSMT17_V1", "MSMT17_V2")
 _EXAMPLE = "0000/0000_000_01_0303morning_0015_0.jpg 0"
-_LINE = re.compile(r"((?:[^/\s]+/)*[^/\s_]+_[^/\s_]+_(\d+)_\S+)\s+(\d+)")
+_LINE = re.compile(r"((?:[^/\s]+/)*[^/\s_]+_[^/\s_]+_(\d{1,18})_\S+)\s+(\d{1,18})")
 _FLAT_PARTS = ("bounding_box_train", "query", "bounding_box_test")
 _FLAT_NAME = re.compile(r"(\d+)_c(\d+)_")
 
 
 def load_msmt17(folder: Path) -> Benchmark:
-    """Read the lists; validation images belong to the training set, as the published counts have it.
+    """Load the lists; validation images belong to the training set, as in the published counts.
 
     Raises:
         DataError: a list or folder is missing, or a line of a list has another form.
@@ -47,7 +48,7 @@ def load_msmt17(folder: Path) -> Benchmark:
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this dataset, or None."""
+    """Return why the source is this dataset, or None."""
     root = _root(source)
     if (root / "list_gallery.txt").is_file() and any(has_folders(root, *folders) for folders in _FOLDERS):
         return "list_train.txt … list_gallery.txt beside the image folders"
@@ -56,7 +57,7 @@ def recognise(source: Path) -> str | None:
 
 
 def read(source: Path, options: Options) -> Rows:
-    """The dataset as rows."""
+    """Read the dataset as rows."""
     return rows_of(load_msmt17(source), PUBLISHED)
 
 
@@ -84,7 +85,7 @@ def _image_folders(root: Path) -> tuple[str, str]:
 def _parse_list(root: Path, folder: str, name: str) -> Images:
     file = require_file(root / name, f"MSMT17 has {SHAPE}")
     images = Images([], [], [])
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(text_of(file).splitlines(), start=1):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip())

@@ -1,4 +1,4 @@
-"""How the folders of public datasets are called below a data root besides their names here, and what is in them."""
+"""Other names of the public datasets' folders below a data root, and their expected content."""
 
 from __future__ import annotations
 

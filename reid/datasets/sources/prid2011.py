@@ -1,4 +1,7 @@
-"""PRID2011: ``prid_2011/multi_shot/cam_a/person_0001/*.png`` and ten splits of its 178 long enough persons, ``splits_prid2011.json``."""
+"""PRID2011: ``prid_2011/multi_shot/cam_a/person_0001/*.png``, and ten splits of its 178 usual persons in ``splits_prid2011.json``.
+
+These have more than 20 frames in both cameras.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ _CAMERAS = ("cam_a", "cam_b")
 
 
 def load_prid2011(folder: Path, split: int = 0) -> Benchmark:
-    """Read the index under one of the ten splits.
+    """Load the index under one of the ten splits.
 
     Raises:
-        ConfigError: no such split.
+        ConfigError: there is no such split.
         DataError: a folder or the splits file is missing, or they do not fit each other.
     """
     check_split("prid2011", split)
@@ -38,10 +41,10 @@ def load_prid2011(folder: Path, split: int = 0) -> Benchmark:
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this dataset, or None."""
+    """Return why the source is this dataset, or None."""
     return "the folder prid_2011/multi_shot" if (source / "prid_2011" / "multi_shot").is_dir() else None
 
 
 def read(source: Path, options: Options) -> Rows:
-    """The dataset as rows, under the split that the options name."""
+    """Read the dataset as rows, under the split in the options."""
     return rows_of(load_prid2011(source, options.split), PUBLISHED)

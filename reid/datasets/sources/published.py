@@ -1,4 +1,4 @@
-"""Published datasets as Benchmarks: how many of everything there should be, and images as tracklets of length 1.
+"""Published datasets as Benchmarks: a check of their counts, and images as tracklets of length 1.
 
 Shapes: I images of a part, Q queries.
 """
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Images(NamedTuple):
-    """Images of one part of a dataset, in columns of equal length I: path below the root, person, camera."""
+    """Images of one part of a dataset, as columns of length I: path below the root, person, camera."""
 
     names: list[str]
     pid: list[int]
@@ -32,7 +32,7 @@ class Images(NamedTuple):
 
 
 class Track(NamedTuple):
-    """One tracklet: its frames' paths below the root, in order, and its key."""
+    """One tracklet: its frames' paths below the root in order, person, camera, and key."""
 
     names: list[str]
     pid: int
@@ -41,13 +41,13 @@ class Track(NamedTuple):
 
 
 def counts(benchmark: Benchmark) -> tuple[int, int, int, int]:
-    """Training persons, and training, query and gallery tracklets, to hold against `Published`."""
+    """Count training persons, and training, query and gallery tracklets, for comparison with `Published`."""
     train = benchmark.train
     return len(np.unique(train.pid[train.pid > 0])), len(train), len(benchmark.query), len(benchmark.gallery)
 
 
 def named(benchmark: Benchmark, published: Published) -> Benchmark:
-    """The same, called a subset where its counts are not the published ones, so that its figures are not taken for the whole's."""
+    """Rename a dataset to a subset if its counts differ from the published ones, so that results are not mistaken for the whole's."""
     found = counts(benchmark)
     if found == published[:4]:
         return benchmark
@@ -56,18 +56,18 @@ def named(benchmark: Benchmark, published: Published) -> Benchmark:
 
 
 def in_words(figures: tuple[int, int, int, int]) -> str:
-    """The four counts as text."""
+    """Describe the four counts."""
     return "{:,} training ids, {:,} training tracklets, {:,} queries, {:,} in the gallery".format(*figures)
 
 
 def parse_folder(root: Path, folder: str, pattern: re.Pattern[str], example: str) -> Images:
-    """The images of a folder, person and camera read from their names.
+    """List the images of a folder, with person and camera from their names.
 
     Args:
         root: names are relative to it.
         folder: below the root.
         pattern: matched at the start of a name; its groups 1 and 2 are the person and the camera, whole numbers.
-        example: a name as it should be.
+        example: a valid name, for error messages.
 
     Raises:
         DataError: an image has another name, or there is none.
@@ -86,14 +86,14 @@ def parse_folder(root: Path, folder: str, pattern: re.Pattern[str], example: str
 
 
 def image_benchmark(name: str, root: Path, train: Images, query: Images, gallery: Images) -> Benchmark:
-    """A dataset of single images, each a tracklet of length 1 whose key is its path without the suffix.
+    """Build a dataset of single images, each a tracklet of length 1 whose key is its path without the suffix.
 
     Args:
-        name: the dataset's.
+        name: of the dataset.
         root: the images' names are relative to it.
-        train: images to learn from, junk left out.
-        query: images to search with; they stand before the gallery in the test split and are not in it.
-        gallery: images searched, junk (pid −1) and distractors (pid 0) included.
+        train: training images; junk is removed.
+        query: query images; they precede the gallery in the test split and are not in the gallery.
+        gallery: images that are searched, junk (pid −1) and distractors (pid 0) included.
     """
     kept = [i for i, pid in enumerate(train.pid) if pid >= 0]
     train = Images(*([column[i] for i in kept] for column in train))  # type: ignore[arg-type]  # columns keep their types
@@ -106,12 +106,12 @@ def image_benchmark(name: str, root: Path, train: Images, query: Images, gallery
 def track_benchmark(
     name: str, root: Path, train: Sequence[Track], test: Sequence[Track], query: np.ndarray, gallery: np.ndarray
 ) -> Benchmark:
-    """A dataset of tracklets; `query` (Q,) and `gallery` (G,) are row numbers of `test`."""
+    """Build a dataset of tracklets; `query` (Q,) and `gallery` (G,) are row numbers of `test`."""
     return Benchmark(name, track_split(root, train), track_split(root, test), query, gallery)
 
 
 def track_split(root: Path, tracks: Sequence[Track]) -> Split:
-    """Tracklets in columns, in their order."""
+    """Convert tracklets to columns, in their order."""
     stop = np.cumsum([len(track.names) for track in tracks], dtype=np.int64)
     names = np.array([os.fsencode(name) for track in tracks for name in track.names], "S")
     start = np.append(np.int64(0), stop[:-1]) if len(stop) else stop
@@ -127,4 +127,7 @@ def _split(root: Path, images: Images) -> Split:
 
 
 def _integers(values: Sequence[int]) -> np.ndarray:
-    return np.asarray(values, dtype=np.int64)
+    try:
+        return np.asarray(values, dtype=np.int64)
+    except OverflowError:
+        raise DataError(f"expected persons and cameras below 2^63, got {max(values, key=abs):g}") from None

@@ -1,4 +1,4 @@
-"""The kinds of sources, and which one a source is. A new kind is one file and one entry of `KINDS`."""
+"""The kinds of sources, and the detection of a source's kind. A new kind is one file and one entry of `KINDS`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reid.datasets.sources.base import Options, Rows
 from reid.datasets.sources.market1501 import DUKE_WITHDRAWN, is_duke
 from reid.errors import ConfigError, DataError, nearest
 
-# By name, in the order in which `auto` asks them: the surest first. The module is the name with _ for -.
+# By name, in the order in which `auto` tries them: the most specific first. The module is the name with _ for -.
 KINDS = {
     "mars": "MARS, and everything in its layout",
     "market1501": "Market-1501",
@@ -31,29 +31,29 @@ KINDS = {
 
 
 class Kind(Protocol):
-    """What a kind's module offers."""
+    """Interface of a kind's module."""
 
     SHAPE: str
 
     def recognise(self, source: Path) -> str | None:
-        """Why the source is of this kind, in words, or None."""
+        """Return why the source is of this kind, in words, or None."""
 
     def read(self, source: Path, options: Options) -> Rows:
-        """The source as rows; raises DataError or ConfigError."""
+        """Read the source as rows; raises DataError or ConfigError."""
 
 
 class Found(NamedTuple):
-    """A kind and why a source is taken for it."""
+    """A detected kind, and the reason."""
 
     name: str
     why: str
 
 
 def kind(name: str) -> Kind:
-    """The kind of a name.
+    """Find a kind by name.
 
     Raises:
-        ConfigError: there is none, or it was withdrawn.
+        ConfigError: there is no such kind, or the dataset was withdrawn.
     """
     if is_duke(name):
         raise ConfigError(f"{name}: {DUKE_WITHDRAWN}")
@@ -63,10 +63,10 @@ def kind(name: str) -> Kind:
 
 
 def recognise(source: Path) -> Found:
-    """The kind of a source, and why.
+    """Detect the kind of a source.
 
     Raises:
-        DataError: nothing is there, or it is none of the kinds.
+        DataError: the source does not exist, is of no kind, or contains a dataset that should be named instead.
     """
     if not source.exists():
         raise DataError(f"{source}: no such folder or file")
@@ -84,7 +84,7 @@ def recognise(source: Path) -> Found:
 
 
 def _dataset_inside(source: Path) -> Path | None:
-    """A folder directly in another that is a public dataset; an unpacked archive is often one level too deep."""
+    """Find a public dataset in a folder directly below; an unpacked archive is often one level too deep."""
     datasets = list(KINDS)[: list(KINDS).index("mot")]
     return next((inner for inner in _inside(source) for name in datasets if kind(name).recognise(inner)), None)
 

@@ -1,4 +1,4 @@
-"""A table that is there already, such as one of boxes or videos that are to be cut, or several tables that are to become one."""
+"""An existing table, such as one of boxes or videos to cut, or one of several tables to merge."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from reid.datasets.sources.boxes import BOX, check_boxes
 from reid.datasets.table import Table, read_table
 from reid.errors import DataError
 
+_MOST_FRAMES = 10_000_000  # of one row: 4.6 days of video at 25 frames/s
 SHAPE = "a .csv or .parquet with path,tracklet[,pid,camid,…]"
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this kind, or None."""
+    """Return why the source is of this kind, or None."""
     found = source.is_file() and source.suffix.lower() in tables.SUFFIXES
     return f"a {source.suffix.lower()} file" if found else None
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per frame: a row of a folder becomes its images, a row of a video its frames `first` to `last`.
+    """Read one row per frame: a row with a folder becomes its images, a row with a video its frames `first` to `last`.
 
     Raises:
         DataError: the table cannot be read, or a folder has no images.
@@ -45,7 +46,7 @@ def read(source: Path, options: Options) -> Rows:
 
 
 def _numbers(table: Table) -> dict[str, list[Any]]:
-    """The columns of numbers; an empty cell is None."""
+    """Parse the numeric columns; an empty cell is None."""
     numbers: dict[str, list[Any]] = {}
     for name in ("first", "last"):
         if name in table:
@@ -61,7 +62,7 @@ def _numbers(table: Table) -> dict[str, list[Any]]:
 def _frames(table: Table, i: int, path: str, cells: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     if is_video(path):
         first, last = cells.get("first"), cells.get("last")
-        if first is None or last is None or last < first:
+        if first is None or last is None or not 0 <= last - first < _MOST_FRAMES:
             raise table.error(i, "first", f"expected the first and last frame of a video, got {first} to {last}")
         return [(path, {**cells, "first": frame, "last": frame, "frame": frame}) for frame in range(first, last + 1)]
     if not is_image(path) and os.path.isdir(path):

@@ -1,6 +1,6 @@
-"""What iLIDS-VID and PRID2011 share: a folder per camera, in it a folder per person, and ten published halves of the persons.
+"""The common layout of iLIDS-VID and PRID2011: a folder per camera with a folder per person, and ten published halves of the persons.
 
-The query is the first camera's tracklets of the test persons, the gallery the second's.
+Queries are the first camera's tracklets of the test persons; the gallery is the second camera's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"\d+$")
 
 
 def check_split(name: str, split: int) -> int:
-    """The split's number.
+    """Return the split's number.
 
     Raises:
         ConfigError: there is no such split.
@@ -34,16 +34,16 @@ def check_split(name: str, split: int) -> int:
 def two_camera_benchmark(
     name: str, root: Path, cameras: Sequence[str], train: Sequence[str], test: Sequence[str]
 ) -> Benchmark:
-    """A dataset of one tracklet per person and camera.
+    """Build a dataset with one tracklet per person and camera.
 
     Args:
-        name: the dataset's.
+        name: of the dataset.
         root: holds the cameras' folders.
         cameras: the two folders below `root`, the query's first.
         train, test: folder names of the persons, such as ``person001``; the number at the end is the person id.
 
     Raises:
-        DataError: a person's folder is missing or empty.
+        DataError: a person's folder is missing or empty, or its name does not end in a number.
     """
     tracks = [[_track(root, camera, number, person) for person in train] for number, camera in enumerate(cameras, 1)]
     query, gallery = (

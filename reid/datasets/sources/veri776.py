@@ -1,6 +1,6 @@
 """VeRi-776, vehicles: ``image_train/``, ``image_query/``, ``image_test/`` of images named ``0001_c001_00016450_0.jpg``.
 
-The query's images stand in the gallery as well; the rule of evaluation takes a vehicle's images of the query's own camera out.
+The query images are in the gallery as well; the evaluation protocol excludes a vehicle's images from the query's own camera.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PARTS = ("image_train", "image_query", "image_test")
 
 
 def load_veri776(folder: Path) -> Benchmark:
-    """Read the index.
+    """Load the index.
 
     Raises:
         DataError: a folder is missing or empty, or an image has another name.
@@ -34,10 +34,10 @@ def load_veri776(folder: Path) -> Benchmark:
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this dataset, or None."""
+    """Return why the source is this dataset, or None."""
     return f"the folders {SHAPE}" if has_folders(source, *_PARTS) else None
 
 
 def read(source: Path, options: Options) -> Rows:
-    """The dataset as rows."""
+    """Read the dataset as rows."""
     return rows_of(load_veri776(source), PUBLISHED)

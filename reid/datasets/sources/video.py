@@ -1,7 +1,7 @@
-"""A video and a table of boxes: CSV with the header ``frame,track,x,y,w,h`` and ``pid`` where known, frames from 0.
+"""A video and a table of boxes: CSV with the header ``frame,track,x,y,w,h`` and ``pid`` if known, frames from 0.
 
-The boxes' table is named by ``--tracks``, else it lies beside the video under its name. Each video is a camera. A table of tracklets
-that names videos is taken too.
+The table is given by ``--tracks``; by default it is beside the video, under the same name. Each video is a camera. A table of tracklets
+that names videos is accepted too.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from pathlib import Path
 
 from reid.datasets.images import VIDEO_SUFFIXES
 from reid.datasets.sources import table
-from reid.datasets.sources.base import Options, Rows
+from reid.datasets.sources.base import Options, Rows, require_file
 from reid.datasets.sources.boxes import check_boxes
 from reid.errors import DataError
+from reid.files import text_of
 
 SHAPE = "a video, and beside it (or by --tracks) a CSV of frame,track,x,y,w,h[,pid]"
 _REQUIRED = ("frame", "track", "x", "y", "w", "h")
 
 
 def recognise(source: Path) -> str | None:
-    """Why it is this kind, or None."""
+    """Return why the source is of this kind, or None."""
     found = source.is_file() and source.suffix.lower() in VIDEO_SUFFIXES
     return f"a {source.suffix.lower()} video" if found else None
 
 
 def read(source: Path, options: Options) -> Rows:
-    """One row per box, with the video and the frame's number in it.
+    """Read one row per box, with the video and the frame's number in it.
 
     Raises:
         DataError: the video or the table is missing, or a row cannot be read.
@@ -38,12 +39,7 @@ def read(source: Path, options: Options) -> Rows:
     given = options.tracks
     file = (given / f"{source.stem}.csv" if given.is_dir() else given) if given else source.with_suffix(".csv")
     rows = Rows(source.stem)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        raise DataError(
-            f"{file}: expected the video's boxes (CSV: {','.join(_REQUIRED)}), got no readable file"
-        ) from None
+    text = text_of(require_file(file, f"the video's boxes, CSV: {','.join(_REQUIRED)}"))
     header = text.partition("\n")[0]
     delimiter = next((mark for mark in ",;\t" if mark in header), ",")
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)

@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
+from reid.datasets.decoding import decode
 from reid.datasets.sources import cuhk03, ilids_vid, ls_vid, market1501, mars, msmt17, prid2011, registry, veri776
 from reid.datasets.sources.base import Options
 from reid.errors import ConfigError, DataError
@@ -176,6 +179,79 @@ def test_cuhk03_an_image_that_the_split_names_is_missing(tmp_path):
     (cuhk(tmp_path, "detected") / "images_detected/1_002_2_07.png").unlink()
     with pytest.raises(DataError, match=r"1_002_2_07\.png: .* names this image, which is not there"):
         cuhk03.load_cuhk03(tmp_path)
+
+
+def cuhk_archive(root: Path, file: str = "cuhk-03.mat") -> dict[str, np.ndarray]:
+    """`cuhk-03.mat` as MATLAB 7.3 writes it, axes the other way round; returns name -> (H, W, 3) pixels of the images of `detected`."""
+    rng, expected = np.random.default_rng(0), {}
+    persons = {1: 2, 2: 0, 3: 0, 4: 0, 5: 3}  # of each camera pair
+    kept = {
+        (1, 1, 1),
+        (1, 1, 6),
+        (1, 2, 1),
+        (1, 2, 7),
+        (5, 3, 8),
+    }  # camera pair, person, image; all other cells are empty
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(root / file, "w", userblock_size=512) as content:
+        held = content.create_group("#refs#")
+        empty = held.create_dataset("empty", data=np.array([0, 0], np.uint64))
+        empty.attrs["MATLAB_empty"] = np.uint8(1)
+        for boxes in ("detected", "labeled"):
+            pairs = content.create_dataset(boxes, (1, 5), h5py.ref_dtype)
+            for pair, count in persons.items():
+                cell = held.create_dataset(f"{boxes}{pair}", (10, count), h5py.ref_dtype)
+                for person in range(count):
+                    for number in range(10):
+                        cell[number, person] = empty.ref
+                        if (pair, person + 1, number + 1) in kept:
+                            pixels = rng.integers(0, 256, (6 + number, 3, 3), np.uint8)
+                            cell[number, person] = held.create_dataset(
+                                f"{boxes}{pair}_{person}_{number}", data=pixels.T
+                            ).ref
+                            name = f"{pair}_{person + 1:03d}_{1 if number < 5 else 2}_{number + 1:02d}.png"
+                            expected |= {name: pixels} if boxes == "detected" else {}
+                pairs[0, pair - 1] = cell.ref
+    return expected
+
+
+@pytest.mark.parametrize("file", ["cuhk-03.mat", "cuhk03_release/cuhk-03.mat"])
+def test_cuhk03_is_unpacked_from_its_archive(tmp_path, file):
+    shutil.rmtree(cuhk(tmp_path, "detected") / "images_detected")
+    expected = cuhk_archive(tmp_path, file)
+    with pytest.raises(DataError, match=r"images_detected: not there yet; robust-reid import .* unpacks it"):
+        cuhk03.read(tmp_path, Options())
+    half = tmp_path / "images_detected.unfinished"  # a first try was stopped
+    half.mkdir()
+    Image.fromarray(expected["1_001_1_01.png"]).save(half / "1_001_1_01.png")
+    (half / "1_001_2_06.png").touch()
+    rows = cuhk03.read(tmp_path, Options(unpack=True))
+    images = tmp_path / "images_detected"
+    assert rows.said[0] == f"5 images unpacked from cuhk-03.mat to {images}"
+    assert not half.exists() and not (tmp_path / "images_labeled").exists()
+    assert {image.name for image in images.iterdir()} == expected.keys()
+    for name, pixels in expected.items():
+        np.testing.assert_array_equal(decode(images / name), pixels)
+    assert sorted(Path(path).name for path in rows.columns["path"]) == sorted(expected)
+    assert cuhk03.read(tmp_path, Options(unpack=True)).said == ["boxes: detected"]  # once
+    assert cuhk03.recognise(tmp_path) == "cuhk03_new_protocol_config_detected.mat"
+
+
+def test_cuhk03_archives_that_are_none(tmp_path):
+    cuhk_archive(tmp_path)
+    with pytest.raises(DataError, match=r"cuhk03_new_protocol_config_detected\.mat: expected this file"):
+        cuhk03.read(tmp_path, Options(unpack=True))
+    shutil.rmtree(cuhk(tmp_path, "detected") / "images_detected")
+    content = (tmp_path / "cuhk-03.mat").read_bytes()
+    for damaged in (content[: len(content) // 2], b"no file of MATLAB", b""):
+        (tmp_path / "cuhk-03.mat").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"cuhk-03\.mat: expected cuhk-03\.mat with detected"):
+            cuhk03.read(tmp_path, Options(unpack=True))
+    with h5py.File(tmp_path / "cuhk-03.mat", "w") as other:
+        other["labeled"] = np.zeros((1, 5))
+    with pytest.raises(DataError, match=r"cuhk-03\.mat: expected cuhk-03\.mat with detected"):
+        cuhk03.read(tmp_path, Options(unpack=True))
+    assert not (tmp_path / "images_detected").exists()
 
 
 def test_cuhk03_np_in_the_layout_of_market(tmp_path):
