@@ -130,7 +130,8 @@ def _join(ray: Any) -> None:
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ReidError(f"RAY_ADDRESS: {os.environ.get('RAY_ADDRESS', 'not set')}: {error}") from error
+        token = "a cluster that asks for a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
+        raise ReidError(f"RAY_ADDRESS: {os.environ.get('RAY_ADDRESS', 'not set')}: {error}; {token}") from error
     signal.signal(signal.SIGTERM, before)  # ray.init has replaced it by a handler with another exit code
     # Quiet, because `extract_on` reports an actor's failure in one line without tracebacks, and shows the one progress bar.
     logging.getLogger("ray").setLevel(logging.CRITICAL)

@@ -64,7 +64,7 @@ def ended(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def lose(agent: subprocess.Popen[bytes]) -> None:
-    """As when a machine is lost: the agent and its workers are gone at once, without a word."""
+    """As when a machine is lost: a process and all below it are gone at once, without a word."""
     pids = [agent.pid]
     for pid in pids:  # grows as children are found
         with contextlib.suppress(OSError):

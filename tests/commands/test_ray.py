@@ -1,5 +1,6 @@
 """Extraction on a Ray cluster: the bytes of one process, also where an actor is killed; one line where something is amiss."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -20,6 +21,7 @@ from reid.engine.attempts import Attempts
 from reid.models.color_histogram import ColorHistogram
 from reid.models.pooling import POOLINGS
 from tests.commands.conftest import ROOT, call, tracklets
+from tests.commands.test_nodes import free_port, lose
 
 FILES = ["features.npy", "gallery.json", "meta.csv"]
 needs_ray = pytest.mark.skipif(
@@ -27,40 +29,34 @@ needs_ray = pytest.mark.skipif(
 )
 
 
-def descendants(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield int(child)
-            yield from descendants(int(child))
-
-
 def actors_of(process: subprocess.Popen[str]) -> list[int]:
-    """Those of Ray Data below a command that started a cluster of its own."""
-    return [pid for pid in descendants(process.pid) if b"ray::MapWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    """Those of Ray Data below a process."""
+    found, pids = [], [process.pid]
+    for pid in pids:  # grows as children are found
+        with contextlib.suppress(OSError):  # it has just ended
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                pids += map(int, (task / "children").read_text().split())
+            if b"ray::MapWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
-@needs_ray
-@pytest.mark.slow
-def test_an_actor_is_killed_and_the_bytes_are_those_of_one_process(run: Path, workplace: Path, data_root: Path) -> None:
-    tracklets(data_root, Path("mine"), slice(0, 26), times=6)
-    command = [sys.executable, "-m", "reid", "extract", run, "mine", "--out", "many", "--shard", "4"]
+@contextlib.contextmanager
+def extracting(run: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """The command, which has some shards when the context begins and must come to its end after it, with the bytes of one process."""
+    command = [sys.executable, "-m", "reid", "extract", str(run), "mine", "--out", "many", "--shard", "4"]
     command += ["--engine", "ray", "--ray-cpus", "1"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
-        "PYTHONPATH": str(ROOT)
-    }
-    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, env=environment) as process:
+    parts = Path("many/shards")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         deadline = time.monotonic() + 200
-        while len(list(Path("many/shards").glob("[0-9]*.npy"))) < 5:
+        while len(list(parts.glob("[0-9]*.npy"))) < 5:
             assert time.monotonic() < deadline
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.01)
-        actors = actors_of(process)
-        assert len(actors) == os.cpu_count()
-        os.kill(actors[0], signal.SIGKILL)
-        done = len(list(Path("many/shards").glob("[0-9]*.npy")))
+        yield process
+        assert len(list(parts.glob("[0-9]*.npy"))) < 100  # of 123: it was in the middle
         said = process.communicate(timeout=200)[1]
     assert process.returncode == 0, said
-    assert done < 100  # of 123: it was in the middle
     assert "Traceback" not in said
     assert call("extract", run, "mine", "--out", "one", "--shard", "4") == 0
     for folder in ("many", "one"):
@@ -69,9 +65,52 @@ def test_an_actor_is_killed_and_the_bytes_are_those_of_one_process(run: Path, wo
         assert (Path("many") / name).read_bytes() == (Path("one") / name).read_bytes()
 
 
+def environment(**more: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        "PYTHONPATH": str(ROOT),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **more,
+    }
+
+
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # of ray's own
+def test_an_actor_is_killed_and_the_bytes_are_those_of_one_process(run: Path, workplace: Path, data_root: Path) -> None:
+    """In a cluster that the command starts."""
+    tracklets(data_root, Path("mine"), slice(0, 26), times=6)
+    with extracting(run, environment()) as process:
+        actors = actors_of(process)
+        assert len(actors) == os.cpu_count()
+        os.kill(actors[0], signal.SIGKILL)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_machine_is_lost_and_the_bytes_are_those_of_one_process(run: Path, workplace: Path, data_root: Path) -> None:
+    """Two machines of one core each, which are both this one; of the second all processes are killed at once."""
+    tracklets(data_root, Path("mine"), slice(0, 26), times=6)
+    address = f"127.0.0.1:{free_port()}"
+    settings = environment(RAY_AUTH_MODE="disabled")
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus", "1", "--block"]
+    head = ["--head", "--port", address.partition(":")[2], "--include-dashboard=false"]
+    with contextlib.ExitStack() as stack:
+        machines = []
+        for words in (head, ["--address", address]):
+            log = stack.enter_context(Path(f"machine{len(machines)}.log").open("w"))
+            machines.append(subprocess.Popen([*ray, *words], env=settings, stdout=log, stderr=log))
+            stack.callback(lose, machines[-1])
+            deadline = time.monotonic() + 120
+            while "Ray runtime started" not in Path(log.name).read_text():
+                assert time.monotonic() < deadline and machines[-1].poll() is None, Path(log.name).read_text()
+                time.sleep(0.2)
+        with extracting(run, settings | {"RAY_ADDRESS": address}):
+            assert len(actors_of(machines[1])) == 1
+            lose(machines[1])
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of ray's own
 def test_on_ray_what_is_amiss_is_one_line(
     run: Path, workplace: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, fails
 ) -> None:
