@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ SHARD = 32  # frames
 def main(argv: list[str] | None = None) -> None:
     """Print a Markdown table."""
     arguments = parse(argv)
+    PROCESSOR.start()
     with tempfile.TemporaryDirectory() as scratch:
         split = people(Path(scratch), arguments.frames)
         network, preprocess = build_embedding(
@@ -104,7 +106,7 @@ class Clock:
     """Seconds since it was made: of the clock, of the processors, and of the clock until the first shard and from there on."""
 
     def __init__(self) -> None:
-        self.began, self.before = time.perf_counter(), processor_seconds()
+        self.began, self.before = time.perf_counter(), PROCESSOR.look()
         self.first: float | None = None
         self.seconds = self.processor = 0.0
 
@@ -114,7 +116,7 @@ class Clock:
 
     def stop(self) -> "Clock":
         """Reads it."""
-        self.seconds, self.processor = time.perf_counter() - self.began, processor_seconds() - self.before
+        self.seconds, self.processor = time.perf_counter() - self.began, PROCESSOR.look() - self.before
         return self
 
 
@@ -128,14 +130,28 @@ def below() -> list[int]:
     return pids
 
 
-def processor_seconds() -> float:
-    """Of all of them, those included that have ended and were waited for."""
-    total = 0
-    for pid in below():
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += sum(map(int, fields[11:15]))
-    return total / os.sysconf("SC_CLK_TCK")
+class Processor(threading.Thread):
+    """Looks each second what all of them have used: what has ended since tells it no more."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.used: dict[int, int] = {}
+
+    def run(self) -> None:
+        while True:
+            self.look()
+            time.sleep(1)
+
+    def look(self) -> float:
+        """Seconds until now."""
+        for pid in below():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                self.used[pid] = sum(map(int, fields[11:13]))
+        return sum(list(self.used.values())) / os.sysconf("SC_CLK_TCK")
+
+
+PROCESSOR = Processor()
 
 
 def here(work: Work) -> tuple[Clock, dict[int, np.ndarray]]:

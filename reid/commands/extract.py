@@ -243,22 +243,21 @@ def _into_database(work: Work, source: _Source, target: Database, runtime: Runti
             )
         missing = np.array([not there[rows].all() for rows in parts])
     todo = _in_every_process(missing, len(parts), runtime)
+    damaged: dict[str, str] = {}
     for number, features, left_out in _embedded(work, {number: parts[number] for number in todo}, runtime, team):
         has = ~np.isnan(features[:, 0])
         lost += int((~has).sum())
+        damaged |= left_out
         if runtime.is_main and has.any():
             rows = parts[number][has]
             part = _rows_of(source, rows, features[has], left_out)
             milvus.push(part, place, index=target.index, overwrite=target.resume, row=rows)
-        if runtime.is_main:
-            _say(left_out)
     if runtime.is_main:
-        told = (
-            f"; {counted(lost, 'tracklet was', 'tracklets were')} left out, as none of the images can be read"
-            if lost
-            else ""
-        )
-        logger.info("%s: %s are there%s", place, counted(len(everything) - lost, "tracklet"), told)
+        logger.info("%s: %s are there", place, counted(len(everything) - lost, "tracklet"))
+        if lost:
+            told = counted(lost, "tracklet was", "tracklets were")
+            logger.warning("%s: %s left out, as none of the images can be read", place, told)
+        _say(damaged)
 
 
 def _rows_of(source: _Source, rows: np.ndarray, features: np.ndarray, left_out: Mapping[str, str]) -> Gallery:

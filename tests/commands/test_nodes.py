@@ -19,7 +19,7 @@ from tests.commands.conftest import CONFIG, ROOT
 from tests.commands.test_resume import rows_of
 
 STEPS = 5000  # more than are waited for
-ELASTIC = ["--nnodes", "1:2", "--max-restarts", "5", "--monitor-interval", "0.5"]
+RESTARTS = ["--max-restarts", "5", "--monitor-interval", "0.5"]
 # How long a node may be silent, and how long the others wait for one more: here little, as both are on one machine.
 CONF = "keep_alive_interval=2,keep_alive_max_attempt=5,last_call_timeout=3"
 
@@ -110,11 +110,11 @@ def test_two_nodes_are_one_node_with_two_processes(workplace: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_node_is_lost_and_comes_back(workplace: Path) -> None:
-    """The other goes on alone from the checkpoint, and with the one that is back from the next."""
-    port = free_port()
-    meet = [*ELASTIC, "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "people", "--rdzv-conf", CONF]
-    meet += ["--rdzv-endpoint", f"127.0.0.1:{port}"]
+@pytest.mark.parametrize(("nodes", "worlds"), [("1:2", ["1 process", "2 processes"]), ("2", ["2 processes"])])
+def test_a_node_is_lost_and_comes_back(workplace: Path, nodes: str, worlds: list[str]) -> None:
+    """The other goes on from the checkpoint: alone where it may, and with the one that is back."""
+    meet = ["--nnodes", nodes, *RESTARTS, "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "people"]
+    meet += ["--rdzv-conf", CONF, "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
     first = start(workplace, *meet, iterations=STEPS, log="first.log", settings=OWN_STORE)
     with ended(first):
         time.sleep(2)  # the first holds the meeting point
@@ -126,17 +126,18 @@ def test_a_node_is_lost_and_comes_back(workplace: Path) -> None:
             lose(second)
         log = workplace / "runs/run/log.txt"
         lines = len(log.read_text().splitlines())
-        wait_for(", 1 process\n", workplace, first)
+        if len(worlds) > 1:
+            wait_for(", 1 process\n", workplace, first)
         third = start(workplace, *meet, iterations=STEPS, log="third.log", settings=OWN_STORE)
         with ended(third):
             deadline = time.monotonic() + 200
-            while len(resumed := resumed_at(workplace)[before:]) < 2:
+            while len(resumed := resumed_at(workplace)[before:]) < len(worlds):
                 assert time.monotonic() < deadline, said(workplace)
                 time.sleep(0.05)
-            wait_for(f"iter {resumed[1] // 4 * 4 + 8}/{STEPS}", workplace, first, third)
-    worlds = [line.rpartition(", ")[2] for line in log.read_text().splitlines()[lines:] if " device: " in line]
-    assert worlds == ["1 process", "2 processes"]
-    assert 0 < resumed[0] < resumed[1] < STEPS
+            wait_for(f"iter {resumed[-1] // 4 * 4 + 8}/{STEPS}", workplace, first, third)
+    told = [line.rpartition(", ")[2] for line in log.read_text().splitlines()[lines:] if " device: " in line]
+    assert told == worlds
+    assert resumed[0] > 0 and resumed == sorted(set(resumed)) and resumed[-1] < STEPS
     steps = [row["step"] for row in rows_of(workplace)]
     assert steps == sorted(set(steps))  # no step is told twice
 
