@@ -68,6 +68,25 @@ class Fit:
         return np.where(known, self.own, np.median(self.own[known]) if known.any() else 1.0) - self.other
 
 
+@dataclass(frozen=True)
+class Margins:
+    """Margins as in `Fit`, of networks that have not been trained on the tracklets they judge; NaN where there is none.
+
+    Args:
+        given: (N,) of the given labels.
+        drawn: (N, draws) of labels drawn at random, as `Fit.null`.
+    """
+
+    given: Floats
+    drawn: Floats
+
+    def averaged_with(self, fit: Fit) -> tuple[Floats, Floats]:
+        """Means of these and the margins of `fit`, of given and of drawn labels; those of `fit` alone where there is none here."""
+        known = np.isfinite(self.given)
+        given = np.where(known, (self.given + fit.margin) / 2, fit.margin)
+        return given, np.where(known[:, None], (self.drawn + fit.null) / 2, fit.null)
+
+
 def unit(rows: NDArray[np.floating]) -> Floats:
     """Rows scaled to unit length; zero rows stay zero."""
     rows = np.asarray(rows, np.float64)
