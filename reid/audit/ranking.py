@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.audit.frames import foreign_frames, spans
-from reid.audit.identities import SAME, Likeness, likeness_of, nearest, same_person, two_persons
+from reid.audit.identities import SAME, Likeness, likeness_of, same_person, two_persons
 from reid.audit.labels import (
     Fit,
     Floats,
@@ -20,7 +20,7 @@ from reid.audit.labels import (
     Margins,
     Persons,
     fit_of,
-    neighbours_agree,
+    neighbours_of,
     persons_of,
     rows_by_label,
     unit,
@@ -104,7 +104,8 @@ def audit(
     wrong = mixture.likely_wrong(margin)
     likeness = likeness_of(persons, fit, wrong < 0.5, seed=seed)
     _require_apart(likeness)
-    twin, alike = nearest(persons)
+    neighbours = neighbours_of(persons)
+    twin, alike = neighbours.row, neighbours.similarity
     kind, suspicion, suggested = _judged(persons, fit, mixture, likeness, wrong, share, alike)
     columns = {
         "label_wrong": wrong,
@@ -112,7 +113,7 @@ def audit(
         **({} if out_of_fold is None else {"margin_out_of_fold": out_of_fold.given}),
         "own_similarity": fit.own,
         "other_similarity": fit.other,
-        "neighbours": neighbours_agree(persons),
+        "neighbours": neighbours.agree,
         **({} if lengths is None else {"foreign_frames": share}),
         **(evidence or {}),
     }
