@@ -4,13 +4,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # faiss-cpu and faiss-gpu exclude each other; a machine with an NVIDIA driver gets the GPU build.
-# CONSTRAINTS=constraints.txt installs the versions that the tests last passed with.
+# CONSTRAINTS=constraints.txt installs the versions that the tests last passed with; with HASHES=hashes.txt too, for machines without a GPU,
+# only files whose SHA-256 is in that list.
 FAISS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 # milvus-lite brings faiss-cpu, so its tests run where that is the build.
 COMMA := ,
 EXTRAS := $(FAISS)$(if $(filter cpu,$(FAISS)),$(COMMA)milvus-lite)
 
-.PHONY: help demo test slow faults lint docs bench constraints licences
+.PHONY: help demo test slow faults lint docs bench constraints hashes licences
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -45,6 +46,9 @@ constraints: $(READY) ## write constraints.txt: the versions in .venv, for conti
 	@(echo "# Versions that the tests last passed with (Linux, Python 3.11). Made by: make constraints"; \
 	  $(PY) -m pip freeze --exclude-editable --exclude faiss-gpu) >constraints.txt
 
+hashes: constraints.txt ## write hashes.txt: SHA-256 of the files of these versions (needs uv: pip install uv)
+	uv pip compile $< --generate-hashes --no-deps --no-header --no-annotate --python-version 3.11.9 --quiet --output-file $@.txt
+
 licences: $(READY) ## write docs/licences.md: the licences of everything in .venv
 	@(sed '/^| /,$$d' docs/licences.md; \
 	  $(PY) -m piplicenses --from=mixed --format=markdown --order=name --ignore-packages robust-reid \
@@ -58,5 +62,6 @@ bench: $(READY) ## CCE, MAE, GCE and IMAE on the demo data at 0, 30 and 60 % wro
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11, 4) else f"Python 3.11.4 or newer is needed, {v[0]}.{v[1]}.{v[2]} found; call: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
+	$(if $(HASHES),$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $(HASHES))
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS),dev,docs]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	@touch $@

@@ -11,6 +11,7 @@ from PIL import Image
 
 from reid.datasets.manifest import load_manifest
 from reid.datasets.sampling import SAMPLERS
+from reid.engine import checkpoint
 from reid.evaluation.evaluate import evaluate
 from reid.features import FeatureSet
 from reid.gallery import change, store
@@ -166,3 +167,25 @@ def test_a_manifest_of_100_000_frames_in_one_tracklet(tmp_path: Path) -> None:
         and train.pid.tolist() == [2**40, 7]
         and train.camid.tolist() == [10**6, 1]
     )
+
+
+def test_a_loss_that_is_no_number_is_one_line_and_no_checkpoint_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{path},t{i},{i + 1},1,train" for i, path in enumerate(pictures(Path("p"), 4))]
+    Path("t.csv").write_text("path,tracklet,pid,camid,split\n" + "\n".join(rows) + "\n")
+    Path("run.yaml").write_text(SMALL)
+    options = [
+        "--output-dir",
+        "out",
+        "train.lr=1e30",
+        "train.checkpoint_freq=1",
+        "train.log_freq=3",
+        "train.batch_size=4",
+    ]
+    assert call("train", "run.yaml", *options) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "training diverged" in line and "train.lr" in line
+    for file in Path("out").rglob("*.pt"):
+        assert all(value.isfinite().all() for value in checkpoint.load(file)["model"].values())

@@ -107,14 +107,3 @@ def _cohesion(x: Floats) -> float:
     """Mean cosine similarity of each row to the mean of the others; at least two rows."""
     rest = x.sum(0) - x
     return float(((x * rest).sum(1) / np.maximum(np.linalg.norm(rest, axis=1), 1e-12)).mean())
-
-
-def nearest(persons: Persons) -> tuple[Ints, Floats]:
-    """(N,) row of the most similar other tracklet, of any person, and (N,) its similarity."""
-    N = len(persons.label)
-    row, value = np.zeros(N, np.int64), np.zeros(N)
-    for rows in blocks(N, N):
-        similarity = persons.features[rows] @ persons.features.T
-        similarity[np.arange(len(similarity)), np.arange(N)[rows]] = -np.inf
-        row[rows], value[rows] = similarity.argmax(1), similarity.max(1)
-    return row, value

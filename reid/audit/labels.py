@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -66,6 +67,25 @@ class Fit:
         """own - other; below 0, another person fits better. For the only tracklet of a person, own is replaced by its median."""
         known = np.isfinite(self.own)
         return np.where(known, self.own, np.median(self.own[known]) if known.any() else 1.0) - self.other
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Margins as in `Fit`, of networks that have not been trained on the tracklets they judge; NaN where there is none.
+
+    Args:
+        given: (N,) of the given labels.
+        drawn: (N, draws) of labels drawn at random, as `Fit.null`.
+    """
+
+    given: Floats
+    drawn: Floats
+
+    def averaged_with(self, fit: Fit) -> tuple[Floats, Floats]:
+        """Means of these and the margins of `fit`, of given and of drawn labels; those of `fit` alone where there is none here."""
+        known = np.isfinite(self.given)
+        given = np.where(known, (self.given + fit.margin) / 2, fit.margin)
+        return given, np.where(known[:, None], (self.drawn + fit.null) / 2, fit.null)
 
 
 def unit(rows: NDArray[np.floating]) -> Floats:
@@ -134,34 +154,54 @@ def fit_of(persons: Persons, *, draws: int = DRAWS, seed: int = 0) -> Fit:
     return Fit(own, other, other_label, third, null)
 
 
-def neighbours_agree(persons: Persons) -> Floats:
-    """(N,) in [0, 1]: share of the nearest tracklets that have the same label, weighted by similarity; NaN if no other has this label.
+@dataclass(frozen=True)
+class Neighbours:
+    """The most similar other tracklets of each tracklet; (N,) each.
 
-    The number of neighbours is the number of other tracklets of the person, at most `NEIGHBOURS`. If the person has tracklets under other
-    cameras, only tracklets of other cameras are compared, because illumination and background make tracklets of one camera similar.
+    Args:
+        agree: share in [0, 1] of the nearest tracklets that have the same label, weighted by similarity; NaN if no other has this label.
+        row: the most similar other tracklet, of any person and camera.
+        similarity: its cosine similarity.
     """
-    N = len(persons.label)
-    agree = np.full(N, np.nan)
-    for rows in blocks(N, N):
-        label, at = persons.label[rows], np.arange(len(persons.label[rows]))
-        similarity = persons.features[rows] @ persons.features.T
-        similarity[at, np.arange(N)[rows]] = -np.inf
-        same = label[:, None] == persons.label
-        same[at, np.arange(N)[rows]] = False
-        elsewhere = (persons.camid[rows, None] != persons.camid) | (persons.camid < 0)
-        restricted = (same & elsewhere).any(1)
-        similarity[restricted[:, None] & ~elsewhere] = -np.inf
-        count = np.minimum((same & np.isfinite(similarity)).sum(1), NEIGHBOURS)
-        k = min(NEIGHBOURS, N - 1)
-        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        values = np.take_along_axis(similarity, nearest, 1)
-        order = np.argsort(-values, axis=1, kind="stable")
-        nearest, values = np.take_along_axis(nearest, order, 1), np.take_along_axis(values, order, 1)
-        weight = np.where((np.arange(k) < count[:, None]) & np.isfinite(values), np.maximum(values, 1e-6), 0)
-        total = weight.sum(1)
-        mine = (weight * np.take_along_axis(same, nearest, 1)).sum(1)
-        agree[rows] = np.where(total > 0, mine / np.where(total > 0, total, 1), np.nan)
-    return agree
+
+    agree: Floats
+    row: Ints
+    similarity: Floats
+
+
+def neighbours_of(persons: Persons) -> Neighbours:
+    """Compares each tracklet with every other, at most `CELLS_AT_ONCE` similarities at a time.
+
+    For `agree`, the number of neighbours is the number of other tracklets of the person, at most `NEIGHBOURS`. If the person has tracklets
+    under other cameras, only tracklets of other cameras are compared, because illumination and background make tracklets of one camera
+    similar.
+    """
+    N, K = len(persons.label), len(persons.centroid)
+    k = min(NEIGHBOURS, N - 1)
+    agree, nearest, similarity = np.full(N, np.nan), np.zeros(N, np.int64), np.zeros(N)
+    size = np.bincount(persons.label, minlength=K)
+    order = np.argsort(persons.camid, kind="stable")  # tracklets of one camera are then a range of columns
+    label, columns = persons.label[order], np.ascontiguousarray(persons.features[order].T)
+    cameras, first_of = np.unique(persons.camid[order], return_index=True)
+    for camera, first, last in zip(cameras.tolist(), first_of.tolist(), [*first_of.tolist()[1:], N], strict=True):
+        # Unknown cameras are never the same.
+        elsewhere = size - np.bincount(label[first:last], minlength=K) if camera >= 0 else np.zeros(K, np.int64)
+        for rows in blocks(last - first, N):
+            mine = slice(first + rows.start, first + rows.stop)
+            at, own = np.arange(mine.stop - mine.start), label[mine]
+            cells = columns[:, mine].T @ columns
+            cells[at, np.arange(mine.start, mine.stop)] = -np.inf
+            best = cells.argmax(1)
+            nearest[order[mine]], similarity[order[mine]] = order[best], cells[at, best]
+            restricted = elsewhere[own] > 0
+            cells[restricted, first:last] = -np.inf
+            count = np.minimum(np.where(restricted, elsewhere[own], size[own] - 1), NEIGHBOURS)
+            values, near = (found.numpy() for found in torch.from_numpy(cells).topk(k, dim=1))
+            weight = np.where((np.arange(k) < count[:, None]) & np.isfinite(values), np.maximum(values, 1e-6), 0)
+            total = weight.sum(1, dtype=np.float64)
+            same = (weight * (label[near] == own[:, None])).sum(1, dtype=np.float64)
+            agree[order[mine]] = np.where(total > 0, same / np.where(total > 0, total, 1), np.nan)
+    return Neighbours(agree, nearest, similarity)
 
 
 def rows_by_label(label: Ints) -> list[Ints]:

@@ -12,8 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.audit.frames import foreign_frames, spans
-from reid.audit.identities import SAME, Likeness, likeness_of, nearest, same_person, two_persons
-from reid.audit.labels import Fit, Floats, Ints, Persons, fit_of, neighbours_agree, persons_of, rows_by_label, unit
+from reid.audit.identities import SAME, Likeness, likeness_of, same_person, two_persons
+from reid.audit.labels import (
+    Fit,
+    Floats,
+    Ints,
+    Margins,
+    Persons,
+    fit_of,
+    neighbours_of,
+    persons_of,
+    rows_by_label,
+    unit,
+)
 from reid.audit.rate import Mixture, Rate, estimate_rate
 from reid.errors import DataError
 from reid.findings import Exemplar, Finding, Kind
@@ -48,6 +59,7 @@ def audit(
     *,
     rows: Ints | None = None,
     evidence: Mapping[str, Floats] | None = None,
+    out_of_fold: Margins | None = None,
     seed: int = 0,
 ) -> Audit:
     """Ranks tracklets by the probability that their label is wrong.
@@ -64,6 +76,7 @@ def audit(
         camid: (N,) cameras, -1 unknown.
         rows: (N,) row of each tracklet in the caller's table; 0..N-1 by default.
         evidence: further columns of evidence, (N,) each, which are copied to the findings.
+        out_of_fold: from `margins_of` other networks. The probability that a label is wrong then comes from the mean of both margins.
         seed: of the random labels that serve as examples of wrong labels, and of the bootstrap of the rate.
 
     Raises:
@@ -86,22 +99,25 @@ def audit(
     _require_finite(of_tracklet)
     persons = persons_of(of_tracklet, label, camid)
     fit = fit_of(persons, seed=seed)
-    rate, mixture = estimate_rate(fit.margin, fit.null, label, seed=seed)
-    wrong = mixture.likely_wrong(fit.margin)
+    margin, null = (fit.margin, fit.null) if out_of_fold is None else out_of_fold.averaged_with(fit)
+    rate, mixture = estimate_rate(margin, null, label, seed=seed)
+    wrong = mixture.likely_wrong(margin)
     likeness = likeness_of(persons, fit, wrong < 0.5, seed=seed)
     _require_apart(likeness)
-    twin, alike = nearest(persons)
+    neighbours = neighbours_of(persons)
+    twin, alike = neighbours.row, neighbours.similarity
     kind, suspicion, suggested = _judged(persons, fit, mixture, likeness, wrong, share, alike)
     columns = {
         "label_wrong": wrong,
         "margin": fit.margin,
+        **({} if out_of_fold is None else {"margin_out_of_fold": out_of_fold.given}),
         "own_similarity": fit.own,
         "other_similarity": fit.other,
-        "neighbours": neighbours_agree(persons),
+        "neighbours": neighbours.agree,
         **({} if lengths is None else {"foreign_frames": share}),
         **(evidence or {}),
     }
-    order = np.lexsort((fit.margin, -suspicion))
+    order = np.lexsort((margin, -suspicion))
     own, other = _exemplars(persons, fit, suggested, order)
     number = np.arange(len(pid)) if rows is None else rows
     findings = []
@@ -122,6 +138,16 @@ def audit(
             )
         )
     return Audit(findings, rate, likeness)
+
+
+def margins_of(
+    features: NDArray[np.floating], lengths: Ints, pid: Ints, camid: Ints, *, seed: int = 0
+) -> tuple[Floats, Floats]:
+    """Returns the margins of the given labels, (N,), and of labels drawn at random, (N, draws); arguments as in `audit`."""
+    of_tracklet = _pooled(features, np.cumsum(lengths) - lengths, lengths)
+    _require_finite(of_tracklet)
+    fit = fit_of(persons_of(of_tracklet, np.unique(pid, return_inverse=True)[1], camid), seed=seed)
+    return fit.margin, fit.null
 
 
 def _pooled(features: NDArray[np.floating], start: Ints, lengths: Ints) -> NDArray[np.float32]:

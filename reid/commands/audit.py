@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from reid import experiment
-from reid.audit.ranking import Audit, audit
+from reid.audit.labels import DRAWS, Margins
+from reid.audit.ranking import Audit, audit, margins_of
 from reid.audit.records import write_audit, write_fiftyone, write_foreign_frames, write_label_issues
+from reid.commands.folds import folds_of, train_folds
 from reid.config import Config
 from reid.datasets.damaged import read_list
 from reid.datasets.decoding import decode
@@ -60,12 +62,14 @@ class Options:
         checkpoint: `last`, `best`, or a checkpoint's path.
         frames: number of evenly spaced frames to embed per tracklet; 0 for all.
         page: also write the HTML page.
+        folds: number of networks to train, each without a part of the tracklets, which it then judges; 0 for none.
     """
 
     out: Path | None = None
     checkpoint: str = "last"
     frames: int = 0
     page: bool = True
+    folds: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,7 @@ class Audited:
         evidence: columns recorded in training, (N,) each.
         retrain: command that trains on the corrected labels; empty if there is none.
         pictures: whether the split's frames are image files.
+        out_of_fold: margins by networks that have not been trained on these tracklets, if there are any.
     """
 
     name: str
@@ -95,6 +100,7 @@ class Audited:
     evidence: Mapping[str, np.ndarray]
     retrain: str = ""
     pictures: bool = True
+    out_of_fold: Margins | None = None
 
 
 def run(source: Path, overrides: list[str], options: Options) -> None:
@@ -109,6 +115,8 @@ def run(source: Path, overrides: list[str], options: Options) -> None:
         DataError: the source is missing or damaged, has no labels, or overrides are given without a run.
     """
     in_range("frames", options.frames, 0)
+    if options.folds:
+        in_range("folds", options.folds, 2)
     if not source.exists():
         raise DataError(
             f"{source}: not there; expected a run directory, a feature folder of robust-reid extract, or an .npz file"
@@ -123,6 +131,8 @@ def run(source: Path, overrides: list[str], options: Options) -> None:
     else:
         if overrides:
             raise DataError(f"{source}: no run directory, so {overrides[0]!r} has no config to change; leave it out")
+        if options.folds:
+            raise DataError(f"{source}: no run directory, so --folds has no config to train with; leave it out")
         out = options.out or source.with_name(f"{source.stem}-audit")
         audited = _of_features(source)
     _write(out, audited, judged(audited), page=options.page)
@@ -131,7 +141,15 @@ def run(source: Path, overrides: list[str], options: Options) -> None:
 def judged(audited: Audited) -> Audit:
     """Runs the audit and converts frame spans to positions in the tracklets."""
     pid, camid = audited.split.pid[audited.rows], audited.split.camid[audited.rows]
-    result = audit(audited.features, audited.lengths, pid, camid, rows=audited.rows, evidence=audited.evidence)
+    result = audit(
+        audited.features,
+        audited.lengths,
+        pid,
+        camid,
+        rows=audited.rows,
+        evidence=audited.evidence,
+        out_of_fold=audited.out_of_fold,
+    )
     if audited.positions is None:
         return result
     return replace(result, findings=_at_positions(result.findings, audited))
@@ -142,7 +160,6 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
     directory = RunDirectory(source)
     file, data = directory.checkpoint(options.checkpoint), experiment.data_as_trained(config, directory)
     split = data.train.split
-    trained = experiment.OfRun(source, options.checkpoint).load(config, runtime)
     frames, lengths, positions = _looked_at(split, options.frames, set(read_list(directory.damaged)))
     rows = np.flatnonzero(lengths)
     each = Split(
@@ -154,22 +171,19 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
         np.repeat(split.camid, lengths),
         np.array([split.path(frame).as_posix() for frame in frames]),
     )
-    shards = [np.arange(first, min(first + SHARD, len(each))) for first in range(0, len(each), SHARD)]
-    extracted = extract_shards(
-        trained.embedding,
-        trained.preprocess,
-        each,
-        runtime,
-        shards,
-        dim=trained.embedding.num_features,
-        pooling=POOLINGS["mean"],
-        batch_size=config.test.batch_size,
-        workers=config.machine.workers,
-        progress="embedding" if runtime.is_main else "",
-    )
-    features = np.concatenate([part.astype(np.float16) for part in extracted])  # half the memory; cosines to 1e-3
-    before = [str(directory.corrections(number)) for number, _ in enumerate(data.corrections, 1)]
-    corrections = json.dumps([*before, "corrections.csv"]) if before else "corrections.csv"
+    features = _embedded(experiment.OfRun(source, options.checkpoint), config, each, runtime)
+    before = [directory.corrections(number) for number, _ in enumerate(data.corrections, 1)]
+    out_of_fold = None
+    if options.folds:
+        fold_T = folds_of(split.pid, options.folds, config.seed)
+        runs = train_folds(config, split, before, fold_T, source / "folds" / f"of-{options.folds}", runtime)
+        given, drawn = np.full(len(rows), np.nan), np.full((len(rows), DRAWS), np.nan)
+        for fold, run in enumerate(runs):
+            unseen, here = _embedded(experiment.OfRun(run.path), config, each, runtime), fold_T[rows] == fold
+            margin, null = margins_of(unseen, lengths[rows], split.pid[rows], split.camid[rows])
+            given[here], drawn[here] = margin[here], null[here]
+        out_of_fold = Margins(given, drawn)
+    corrections = json.dumps([*map(str, before), "corrections.csv"]) if before else "corrections.csv"
     retrain = ["robust-reid", "train", f"{source}/config.yaml", f"data.corrections={corrections}"]
     return Audited(
         data.benchmark.name,
@@ -181,7 +195,26 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
         data.benchmark.names,
         _from_training(file, data, rows),
         shlex.join([*retrain, "--output-dir", f"{source}-corrected"]),
+        out_of_fold=out_of_fold,
     )
+
+
+def _embedded(source: experiment.OfRun, config: Config, each: Split, runtime: Runtime) -> np.ndarray:
+    """Returns (F, D) float16 unit rows, which take half the memory and keep cosines to 1e-3, of F single frames."""
+    trained = source.load(config, runtime)
+    extracted = extract_shards(
+        trained.embedding,
+        trained.preprocess,
+        each,
+        runtime,
+        [np.arange(first, min(first + SHARD, len(each))) for first in range(0, len(each), SHARD)],
+        dim=trained.embedding.num_features,
+        pooling=POOLINGS["mean"],
+        batch_size=config.test.batch_size,
+        workers=config.machine.workers,
+        progress="embedding" if runtime.is_main else "",
+    )
+    return np.concatenate([part.astype(np.float16) for part in extracted])
 
 
 def _looked_at(split: Split, most: int, damaged: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

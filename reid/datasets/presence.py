@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from reid.datasets import frames, regions
+from reid.datasets import frames, regions, videos
 from reid.errors import DataError, counted
 from reid.tracklets import Split
 
@@ -19,16 +19,36 @@ _THREADS = 16  # a network disk answers many requests in parallel
 
 
 def missing(split: Split) -> np.ndarray:
-    """(F,) bool: the frames of the split's tracklets that are neither files nor in a pack."""
+    """(F,) bool: the frames of the split's tracklets that are neither files nor in a pack, or lie behind the end of their video."""
     wanted, root = split.frames(), os.path.join(split.root, "")
-    paths = [regions.file_of(root + os.fsdecode(name)) for name in split.names[wanted].tolist()]
+    names = [root + os.fsdecode(name) for name in split.names[wanted].tolist()]
+    paths = [regions.file_of(name) for name in names]
     parts = [paths[i : i + _AT_ONCE] for i in range(0, len(paths), _AT_ONCE)]
     with ThreadPoolExecutor(_THREADS) as pool:
         absent = [there for part in pool.map(_absent, parts) for there in part]
     missing_F = np.zeros(len(split.names), bool)
     # Packs are searched in this thread: the lookup fills a cache.
     missing_F[wanted] = [gone and not frames.is_packed(path) for gone, path in zip(absent, paths, strict=True)]
+    missing_F[wanted] |= _behind_the_end(names)
     return missing_F
+
+
+def _behind_the_end(names: list[str]) -> np.ndarray:
+    """(n,) bool: frames that their video does not have; of a video that cannot be read, none, as reading it tells why."""
+    lengths: dict[str, int | None] = {}
+    behind = np.zeros(len(names), bool)
+    for i, name in enumerate(names):
+        file, region = regions.split(name)
+        if region is None or region.frame is None:
+            continue
+        if file not in lengths:
+            try:
+                lengths[file] = videos.count(file)
+            except DataError:
+                lengths[file] = None
+        length = lengths[file]
+        behind[i] = length is not None and region.frame >= length
+    return behind
 
 
 def _absent(paths: list[str]) -> list[bool]:
@@ -75,8 +95,10 @@ def require_all(split: Split, missing_F: np.ndarray) -> None:
     gone = np.flatnonzero(missing_F[wanted])
     if len(gone):
         row = int(np.searchsorted(np.cumsum(split.lengths), gone[0], side="right"))
+        path = split.path(wanted[gone[0]])
+        what = "frame" if os.path.exists(regions.file_of(str(path))) else "file"
         raise DataError(
-            f"{split.path(wanted[gone[0]])}: cannot read this image: no such file (of tracklet {split.key(row)}); "
+            f"{path}: cannot read this image: no such {what} (of tracklet {split.key(row)}); "
             f"{len(gone):,} of {counted(len(wanted), 'image')} are not there; restore them, or data.damaged=skip leaves them out"
         )
 

@@ -8,19 +8,25 @@ Shapes: H W pixels.
 
 from __future__ import annotations
 
-import bisect
 import os
 import threading
 from collections.abc import Iterator
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from reid.errors import DataError
 
 _OPEN = 8  # videos that a process keeps open
+_ADVICE = "robust-reid import TABLE --crops crops --out cut.csv reads it from its beginning"
+
+
+class _Index(NamedTuple):
+    """`times` (F,) int64, rising, when each frame is shown · `keys` (K,) int64, rising, the numbers of those that need no other."""
+
+    times: np.ndarray
+    keys: np.ndarray
 
 
 def frame_of(path: str, number: int) -> np.ndarray:
@@ -29,38 +35,61 @@ def frame_of(path: str, number: int) -> np.ndarray:
     Raises:
         DataError: PyAV is not installed; the file is missing or no video; it has no such frame, or not a time for each.
     """
-    return _video(os.getpid(), os.path.abspath(path)).frame(number)
+    return _video(os.getpid(), *_file(path)).frame(number)
+
+
+def count(path: str) -> int:
+    """How many frames a video has. The file is read to its end, once: processes that are forked afterwards know it too.
+
+    Raises:
+        DataError: as for `frame_of`.
+    """
+    return len(_index(*_file(path)).times)
+
+
+def _file(path: str) -> tuple[str, tuple[int, int]]:
+    """The absolute path, and what changes when the file does."""
+    try:
+        held = os.stat(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this video: {error.strerror}") from None
+    return os.path.abspath(path), (held.st_mtime_ns, held.st_size)
 
 
 @lru_cache(maxsize=_OPEN)
-def _video(process: int, path: str) -> _Video:
-    return _Video(path)  # of this process: one that was forked would share the place in the file
+def _video(process: int, path: str, state: tuple[int, int]) -> _Video:
+    return _Video(path, _index(path, state))  # of this process: one that was forked would share the place in the file
+
+
+@cache
+def _index(path: str, state: tuple[int, int]) -> _Index:
+    av = _av(path)
+    try:
+        with av.open(path) as container:
+            packets = [
+                (packet.pts, packet.is_keyframe)
+                for packet in container.demux(container.streams.video[0])
+                if packet.size and not packet.is_discard
+            ]
+    except (av.FFmpegError, IndexError) as error:
+        raise DataError(f"{path}: cannot read this video: {error}") from None
+    times = [time for time, _ in packets]
+    if None in times or len(set(times)) < len(times):
+        raise DataError(f"{path}: its frames have no times of their own; {_ADVICE}")
+    rising = np.array(sorted(times), np.int64)
+    keys = np.array(sorted(time for time, is_key in packets if is_key), np.int64)
+    return _Index(rising, np.searchsorted(rising, keys))
 
 
 class _Video:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, index: _Index) -> None:
         self.path, self._lock = path, threading.Lock()
-        if not Path(path).is_file():
-            raise DataError(f"{path}: cannot read this video: no such file")
+        self._times, self._keys = index
         self._av = _av(path)
         self._failures: tuple[type[BaseException], ...] = (self._av.FFmpegError, IndexError)
-        try:
-            self._open()
-            packets = [
-                (packet.pts, packet.is_keyframe)
-                for packet in self._container.demux(self._stream)
-                if packet.size and not packet.is_discard
-            ]
-        except self._failures as error:
-            raise DataError(f"{path}: cannot read this video: {error}") from None
-        times = [time for time, _ in packets]
-        if None in times or len(set(times)) < len(times):
-            raise DataError(f"{path}: its frames have no times of their own; {self._advice()}")
-        self._times: list[int] = sorted(times)
-        place = {time: number for number, time in enumerate(self._times)}
-        self._keys = sorted(place[time] for time, key in packets if key)
         self._at, self._picture = -1, np.zeros((0, 0, 3), np.uint8)
         self._decoded: Iterator[Any] = iter(())
+        self._open()
 
     def _open(self) -> None:
         self._container = self._av.open(self.path)
@@ -77,24 +106,24 @@ class _Video:
             return self._picture
 
     def _read(self, number: int) -> np.ndarray:
-        place = max(bisect.bisect_right(self._keys, number) - 1, 0)
+        place = max(int(np.searchsorted(self._keys, number, side="right")) - 1, 0)
         going_on = self._keys[place] <= self._at < number
         self._at = -1  # where it fails
         try:
             if going_on and (picture := self._decoded_up_to(number)) is not None:
                 return picture
             # Seeking may land behind a key frame; the one before will do, and the beginning always.
-            for key in [*reversed(self._keys[: place + 1]), None]:
+            for key in [*self._keys[: place + 1][::-1], None]:
                 if key is None:
                     self._open()
                 else:
-                    self._container.seek(self._times[key], stream=self._stream)
+                    self._container.seek(int(self._times[key]), stream=self._stream)
                 self._decoded = self._container.decode(self._stream)
                 if (picture := self._decoded_up_to(number)) is not None:
                     return picture
         except self._failures as error:
             raise DataError(f"{self.path}: cannot decode frame {number}: {error}") from None
-        raise DataError(f"{self.path}: cannot find frame {number} by its time; {self._advice()}")
+        raise DataError(f"{self.path}: cannot find frame {number} by its time; {_ADVICE}")
 
     def _decoded_up_to(self, number: int) -> np.ndarray | None:
         """The frame of this number, where it comes next or after others before it."""
@@ -106,9 +135,6 @@ class _Video:
             if frame.pts is None or frame.pts > wanted:
                 break
         return None
-
-    def _advice(self) -> str:
-        return "robust-reid import TABLE --crops crops --out cut.csv reads it from its beginning"
 
 
 def _av(path: str) -> Any:

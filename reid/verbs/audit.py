@@ -10,6 +10,8 @@ EXAMPLES = """\
   robust-reid audit runs/mars_imae
   # sixteen frames of each tracklet are enough to find wrong tracklets
   robust-reid audit runs/mars_imae --frames 16 machine.workers=4
+  # harder cases: networks that have not seen the label judge it too
+  robust-reid audit runs/mars_imae --folds 3
   # a gallery with pids, wherever it comes from
   robust-reid audit galleries/mine --out review/
 
@@ -29,6 +31,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--frames", type=int, default=0, metavar="N", help="frames looked at per tracklet (default: all)"
     )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="train N more networks, each without a part of the tracklets, which it then judges; resumed if killed",
+    )
     parser.add_argument("--no-page", dest="page", action="store_false", help="write the tables only")
     return parser
 
@@ -39,6 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from reid.commands import audit
 
-    options = audit.Options(flags.out, flags.checkpoint, flags.frames, flags.page)
+    options = audit.Options(flags.out, flags.checkpoint, flags.frames, flags.page, flags.folds)
     audit.run(flags.source, cli.overrides_of(flags), options)
     return 0

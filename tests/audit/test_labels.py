@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reid.audit import labels
-from reid.audit.labels import Persons, fit_of, neighbours_agree, persons_of
+from reid.audit.labels import Persons, fit_of, neighbours_of, persons_of
 from tests.audit.conftest import World, make_world
 
 
@@ -72,7 +72,8 @@ def test_neighbours_equal_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "ROWS_AT_ONCE", 6)
     monkeypatch.setattr(labels, "NEIGHBOURS", 2)
     persons = even(world)
-    found = neighbours_agree(persons)
+    neighbours = neighbours_of(persons)
+    found = neighbours.agree
     similarity = world.features.astype(np.float64) @ world.features.T.astype(np.float64)
     for i, camera in enumerate(world.camid):
         others = [j for j in range(len(found)) if j != i]
@@ -87,6 +88,9 @@ def test_neighbours_equal_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         weight = np.maximum(similarity[i, nearest], 1e-6)
         agrees = persons.label[nearest] == persons.label[i]
         assert found[i] == pytest.approx((weight * agrees).sum() / weight.sum(), abs=1e-5)
+    np.fill_diagonal(similarity, -1)
+    np.testing.assert_array_equal(neighbours.row, similarity.argmax(1))
+    np.testing.assert_allclose(neighbours.similarity, similarity.max(1), atol=1e-6)
 
 
 def test_blocks_hold_a_bounded_table(monkeypatch: pytest.MonkeyPatch) -> None:

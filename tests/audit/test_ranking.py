@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from reid.audit import identities, ranking
-from reid.audit.ranking import audit
+from reid.audit.labels import Margins
+from reid.audit.ranking import Audit, audit, margins_of
 from reid.errors import DataError
 from reid.findings import Finding
 from tests.audit.conftest import World, make_world
@@ -120,3 +121,24 @@ def test_a_label_that_half_of_all_tracklets_carry(world: World, monkeypatch: pyt
     chosen = {one.row for finding in found if given[finding.row] == 1 for one in finding.own}
     assert 3 <= len(chosen) <= 6 and (given[list(chosen)] == 1).all()
     assert not [one for one in found if one.kind == "split"]
+
+
+def test_a_second_opinion_of_networks_that_have_not_seen_the_label_counts_as_much_as_the_first() -> None:
+    world, rng = make_world(spread=2.2, rate=0.3), np.random.default_rng(1)
+    centre = np.array([world.features[world.true == person].mean(0) for person in range(1, 41)])
+    other = centre[world.true - 1] + rng.normal(scale=0.16, size=world.features.shape)
+    ones = np.ones(len(other), int)
+    margin, drawn = margins_of(other / np.linalg.norm(other, axis=1, keepdims=True), ones, world.given, world.camid)
+    margin[:7] = np.nan  # of these no network is without
+    alone = audit(world.features, None, world.given, world.camid)
+    both = audit(world.features, None, world.given, world.camid, out_of_fold=Margins(margin, drawn))
+
+    def auroc(result: Audit) -> float:
+        place = np.empty(len(world.wrong))
+        place[[found.row for found in result.findings]] = np.arange(len(place))
+        return float(roc_auc_score(world.wrong, -place))
+
+    assert 0.7 < auroc(alone) < auroc(both) - 0.01
+    by_row = {found.row: found for found in both.findings}
+    assert np.isnan(by_row[0].evidence["margin_out_of_fold"]) and np.isfinite(by_row[0].suspicion)
+    assert by_row[9].evidence["margin_out_of_fold"] == margin[9]

@@ -10,6 +10,7 @@ import pytest
 
 from reid import config, experiment
 from reid.commands.audit import _looked_at
+from reid.commands.folds import folds_of
 from reid.engine.evidence import late_confidence
 from reid.tracklets import Split
 from tests.audit.conftest import make_world
@@ -137,3 +138,33 @@ def test_evidence_is_that_of_the_split_it_is_asked_for(trained: Path) -> None:
     p = late_confidence(file, split)
     assert p is not None and np.isfinite(p).any() and ((p >= 0) & (p <= 1))[np.isfinite(p)].all()
     assert late_confidence(file, split.select(np.arange(len(split))[::-1])) is None
+
+
+def test_folds_are_of_tracklets_and_leave_no_person_out() -> None:
+    pid = np.repeat([3, 5, 9], [7, 1, 2])
+    fold = folds_of(pid, 3, seed=0)
+    assert fold[pid == 5].tolist() == [-1]
+    assert sorted(np.bincount(fold[pid == 3])) == [2, 2, 3]
+    assert len(set(fold[pid == 9])) == 2
+    assert np.array_equal(fold, folds_of(pid, 3, seed=0)) and not np.array_equal(fold, folds_of(pid, 3, seed=1))
+
+
+def test_networks_that_have_not_seen_a_tracklet_judge_it_too(trained: Path, tmp_path: Path, fails) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    assert call("audit", run, "--folds", "2", "--no-page", "machine.workers=0") == 0
+    rows, split = rows_of(run / "audit.csv"), experiment.load_data(config.load(run / "config.yaml")).train.split
+    fold = dict(zip((split.key(i) for i in range(len(split))), folds_of(split.pid, 2, 0).tolist(), strict=True))
+    for number in (0, 1):
+        left_out = {row["key"] for row in rows_of(run / f"folds/of-2/{number}.csv")}
+        assert left_out == {key for key, its in fold.items() if its == number}
+        with np.load(run / f"folds/of-2/{number}/checkpoints/evidence.npz") as seen:
+            assert left_out.isdisjoint(seen["key"].tolist())
+    assert all((row["margin_out_of_fold"] == "") == (fold[row["key"]] < 0) for row in rows)
+
+    first, written = (run / "audit.csv").read_bytes(), (run / "folds/of-2/0/metrics.jsonl").stat().st_mtime_ns
+    assert call("audit", run, "--folds", "2", "--no-page", "machine.workers=0") == 0
+    assert (run / "audit.csv").read_bytes() == first
+    assert (run / "folds/of-2/0/metrics.jsonl").stat().st_mtime_ns == written  # nothing is trained twice
+    assert "folds" in fails("audit", run, "--folds", "1")
+    assert "no config to train with" in fails("audit", features_file(tmp_path / "f.npz"), "--folds", "2")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reid.datasets import regions, videos
+from reid.datasets import presence, regions, videos
 from reid.datasets.decoding import decode
+from reid.datasets.manifest import load_rows
 from reid.datasets.regions import Box, Region
 from reid.datasets.sources.frames_of_video import frames_of_video
 from reid.errors import DataError
@@ -69,7 +70,7 @@ def test_what_is_not_there(tmp_path):
     film(tmp_path / "a.mp4", "libx264")
     with pytest.raises(DataError, match=rf"a\.mp4: expected a frame {COUNT} .* got a video of {COUNT} frames"):
         decode(f"{tmp_path}/a.mp4#frame={COUNT}")
-    with pytest.raises(DataError, match=r"gone\.mp4: cannot read this video: no such file"):
+    with pytest.raises(DataError, match=r"gone\.mp4: cannot read this video: No such file"):
         decode(tmp_path / "gone.mp4#frame=0")
     (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
     with pytest.raises(DataError, match=r"noise\.mp4: cannot read this video"):
@@ -78,6 +79,22 @@ def test_what_is_not_there(tmp_path):
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])  # what says where the frames are comes last
     with pytest.raises(DataError, match=r"cut\.mp4: cannot read this video"):
         decode(tmp_path / "cut.mp4#frame=0")
+
+
+def test_frames_behind_the_end_are_missed_before_they_are_read(tmp_path):
+    expected = film(tmp_path / "a.mp4", "libx264")
+    (tmp_path / "noise.mp4").write_bytes(b"noise")
+    (tmp_path / "t.csv").write_text(f"path,tracklet,first,last\na.mp4,film,{COUNT - 2},{COUNT}\nnoise.mp4,noise,0,0\n")
+    split = load_rows(tmp_path / "t.csv").split
+    missing_F = presence.missing(split)
+    assert missing_F.tolist() == [False, False, True, False]
+    with pytest.raises(
+        DataError, match=rf"a\.mp4#frame={COUNT}: cannot read this image: no such frame \(of tracklet film\)"
+    ):
+        presence.require_all(split, missing_F)
+    np.testing.assert_array_equal(decode(split.path(1)), expected[COUNT - 1])
+    film(tmp_path / "a.mp4", "libx264", {"g": "3", "x264-params": "crf=40"})  # another film in its place
+    assert not np.array_equal(decode(split.path(1)), expected[COUNT - 1])
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ TALLY: dict[str, Outcome] = defaultdict(lambda: {"tried": 0, "refused": 0, "take
 def many(share: int = 1) -> Any:
     """Settings of hypothesis: so many inputs, or one in `share` of them."""
     return settings(
-        max_examples=max(3, FAULTS // share),
+        max_examples=max(2, FAULTS // share),
         deadline=None,
         database=None,
         derandomize=DERANDOMIZE,
