@@ -44,7 +44,7 @@ docs: $(READY) ## build the docs site into build/site; a warning or a broken lin
 
 constraints: $(READY) ## write constraints.txt: the versions in .venv, for continuous integration
 	@(echo "# Versions that the tests last passed with (Linux, Python 3.11). Made by: make constraints"; \
-	  $(PY) -m pip freeze --exclude-editable --exclude faiss-gpu) >constraints.txt
+	  $(PY) -m pip freeze --all --exclude-editable --exclude faiss-gpu --exclude pip) >constraints.txt
 
 hashes: constraints.txt ## write hashes.txt: SHA-256 of the files of these versions (needs uv: pip install uv)
 	uv pip compile $< --generate-hashes --no-deps --no-header --no-annotate --python-version 3.11.9 --quiet --output-file $@.txt

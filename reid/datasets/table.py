@@ -219,6 +219,7 @@ def _header(line: str, known: set[str]) -> tuple[str, list[str]]:
 def _read_parquet(path: Path, required: Sequence[str]) -> Table:
     try:
         held = pyarrow.parquet.read_table(path)
+        held.validate(full=True)  # that texts are UTF-8 and lie within their column: reading looks at neither
     except (pa.ArrowException, OSError) as error:
         if not path.exists():
             raise FileNotFoundError(2, "no such file") from None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.faults.conftest import SECONDS, attempt, many
+from tests.faults.conftest import attempt, many
 
 WORDS = [
     b"",
@@ -100,7 +100,6 @@ class Kind(NamedTuple):
     make: Callable[[Path], Path]
     read: Callable[[Path], Any]
     expected: Callable[[Any], Any] | None = None
-    limit: float = SECONDS
 
 
 def written(name: str, content: str | bytes) -> Callable[[Path], Path]:
@@ -150,7 +149,7 @@ def try_changed(name: str, kind: Kind, places: pytest.TempPathFactory, share: in
     @given(changes=CHANGES)
     def one(changes: list[tuple[str, float, int]]) -> None:
         file.write_bytes(changed(good, changes))
-        found = attempt(name, lambda: kind.read(file), kind.limit)
+        found = attempt(name, lambda: kind.read(file))
         if found is not None and kind.expected is not None:
             assert kind.expected(found) == expected, "other content was taken"
 

@@ -31,7 +31,7 @@ from reid.gallery import change, store
 from reid.protocol import get_protocols
 from tests.commands.conftest import CONFIG
 from tests.evaluation.oracles import made_up
-from tests.faults.conftest import OF_A_PROCESS, attempt, many
+from tests.faults.conftest import attempt, many
 from tests.faults.mutation import CHANGES, Kind, changed, try_changed, written
 from tests.gallery.conftest import features_of, split_of
 
@@ -185,7 +185,7 @@ def test_changed_files(name: str, tmp_path_factory: pytest.TempPathFactory) -> N
 def test_changed_matlab_tables(tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, float, int]]) -> None:
     file = matlab_table(tmp_path_factory.mktemp("mat"))
     file.write_bytes(changed(file.read_bytes(), changes))
-    attempt("MATLAB table", lambda: mars.read_variable(file, "track_test_info"), OF_A_PROCESS)
+    attempt("MATLAB table", lambda: mars.read_variable(file, "track_test_info"))
     matlab._read.clear()
 
 

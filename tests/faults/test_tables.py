@@ -27,7 +27,6 @@ from reid.datasets.sources.base import Options
 from reid.datasets.table import write_table
 from reid.tracklets import IdNames
 from tests.datasets.test_tracklet_noise import CLEAN, WITH_NAMES, world
-from tests.faults.conftest import OF_A_PROCESS
 from tests.faults.mutation import Kind, try_cells, try_changed, try_values, written
 from tests.gallery.conftest import split_of
 
@@ -308,9 +307,9 @@ DATASETS = {
         Kind(ls_vid_lists("test/data/info_test.mat"), lambda file: ls_vid.load_ls_vid(file.parents[2])),
         20,
     ),
-    "CUHK03 split (MATLAB)": (Kind(cuhk_split, lambda file: cuhk03.load_cuhk03(file.parent), limit=OF_A_PROCESS), 20),
+    "CUHK03 split (MATLAB)": (Kind(cuhk_split, lambda file: cuhk03.load_cuhk03(file.parent)), 20),
     "iLIDS-VID splits (MATLAB)": (
-        Kind(ilids_splits, lambda file: ilids_vid.load_ilids_vid(file.parents[1]), limit=OF_A_PROCESS),
+        Kind(ilids_splits, lambda file: ilids_vid.load_ilids_vid(file.parents[1])),
         20,
     ),
 }

@@ -182,7 +182,7 @@ def _begin(folder: Path, digest: str, form: CropFormat, overwrite: bool) -> None
 
 def _is_there(file: Path) -> bool:
     """Whether a crop was written; a power failure may leave empty files."""
-    return file.is_file() and file.stat().st_size > 0
+    return os.path.isfile(file) and os.path.getsize(file) > 0
 
 
 def _cut_image(path: str, crops: list[_Crop], form: CropFormat) -> tuple[int, set[int]]:

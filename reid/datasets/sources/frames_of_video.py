@@ -28,13 +28,15 @@ def frames_of_video(path: Path, wanted: Set[int]) -> Iterator[tuple[int, np.ndar
         ) from None
     last, count = max(wanted), 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             for number, frame in enumerate(container.decode(video=0)):
                 count = number + 1
                 if number in wanted:
                     yield number, frame.to_ndarray(format="rgb24")
                 if number == last:
                     return
-    except (av.FFmpegError, IndexError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged videos raise nearly anything: one without a picture is an IndexError
         raise DataError(f"{path}: cannot decode this video behind frame {count}: {error}") from None
     raise DataError(f"{path}: expected a frame {last} (counted from 0), got a video of {count} frames")
