@@ -128,7 +128,9 @@ def team(device: str = "auto", dtype: str = "auto", cpus: int | None = None) -> 
 def _join(ray: Any) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        # Without an address ray would look for a cluster started here before, for minutes where that one was killed.
+        where = None if os.environ.get("RAY_ADDRESS") else "local"
+        ray.init(where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         token = "a cluster that asks for a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
         raise ReidError(f"RAY_ADDRESS: {os.environ.get('RAY_ADDRESS', 'not set')}: {error}; {token}") from error
