@@ -5,7 +5,7 @@ Shapes: N tracklets, D feature, K persons, n rows of a block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,16 +70,18 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Margins:
-    """Margins as in `Fit`, of networks that have not been trained on the tracklets they judge; NaN where there is none.
+class OutOfFold:
+    """What networks say that have not been trained on the tracklets they judge.
 
     Args:
-        given: (N,) of the given labels.
-        drawn: (N, draws) of labels drawn at random, as `Fit.null`.
+        given: (N,) margins of the given labels, as `Fit.margin`; NaN where no network was trained without the tracklet.
+        drawn: (N, draws) margins of labels drawn at random, as `Fit.null`.
+        two_persons: as `identities.two_persons`, by networks that have not been trained on these persons; None if there are none.
     """
 
     given: Floats
     drawn: Floats
+    two_persons: Mapping[int, tuple[Ints, float]] | None = None
 
     def averaged_with(self, fit: Fit) -> tuple[Floats, Floats]:
         """Means of these and the margins of `fit`, of given and of drawn labels; those of `fit` alone where there is none here."""

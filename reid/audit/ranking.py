@@ -17,7 +17,7 @@ from reid.audit.labels import (
     Fit,
     Floats,
     Ints,
-    Margins,
+    OutOfFold,
     Persons,
     fit_of,
     neighbours_of,
@@ -59,7 +59,7 @@ def audit(
     *,
     rows: Ints | None = None,
     evidence: Mapping[str, Floats] | None = None,
-    out_of_fold: Margins | None = None,
+    out_of_fold: OutOfFold | None = None,
     seed: int = 0,
 ) -> Audit:
     """Ranks tracklets by the probability that their label is wrong.
@@ -106,7 +106,9 @@ def audit(
     _require_apart(likeness)
     neighbours = neighbours_of(persons)
     twin, alike = neighbours.row, neighbours.similarity
-    kind, suspicion, suggested = _judged(persons, fit, mixture, likeness, wrong, share, alike)
+    two = None if out_of_fold is None else out_of_fold.two_persons
+    two = two_persons(persons, likeness) if two is None else two
+    kind, suspicion, suggested = _judged(persons, fit, mixture, likeness, wrong, share, alike, two)
     columns = {
         "label_wrong": wrong,
         "margin": fit.margin,
@@ -150,6 +152,30 @@ def margins_of(
     return fit.margin, fit.null
 
 
+def two_persons_of(
+    features: NDArray[np.floating], lengths: Ints, pid: Ints, camid: Ints, rows: Ints
+) -> dict[int, tuple[Ints, float]]:
+    """Looks for pids that hold two persons among some tracklets, compared with each other only.
+
+    Args:
+        features: as in `audit`; so are `lengths`, `pid` and `camid`.
+        rows: the tracklets: all of some persons, on whom the network of the features has not been trained.
+
+    Returns:
+        Label 0..K-1 of all tracklets -> (rows of the smaller part, confidence).
+    """
+    labels = np.unique(pid, return_inverse=True)[1]
+    of_tracklet = _pooled(features, np.cumsum(lengths) - lengths, lengths)[rows]
+    there, label = np.unique(labels[rows], return_inverse=True)
+    if len(there) < 2:
+        return {}
+    persons = persons_of(of_tracklet, label, camid[rows])
+    fit = fit_of(persons)
+    mixture = estimate_rate(fit.margin, fit.null, label)[1]
+    likeness = likeness_of(persons, fit, mixture.likely_wrong(fit.margin) < 0.5)
+    return {int(there[one]): (rows[part], sure) for one, (part, sure) in two_persons(persons, likeness).items()}
+
+
 def _pooled(features: NDArray[np.floating], start: Ints, lengths: Ints) -> NDArray[np.float32]:
     """(N, D) unit rows: the mean of each tracklet's frames, computed without a copy of all frames."""
     pooled = np.empty((len(start), features.shape[1]), np.float32)
@@ -175,7 +201,14 @@ def _require_apart(likeness: Likeness) -> None:
 
 
 def _judged(
-    persons: Persons, fit: Fit, mixture: Mixture, likeness: Likeness, wrong: Floats, share: Floats, alike: Floats
+    persons: Persons,
+    fit: Fit,
+    mixture: Mixture,
+    likeness: Likeness,
+    wrong: Floats,
+    share: Floats,
+    alike: Floats,
+    of_two: Mapping[int, tuple[Ints, float]],
 ) -> tuple[list[Kind], Floats, Ints]:
     """The kind of each finding, its suspicion, and the label that fits better (-1 if none does clearly)."""
     kind: list[Kind] = [""] * len(wrong)
@@ -184,7 +217,7 @@ def _judged(
         kind[row] = "duplicate"
     for row in np.flatnonzero(share > 0).tolist():
         kind[row] = "switch"
-    for rows, sure in two_persons(persons, likeness).values():
+    for rows, sure in of_two.values():
         if sure >= TWO_PERSONS:
             for row in rows.tolist():
                 kind[row], suspicion[row] = "split", max(suspicion[row], sure)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from reid import experiment
-from reid.audit.labels import DRAWS, Margins
-from reid.audit.ranking import Audit, audit, margins_of
+from reid.audit.labels import DRAWS, OutOfFold
+from reid.audit.ranking import Audit, audit, margins_of, two_persons_of
 from reid.audit.records import write_audit, write_fiftyone, write_foreign_frames, write_label_issues
 from reid.commands.folds import folds_of, train_folds
 from reid.config import Config
@@ -63,6 +63,7 @@ class Options:
         frames: number of evenly spaced frames to embed per tracklet; 0 for all.
         page: also write the HTML page.
         folds: number of networks to train, each without a part of the tracklets, which it then judges; 0 for none.
+        folds_of: what these parts are made of, `tracklets` or `persons`.
     """
 
     out: Path | None = None
@@ -70,6 +71,7 @@ class Options:
     frames: int = 0
     page: bool = True
     folds: int = 0
+    folds_of: str = "tracklets"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ class Audited:
         evidence: columns recorded in training, (N,) each.
         retrain: command that trains on the corrected labels; empty if there is none.
         pictures: whether the split's frames are image files.
-        out_of_fold: margins by networks that have not been trained on these tracklets, if there are any.
+        out_of_fold: what networks say that have not been trained on these tracklets, if there are any.
     """
 
     name: str
@@ -100,7 +102,7 @@ class Audited:
     evidence: Mapping[str, np.ndarray]
     retrain: str = ""
     pictures: bool = True
-    out_of_fold: Margins | None = None
+    out_of_fold: OutOfFold | None = None
 
 
 def run(source: Path, overrides: list[str], options: Options) -> None:
@@ -175,14 +177,21 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
     before = [directory.corrections(number) for number, _ in enumerate(data.corrections, 1)]
     out_of_fold = None
     if options.folds:
-        fold_T = folds_of(split.pid, options.folds, config.seed)
-        runs = train_folds(config, split, before, fold_T, source / "folds" / f"of-{options.folds}", runtime)
+        fold_T = folds_of(split.pid, options.folds, config.seed, options.folds_of)
+        folder = source / "folds" / f"{options.folds}-of-{options.folds_of}"
         given, drawn = np.full(len(rows), np.nan), np.full((len(rows), DRAWS), np.nan)
-        for fold, run in enumerate(runs):
-            unseen, here = _embedded(experiment.OfRun(run.path), config, each, runtime), fold_T[rows] == fold
-            margin, null = margins_of(unseen, lengths[rows], split.pid[rows], split.camid[rows])
+        two: dict[int, tuple[np.ndarray, float]] = {}
+        for fold, run in enumerate(train_folds(config, split, before, fold_T, folder, runtime)):
+            unseen, here = (
+                _embedded(experiment.OfRun(run.path), config, each, runtime),
+                np.flatnonzero(fold_T[rows] == fold),
+            )
+            of_tracklets = (unseen, lengths[rows], split.pid[rows], split.camid[rows])
+            margin, null = margins_of(*of_tracklets)
             given[here], drawn[here] = margin[here], null[here]
-        out_of_fold = Margins(given, drawn)
+            if options.folds_of == "persons":
+                two |= two_persons_of(*of_tracklets, here)
+        out_of_fold = OutOfFold(given, drawn, two if options.folds_of == "persons" else None)
     corrections = json.dumps([*map(str, before), "corrections.csv"]) if before else "corrections.csv"
     retrain = ["robust-reid", "train", f"{source}/config.yaml", f"data.corrections={corrections}"]
     return Audited(

@@ -20,20 +20,27 @@ from reid.tracklets import Split
 logger = logging.getLogger(__name__)
 
 
-def folds_of(pid: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """Assigns the tracklets of each person to folds at random, as evenly as possible.
+OF = ("tracklets", "persons")  # what folds are made of
 
-    Folds are of tracklets, not of frames: frames of one tracklet resemble each other, so the others would give the label away.
+
+def folds_of(pid: np.ndarray, number: int, seed: int, of: str = "tracklets") -> np.ndarray:
+    """Assigns the tracklets of each person, or whole persons, to folds at random, as evenly as possible.
+
+    Folds are not of frames: frames of one tracklet resemble each other, so the others would give the label away.
 
     Args:
         pid: (T,) persons.
         number: of folds, >= 2.
         seed: of the assignment.
+        of: `tracklets` or `persons`.
 
     Returns:
         (T,) int64 fold of each tracklet; -1 for the only tracklet of a person, which every network needs.
     """
     rng, fold = np.random.default_rng(seed), np.full(len(pid), -1)
+    if of == "persons":
+        persons, person_T = np.unique(pid, return_inverse=True)
+        return (rng.permutation(len(persons)) % number)[person_T]
     for person in np.unique(pid):
         rows = rng.permutation(np.flatnonzero(pid == person))
         if len(rows) > 1:

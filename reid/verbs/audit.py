@@ -38,6 +38,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="train N more networks, each without a part of the tracklets, which it then judges; resumed if killed",
     )
+    parser.add_argument(
+        "--folds-of",
+        choices=["tracklets", "persons"],
+        default="tracklets",
+        help="what a part is; persons: finds two persons under one pid (default: tracklets)",
+    )
     parser.add_argument("--no-page", dest="page", action="store_false", help="write the tables only")
     return parser
 
@@ -48,6 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from reid.commands import audit
 
-    options = audit.Options(flags.out, flags.checkpoint, flags.frames, flags.page, flags.folds)
+    options = audit.Options(flags.out, flags.checkpoint, flags.frames, flags.page, flags.folds, flags.folds_of)
     audit.run(flags.source, cli.overrides_of(flags), options)
     return 0

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from reid.audit import identities, ranking
-from reid.audit.labels import Margins
-from reid.audit.ranking import Audit, audit, margins_of
+from reid.audit.labels import OutOfFold
+from reid.audit.ranking import Audit, audit, margins_of, two_persons_of
 from reid.errors import DataError
 from reid.findings import Finding
 from tests.audit.conftest import World, make_world
@@ -131,7 +131,7 @@ def test_a_second_opinion_of_networks_that_have_not_seen_the_label_counts_as_muc
     margin, drawn = margins_of(other / np.linalg.norm(other, axis=1, keepdims=True), ones, world.given, world.camid)
     margin[:7] = np.nan  # of these no network is without
     alone = audit(world.features, None, world.given, world.camid)
-    both = audit(world.features, None, world.given, world.camid, out_of_fold=Margins(margin, drawn))
+    both = audit(world.features, None, world.given, world.camid, out_of_fold=OutOfFold(margin, drawn))
 
     def auroc(result: Audit) -> float:
         place = np.empty(len(world.wrong))
@@ -142,3 +142,21 @@ def test_a_second_opinion_of_networks_that_have_not_seen_the_label_counts_as_muc
     by_row = {found.row: found for found in both.findings}
     assert np.isnan(by_row[0].evidence["margin_out_of_fold"]) and np.isfinite(by_row[0].suspicion)
     assert by_row[9].evidence["margin_out_of_fold"] == margin[9]
+
+
+def test_two_persons_are_seen_by_a_network_that_was_not_told_they_are_one() -> None:
+    world = make_world(persons=30, each=10, rate=0)
+    given = world.true.copy()
+    given[given == 2] = 1
+    blind = world.features.copy()  # a network that was trained to call them one
+    blind[given == 1] = blind[given == 1].mean(0) + 0.02 * np.random.default_rng(0).normal(size=(20, 32))
+    blind /= np.linalg.norm(blind, axis=1, keepdims=True)
+    ones, half = np.ones(len(given), int), np.flatnonzero(given % 2 == 1)
+    found = two_persons_of(world.features, ones, given, world.camid, half)
+    assert list(found) == [0] and set(world.true[found[0][0]]) in ({1}, {2})
+    unknown = np.full(len(given), np.nan)
+    told = audit(
+        blind, None, given, world.camid, out_of_fold=OutOfFold(unknown, np.full((len(given), 4), np.nan), found)
+    )
+    assert {found.row for found in told.findings if found.kind == "split"} == set(found[0][0].tolist())
+    assert not [one for one in audit(blind, None, given, world.camid).findings if one.kind == "split"]

@@ -156,15 +156,17 @@ def test_networks_that_have_not_seen_a_tracklet_judge_it_too(trained: Path, tmp_
     rows, split = rows_of(run / "audit.csv"), experiment.load_data(config.load(run / "config.yaml")).train.split
     fold = dict(zip((split.key(i) for i in range(len(split))), folds_of(split.pid, 2, 0).tolist(), strict=True))
     for number in (0, 1):
-        left_out = {row["key"] for row in rows_of(run / f"folds/of-2/{number}.csv")}
+        left_out = {row["key"] for row in rows_of(run / f"folds/2-of-tracklets/{number}.csv")}
         assert left_out == {key for key, its in fold.items() if its == number}
-        with np.load(run / f"folds/of-2/{number}/checkpoints/evidence.npz") as seen:
+        with np.load(run / f"folds/2-of-tracklets/{number}/checkpoints/evidence.npz") as seen:
             assert left_out.isdisjoint(seen["key"].tolist())
     assert all((row["margin_out_of_fold"] == "") == (fold[row["key"]] < 0) for row in rows)
 
-    first, written = (run / "audit.csv").read_bytes(), (run / "folds/of-2/0/metrics.jsonl").stat().st_mtime_ns
+    first, written = (run / "audit.csv").read_bytes(), (run / "folds/2-of-tracklets/0/metrics.jsonl").stat().st_mtime_ns
     assert call("audit", run, "--folds", "2", "--no-page", "machine.workers=0") == 0
     assert (run / "audit.csv").read_bytes() == first
-    assert (run / "folds/of-2/0/metrics.jsonl").stat().st_mtime_ns == written  # nothing is trained twice
+    assert (run / "folds/2-of-tracklets/0/metrics.jsonl").stat().st_mtime_ns == written  # nothing is trained twice
+    persons = folds_of(split.pid, 2, 0, "persons")
+    assert all(len(set(persons[split.pid == pid])) == 1 for pid in split.pid) and len(set(persons)) == 2
     assert "folds" in fails("audit", run, "--folds", "1")
     assert "no config to train with" in fails("audit", features_file(tmp_path / "f.npz"), "--folds", "2")
