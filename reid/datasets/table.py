@@ -220,11 +220,13 @@ def _read_parquet(path: Path, required: Sequence[str]) -> Table:
     try:
         held = pyarrow.parquet.read_table(path)
         held.validate(full=True)  # that texts are UTF-8 and lie within their column: reading looks at neither
-    except (pa.ArrowException, OSError) as error:
+        header = [name.strip().lower() for name in held.column_names]
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged one nearly anything: a column's name that is no UTF-8 comes from Python
         if not path.exists():
             raise FileNotFoundError(2, "no such file") from None
         raise DataError(f"{path}: not a readable Parquet file: {error}") from None
-    header = [name.strip().lower() for name in held.column_names]
     columns = []
     for name, column in zip(header, held.columns, strict=True):
         try:

@@ -57,6 +57,8 @@ class OfFolder:
                 found = f"format {settings.get('format')!r}, schema {settings.get('schema')!r}"
                 raise ValueError(f"{found}; expected {FORMAT!r} and {SCHEMA}")
             settings["config"]["model"], settings["fingerprint"]
+            if not isinstance(settings.get("about") or {}, dict):
+                raise ValueError(f"about: expected an object, got {settings['about']!r:.60}")
             for name in ("mean", "std"):
                 if not _are_three_numbers(settings[name]) or (name == "std" and 0 in settings[name]):
                     raise ValueError(f"{name}: expected three numbers, a std above 0, got {settings[name]!r:.60}")
