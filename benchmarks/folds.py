@@ -3,6 +3,7 @@
 A cell is named as in `benchmarks/audit.py`, which trains its run first; then `folds` further networks are trained. Everything resumes.
 
     python benchmarks/folds.py imae/nearest/0.3/0 --json benchmarks/results/folds.json
+    python benchmarks/folds.py imae/merged_identities/0.3/0 --folds 2 --of persons --json benchmarks/results/folds_persons.json
 """
 
 import argparse
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from audit import LOSSES, ROOT, ranked, read_manifest, train
+from audit import LOSSES, ROOT, changed_pids, ranked, read_manifest, train
 from record import keep
 
 from reid.commands.audit import Audited, Options, judged, of_run
@@ -23,6 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cells", nargs="+", metavar="LOSS/KIND/RATE/SEED")
     parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--of", choices=["tracklets", "persons"], default="tracklets")
     parser.add_argument("--data-root", type=Path, default=ROOT / "data", metavar="DIR", help="holds demo/")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/audit", help="folder for the run directories")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
@@ -35,8 +37,8 @@ def main() -> int:
         train(run, [*LOSSES[loss], noise, f"seed={seed}"], flags.data_root)
         config = RunDirectory(run).config(["machine.workers=0"])
         with start(config.machine.device, config.machine.dtype) as runtime:
-            audited = of_run(run, config, Options(folds=flags.folds), runtime)
-        figures = {"cell": cell, "folds": flags.folds, **judge(audited, RunDirectory(run))}
+            audited = of_run(run, config, Options(folds=flags.folds, folds_of=flags.of), runtime)
+        figures = {"cell": cell, "folds": flags.folds, "of": flags.of, **judge(audited, RunDirectory(run))}
         found.append(figures)
         print(json.dumps(figures), flush=True)
         keep(flags.json, {"cells": found})
@@ -44,18 +46,26 @@ def main() -> int:
 
 
 def judge(audited: Audited, run: RunDirectory) -> dict[str, object]:
-    """The ranking of whole tracklets whose label is wrong, by the run's network alone, by the others alone, and by both."""
+    """The ranking of whole tracklets whose label is wrong, by the run's network alone and with the others; pids that hold two."""
     relabelled, _ = read_manifest(run.noise)
     keys = [audited.split.key(row) for row in audited.rows.tolist()]
     wrong = np.array([relabelled.get(key, False) for key in keys])
+    pairs = changed_pids(run.noise)
+    merged = {pid for pair in pairs for pid in pair}
     assert audited.out_of_fold is not None
-    figures: dict[str, object] = {"out_of_fold": ranked(wrong, -audited.out_of_fold.given)}
+    figures: dict[str, object] = {"wrong": float(wrong.mean()), "two_persons_under_one_pid": len(pairs)}
     for name, one in (("alone", replace(audited, out_of_fold=None)), ("with_folds", audited)):
         result = judged(one)
         place = {found.row: rank for rank, found in enumerate(result.findings)}
-        figures[name] = ranked(wrong, -np.array([place[row] for row in audited.rows.tolist()], float))
+        if wrong.any():
+            figures[name] = ranked(wrong, -np.array([place[row] for row in audited.rows.tolist()], float))
         figures[f"{name}_estimated"] = [result.rate.value, result.rate.low, result.rate.high]
-    return {"wrong": float(wrong.mean()), **figures}
+        named = {int(audited.split.pid[found.row]) for found in result.findings if found.kind == "split"}
+        figures[f"{name}_two_persons"] = {
+            "found": sum(bool(named & set(pair)) for pair in pairs),
+            "others": len(named - merged),
+        }
+    return figures
 
 
 if __name__ == "__main__":
