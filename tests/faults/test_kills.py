@@ -1,6 +1,7 @@
 """Commands that are killed at a random moment, by one of three signals, and given again: the end is as if nothing had happened.
 
-A few of the quick ones in every run of the tests; all of them with `FAULTS=1000 make faults`, which kills the quick ones 25 times each, the others 5.
+A few of the quick ones in every run of the tests; all of them with `FAULTS=1000 make faults`, which kills the quick ones 25 times each,
+the others 5.
 """
 
 import hashlib
