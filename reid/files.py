@@ -85,8 +85,10 @@ def lives(pid: int) -> bool:
 
 
 def _host() -> str:
-    """This machine in eight letters: folders may be shared."""
-    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    """This machine and its process numbers, in eight letters: folders may be shared, and containers of one name count processes apart."""
+    numbers = "/proc/self/ns/pid"
+    space = os.stat(numbers).st_ino if os.path.exists(numbers) else 0
+    return f"{zlib.crc32(f'{socket.gethostname()} {space}'.encode()):08x}"
 
 
 def flush_to_disk(file: Path) -> None:

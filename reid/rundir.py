@@ -16,7 +16,7 @@ from reid.datasets.changes import Noisy
 from reid.datasets.noise_manifest import write_noise
 from reid.datasets.splitting import read_parts, write_parts
 from reid.errors import ConfigError, DataError, ReidError
-from reid.files import JSON_ERRORS, LOCK, atomic, exclusive_lock, flush_to_disk
+from reid.files import JSON_ERRORS, LOCK, atomic, exclusive_lock, flush_to_disk, remove_left_behind
 from reid.tracklets import Benchmark
 
 logger = logging.getLogger(__name__)
@@ -113,8 +113,8 @@ class RunDirectory:
         """
         if overwrite:
             self._clear()
-        for temporary in self._temporaries():
-            temporary.unlink(missing_ok=True)
+        for folder in (self.path, self.last.parent):
+            remove_left_behind(folder)
         with atomic(self.config_file) as temporary:
             temporary.write_text(config.dump(), encoding="utf-8")
 

@@ -173,6 +173,8 @@ def two_persons_of(
     fit = fit_of(persons)
     mixture = estimate_rate(fit.margin, fit.null, label)[1]
     likeness = likeness_of(persons, fit, mixture.likely_wrong(fit.margin) < 0.5)
+    if likeness.same - likeness.different < APART:  # this network tells nobody apart
+        return {}
     return {int(there[one]): (rows[part], sure) for one, (part, sure) in two_persons(persons, likeness).items()}
 
 

@@ -26,7 +26,7 @@ from reid.datasets.damaged import read_list
 from reid.datasets.decoding import decode
 from reid.engine import checkpoint, evidence
 from reid.engine.extract import extract_shards
-from reid.errors import DataError, counted, in_range
+from reid.errors import ConfigError, DataError, counted, in_range
 from reid.features import FeatureSet
 from reid.files import atomic
 from reid.findings import Finding
@@ -119,6 +119,8 @@ def run(source: Path, overrides: list[str], options: Options) -> None:
     in_range("frames", options.frames, 0)
     if options.folds:
         in_range("folds", options.folds, 2)
+    elif options.folds_of != "tracklets":
+        raise ConfigError(f"--folds-of {options.folds_of}: of how many folds? expected --folds N too")
     if not source.exists():
         raise DataError(
             f"{source}: not there; expected a run directory, a feature folder of robust-reid extract, or an .npz file"
@@ -178,12 +180,13 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
     out_of_fold = None
     if options.folds:
         fold_T = folds_of(split.pid, options.folds, config.seed, options.folds_of)
-        folder = source / "folds" / f"{options.folds}-of-{options.folds_of}"
+        folder = (options.out or source) / "folds" / f"{options.folds}-of-{options.folds_of}"
+        runs = train_folds(source, config, data, fold_T, folder, runtime)
         given, drawn = np.full(len(rows), np.nan), np.full((len(rows), DRAWS), np.nan)
         two: dict[int, tuple[np.ndarray, float]] = {}
-        for fold, run in enumerate(train_folds(config, split, before, fold_T, folder, runtime)):
+        for fold, run in runs.items():
             unseen, here = (
-                _embedded(experiment.OfRun(run.path), config, each, runtime),
+                _embedded(experiment.OfRun(run), config, each, runtime),
                 np.flatnonzero(fold_T[rows] == fold),
             )
             of_tracklets = (unseen, lengths[rows], split.pid[rows], split.camid[rows])
@@ -334,7 +337,7 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
     write_audit(out / "audit.csv", findings, audited.split, audited.names)
     write_foreign_frames(out / "foreign_frames.csv", findings, audited.split)
     write_label_issues(out / "label_issues.csv", findings, audited.split, audited.names)
-    if audited.pictures:
+    if audited.pictures and _are_files(audited.split):
         write_fiftyone(out / "fiftyone", findings, audited.split, audited.names)
     with atomic(out / "audit.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -371,6 +374,14 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
         logger.info("page: %s", written)
     if audited.retrain:
         logger.info("then train on what you corrected: %s", audited.retrain)
+
+
+def _are_files(split: Split) -> bool:
+    """Whether other programs can open the frames; parts of pictures, of videos and of packs are no files."""
+    there = len(split) and split.path(int(split.start[0])).is_file()
+    if not there:
+        logger.info("fiftyone/ is not written: frames such as %s are no files", split.path(int(split.start[0])))
+    return bool(there)
 
 
 def _caution(contradicted: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,11 @@ import numpy as np
 from reid.commands import train
 from reid.config import Config
 from reid.datasets.corrections import guard
+from reid.errors import CheckpointError, ConfigError, DataError
+from reid.experiment import LabelledData
 from reid.files import atomic
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, wait_for_all
-from reid.tracklets import Split
 
 logger = logging.getLogger(__name__)
 
@@ -49,33 +49,52 @@ def folds_of(pid: np.ndarray, number: int, seed: int, of: str = "tracklets") -> 
 
 
 def train_folds(
-    config: Config, split: Split, corrections: Sequence[Path], fold_T: np.ndarray, folder: Path, runtime: Runtime
-) -> list[RunDirectory]:
-    """Trains a network for each fold on all tracklets but those of the fold; finished and interrupted trainings are resumed.
+    source: Path, config: Config, data: LabelledData, fold_T: np.ndarray, folder: Path, runtime: Runtime
+) -> dict[int, Path]:
+    """Trains a network for each fold on all training tracklets of a run but those of the fold; trainings are resumed.
 
     Args:
-        config: of the run that is audited.
-        split: T training tracklets of that run.
-        corrections: files of corrections that their labels have been corrected by.
-        fold_T: from `folds_of`.
+        source: directory of the run.
+        config: of the run.
+        data: that the run was trained on.
+        fold_T: (T,) fold of each tracklet of `data.train.split`, from `folds_of`.
         folder: the runs are written to it, with the list of tracklets that each leaves out.
         runtime: of this process.
 
+    Returns:
+        Fold -> its run directory.
+
     Raises:
-        ReidError: a training fails, or those in the folder were made of other data.
+        ReidError: a training fails, or runs in the folder have another config or other data.
         Interrupted: after a signal; the same call resumes.
     """
-    runs, number = [], int(fold_T.max()) + 1
-    for fold in range(number):
-        run, left_out = RunDirectory(folder / str(fold)), folder / f"{fold}.csv"
-        rows = [("drop", guard(split.key(row))) for row in np.flatnonzero(fold_T == fold).tolist()]
+    folds = [fold for fold in np.unique(fold_T).tolist() if fold >= 0]
+    if not folds:
+        raise DataError(f"{source}: no person has two tracklets, so every network needs all of them; leave out --folds")
+    split, directory, runs = data.train.split, RunDirectory(source), dict[int, Path]()
+    corrections = [str(directory.corrections(number)) for number, _ in enumerate(data.corrections, 1)]
+    # Held-out identities are drawn after corrections, so a fold would draw others: those of the run are dropped by name.
+    drawn = config.data.holdout > 0 and data.holdout is not None and data.benchmark.drawn is None
+    held = data.holdout if drawn else None
+    for number, fold in enumerate(folds, start=1):
+        runs[fold], left_out = folder / str(fold), folder / f"{fold}.csv"
+        keys = [split.key(row) for row in np.flatnonzero(fold_T == fold).tolist()]
+        keys += [] if held is None else [held.key(row) for row in range(len(held))]
         if runtime.is_main:
             with atomic(left_out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows([("action", "key"), *rows])
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerows([("action", "key"), *(("drop", guard(key)) for key in keys)])
         wait_for_all()
-        logger.info("fold %d of %d: training without %d of %d tracklets", fold + 1, number, len(rows), len(split))
-        data = config.data.model_copy(update={"corrections": [*map(str, corrections), str(left_out)]})
-        without = config.model_copy(update={"data": data, "name": f"{config.name}, fold {fold + 1} of {number}"})
-        train.run(without, train.Options(run.path, resume="auto", then_test=False), runtime)
-        runs.append(run)
+        logger.info("fold %d of %d: training without %d of %d tracklets", number, len(folds), len(keys), len(split))
+        changed = {"corrections": [*corrections, str(left_out)], **({"holdout": 0.0} if drawn else {})}
+        without = config.model_copy(
+            update={
+                "data": config.data.model_copy(update=changed),
+                "name": f"{config.name}, fold {number} of {len(folds)}",
+            }
+        )
+        try:
+            train.run(without, train.Options(runs[fold], resume="auto", then_test=False, like=source), runtime)
+        except (ConfigError, DataError, CheckpointError) as error:
+            raise type(error)(*error.problems, f"to train the networks of all folds anew, delete {folder}") from error
     return runs

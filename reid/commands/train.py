@@ -39,7 +39,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """Options of training; fields as the flags of robust-reid train; `then_test` tests the last checkpoint at the end."""
+    """Options of training; fields as the flags of robust-reid train.
+
+    `then_test` tests the last checkpoint at the end. `like` is a run whose division of persons and whose label noise are used.
+    """
 
     output_dir: Path
     resume: str | None = None
@@ -47,6 +50,7 @@ class Options:
     dry_run: bool = False
     command: str = ""
     then_test: bool = True
+    like: Path | None = None
 
 
 def run(config: Config, options: Options, runtime: Runtime | None = None) -> float | None:
@@ -75,7 +79,8 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
         wait_for_all()
         sources = [] if options.dry_run else _to_resume(directory, options)
         # On resume, the saved division of persons is used, even if the table has changed since.
-        data = experiment.load_data(config, *((directory.drawn(), directory.made()) if sources else ()))
+        like = directory if sources else RunDirectory(options.like) if options.like is not None else None
+        data = experiment.load_data(config, *((like.drawn(), like.made()) if like is not None else ()))
         warnings = _check_images(config, data, tested=options.then_test and not options.dry_run)
         job = experiment.build_job(config, data.train, runtime, initial_weights=not sources)
         if options.dry_run:

@@ -91,7 +91,7 @@ class Work:
 def team(device: str = "auto", dtype: str = "auto", cpus: int | None = None) -> Iterator[Team]:
     """Connects to a Ray cluster for the duration of the context.
 
-    The cluster is the one at RAY_ADDRESS, or one that `ray start` has started on this machine, or else a new one of this machine alone.
+    The cluster is the one at RAY_ADDRESS, or else a new one of this machine alone.
 
     Args:
         device: `cpu`; `cuda`, one actor per GPU; or `auto`, which is `cuda` if the cluster has GPUs.

@@ -19,7 +19,7 @@ from reid.datasets.changes import Noisy, Persons, per_frame
 from reid.datasets.corrections import Corrected, Corrections, Counts, apply_corrections, read_corrections
 from reid.datasets.demo import load_truth
 from reid.datasets.holdout import hold_out, how_to_judge
-from reid.datasets.joining import joined
+from reid.datasets.joining import joined, plain_name
 from reid.datasets.manifest import load_manifest
 from reid.datasets.mars import find_dataset, load_mars
 from reid.datasets.sources.cuhk03 import load_cuhk03
@@ -168,7 +168,7 @@ def _load(config: Config, one: Dataset, place: str, drawn: Mapping[str, str] | N
 
 def _of_one(drawn: Mapping[str, str], one: Dataset) -> dict[str, str]:
     """Returns the division of one table among several, with persons named as in the table."""
-    front = f"{Path(one.path or '').stem}:"
+    front = f"{plain_name(Path(one.path or '').stem)}:"
     return {person.removeprefix(front): part for person, part in drawn.items() if person.startswith(front)}
 
 
@@ -187,7 +187,7 @@ def drawn_again(config: Config, by_table: Mapping[str, Mapping[str, str]]) -> di
     tables = [Path(one.path) for one in config.data.sets.values() if one.path is not None]
     several = len(config.data.sets) > 1
     return {
-        f"{table.stem}:{person}" if several else person: part
+        f"{plain_name(table.stem)}:{person}" if several else person: part
         for table in tables
         for person, part in by_table.get(table.name, {}).items()
     }
@@ -278,9 +278,8 @@ def _weights(config: Config, benchmark: Benchmark, noisy: Noisy, rounds: list[Co
         return None if benchmark.weight is None else np.where(row_T < 0, 1.0, benchmark.weight[row_T])
     if benchmark.weight is not None:
         raise ConfigError("data.weights: the table has a column weight; leave out one of them")
-    dropped = np.setdiff1d(np.arange(len(noisy.split)), source_T)
-    file, split = Path(config.data.weights).expanduser(), rounds[-1].split
-    return read_weights(file, split, {noisy.split.key(row) for row in dropped})
+    *before, left = ({mended.split.key(row) for row in range(len(mended.split))} for mended in rounds)
+    return read_weights(Path(config.data.weights).expanduser(), rounds[-1].split, set().union(*before) - left)
 
 
 def _corrected(files: Sequence[Corrections], noisy: Noisy, benchmark: Benchmark) -> list[Corrected]:

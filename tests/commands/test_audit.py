@@ -154,10 +154,12 @@ def test_networks_that_have_not_seen_a_tracklet_judge_it_too(trained: Path, tmp_
     shutil.copytree(trained, run)
     assert call("audit", run, "--folds", "2", "--no-page", "machine.workers=0") == 0
     rows, split = rows_of(run / "audit.csv"), experiment.load_data(config.load(run / "config.yaml")).train.split
+    held = len(experiment.load_data(config.load(run / "config.yaml")).holdout)
     fold = dict(zip((split.key(i) for i in range(len(split))), folds_of(split.pid, 2, 0).tolist(), strict=True))
     for number in (0, 1):
         left_out = {row["key"] for row in rows_of(run / f"folds/2-of-tracklets/{number}.csv")}
-        assert left_out == {key for key, its in fold.items() if its == number}
+        assert left_out & fold.keys() == {key for key, its in fold.items() if its == number}
+        assert len(left_out - fold.keys()) == held > 0  # held out by the run: no network is trained on them
         with np.load(run / f"folds/2-of-tracklets/{number}/checkpoints/evidence.npz") as seen:
             assert left_out.isdisjoint(seen["key"].tolist())
     assert all((row["margin_out_of_fold"] == "") == (fold[row["key"]] < 0) for row in rows)
@@ -169,4 +171,9 @@ def test_networks_that_have_not_seen_a_tracklet_judge_it_too(trained: Path, tmp_
     persons = folds_of(split.pid, 2, 0, "persons")
     assert all(len(set(persons[split.pid == pid])) == 1 for pid in split.pid) and len(set(persons)) == 2
     assert "folds" in fails("audit", run, "--folds", "1")
+    assert "of how many folds?" in fails("audit", run, "--folds-of", "persons")
+    with (run / "folds/2-of-tracklets/0/config.yaml").open() as file:
+        assert "holdout: 0.0" in file.read()  # those that the run holds out are left out by name
+    message = fails("audit", run, "--folds", "2", "train.lr=0.5", "--no-page")
+    assert "cannot resume" in message and "2-of-tracklets" in message
     assert "no config to train with" in fails("audit", features_file(tmp_path / "f.npz"), "--folds", "2")
