@@ -96,5 +96,6 @@ def train_folds(
         try:
             train.run(without, train.Options(runs[fold], resume="auto", then_test=False, like=source), runtime)
         except (ConfigError, DataError, CheckpointError) as error:
-            raise type(error)(*error.problems, f"to train the networks of all folds anew, delete {folder}") from error
+            *others, last = error.problems
+            raise type(error)(*others, f"{last}; to train the networks of all folds anew, delete {folder}") from error
     return runs
