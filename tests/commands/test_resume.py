@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
-from reid import cli, experiment
+from reid import cli, experiment, files
 from reid.config import Config, load
 from reid.engine import checkpoint
 from reid.errors import ConfigError
@@ -223,10 +224,17 @@ def test_overwriting_can_be_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_kill_before_the_config_leaves_no_foreign_folder(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    (tmp_path / ".config.yaml.123.tmp").write_text("na")
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    (tmp_path / f".config.yaml.{files._host()}.{killed.pid}.tmp").write_text("na")
     directory.check(Config(), resume=True, overwrite=False)
     directory.prepare(Config(), overwrite=False)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    another = tmp_path / f".audit.csv.{files._host()}.{os.getppid()}.tmp"  # of a process that lives: an audit, say
+    another.write_text("na")
+    directory.prepare(Config(), overwrite=False)
+    assert another.exists()
+    another.unlink()
     (tmp_path / "config.yaml").rename(tmp_path / "thesis.txt")
     with pytest.raises(ConfigError, match="is no run directory"):
         directory.check(Config(), resume=True, overwrite=False)
