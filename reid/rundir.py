@@ -40,9 +40,10 @@ class RunDirectory:
         self.noise = path / "noise.csv"
         self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
 
-    def corrections(self, number: int) -> Path:
-        """Path of the copy of a correction file; files are numbered from 1."""
-        return self.path / ("corrections.csv" if number == 1 else f"corrections-{number}.csv")
+    def corrections(self, count: int) -> list[Path]:
+        """Paths of the copies of the first `count` correction files, in their order."""
+        names = ["corrections.csv", *(f"corrections-{number}.csv" for number in range(2, count + 1))]
+        return [self.path / name for name in names[:count]]
 
     def features_on(self, dataset: str | None) -> Path:
         """The feature file of a dataset, if several are tested separately; `features.npz` for None, the only dataset."""
@@ -129,8 +130,8 @@ class RunDirectory:
         """
         if benchmark.drawn is not None:
             write_parts(self.split, benchmark.drawn)
-        for number, content in enumerate(corrections, 1):
-            with atomic(self.corrections(number)) as temporary:
+        for copy, content in zip(self.corrections(len(corrections)), corrections, strict=True):
+            with atomic(copy) as temporary:
                 temporary.write_bytes(content)
         if benchmark.names:
             with atomic(self.ids) as temporary:
@@ -185,7 +186,7 @@ class RunDirectory:
             self.ids,
             self.evidence,
             self.noise,
-            self.corrections(1),
+            *self.corrections(1),
             *self.path.glob("corrections-[0-9]*.csv"),
             *self.tensorboard.glob("events.*"),
         )

@@ -5,7 +5,7 @@ Shapes: N tracklets, D feature, K persons, n rows of a block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +81,7 @@ class OutOfFold:
 
     given: Floats
     drawn: Floats
-    two_persons: Mapping[int, tuple[Ints, float]] | None = None
+    two_persons: dict[int, tuple[Ints, float]] | None = None
 
     def averaged_with(self, fit: Fit) -> tuple[Floats, Floats]:
         """Means of these and the margins of `fit`, of given and of drawn labels; those of `fit` alone where there is none here."""

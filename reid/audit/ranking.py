@@ -5,7 +5,7 @@ Shapes: N tracklets, F frames of all tracklets, concatenated, D feature.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from reid.audit.frames import foreign_frames, spans
 from reid.audit.identities import SAME, Likeness, likeness_of, same_person, two_persons
 from reid.audit.labels import (
+    DRAWS,
     Fit,
     Floats,
     Ints,
@@ -76,7 +77,7 @@ def audit(
         camid: (N,) cameras, -1 unknown.
         rows: (N,) row of each tracklet in the caller's table; 0..N-1 by default.
         evidence: further columns of evidence, (N,) each, which are copied to the findings.
-        out_of_fold: from `margins_of` other networks. The probability that a label is wrong then comes from the mean of both margins.
+        out_of_fold: from `judged_by`. The probability that a label is wrong then comes from the mean of both margins.
         seed: of the random labels that serve as examples of wrong labels, and of the bootstrap of the rate.
 
     Raises:
@@ -142,39 +143,55 @@ def audit(
     return Audit(findings, rate, likeness)
 
 
-def margins_of(
-    features: NDArray[np.floating], lengths: Ints, pid: Ints, camid: Ints, *, seed: int = 0
-) -> tuple[Floats, Floats]:
-    """Returns the margins of the given labels, (N,), and of labels drawn at random, (N, draws); arguments as in `audit`."""
-    of_tracklet = _pooled(features, np.cumsum(lengths) - lengths, lengths)
-    _require_finite(of_tracklet)
-    fit = fit_of(persons_of(of_tracklet, np.unique(pid, return_inverse=True)[1], camid), seed=seed)
-    return fit.margin, fit.null
-
-
-def two_persons_of(
-    features: NDArray[np.floating], lengths: Ints, pid: Ints, camid: Ints, rows: Ints
-) -> dict[int, tuple[Ints, float]]:
-    """Looks for pids that hold two persons among some tracklets, compared with each other only.
+def judged_by(
+    networks: Iterable[tuple[int, NDArray[np.floating]]],
+    fold: Ints,
+    lengths: Ints,
+    pid: Ints,
+    camid: Ints,
+    *,
+    persons: bool = False,
+    seed: int = 0,
+) -> OutOfFold:
+    """Judges tracklets by networks that have not been trained on them.
 
     Args:
-        features: as in `audit`; so are `lengths`, `pid` and `camid`.
-        rows: the tracklets: all of some persons, on whom the network of the features has not been trained.
+        networks: fold, and (F, D) unit rows of the frames of all tracklets by the network that was trained without this fold.
+        fold: (N,) fold of each tracklet; one that no network was trained without is in none of these folds.
+        lengths: (N,) frames of each tracklet.
+        pid: (N,) given persons.
+        camid: (N,) cameras.
+        persons: whether folds hold whole persons: these are then also searched for pids that hold two.
+        seed: as for `audit`.
 
-    Returns:
-        Label 0..K-1 of all tracklets -> (rows of the smaller part, confidence).
+    Raises:
+        DataError: as for `audit`; or a fold holds one person only.
     """
-    labels = np.unique(pid, return_inverse=True)[1]
-    of_tracklet = _pooled(features, np.cumsum(lengths) - lengths, lengths)[rows]
-    there, label = np.unique(labels[rows], return_inverse=True)
+    label = np.unique(pid, return_inverse=True)[1]
+    found = OutOfFold(np.full(len(pid), np.nan), np.full((len(pid), DRAWS), np.nan), {} if persons else None)
+    for number, features in networks:
+        rows = np.flatnonzero(fold == number)
+        of_tracklet = _pooled(features, np.cumsum(lengths) - lengths, lengths)
+        _require_finite(of_tracklet)
+        fit = fit_of(persons_of(of_tracklet, label, camid), seed=seed)
+        found.given[rows], found.drawn[rows] = fit.margin[rows], fit.null[rows]
+        if found.two_persons is not None:
+            found.two_persons.update(_two_persons_among(rows, of_tracklet, label, camid))
+    return found
+
+
+def _two_persons_among(
+    rows: Ints, of_tracklet: NDArray[np.float32], label: Ints, camid: Ints
+) -> dict[int, tuple[Ints, float]]:
+    """As `two_persons`, among some rows that are all tracklets of their persons and are compared with each other only."""
+    there, own = np.unique(label[rows], return_inverse=True)
     if len(there) < 2:
-        return {}
-    persons = persons_of(of_tracklet, label, camid[rows])
+        raise DataError("audit: a fold of one person, whom nobody can be compared with; ask for fewer folds")
+    persons = persons_of(of_tracklet[rows], own, camid[rows])
     fit = fit_of(persons)
-    mixture = estimate_rate(fit.margin, fit.null, label)[1]
+    mixture = estimate_rate(fit.margin, fit.null, own)[1]
     likeness = likeness_of(persons, fit, mixture.likely_wrong(fit.margin) < 0.5)
-    if likeness.same - likeness.different < APART:  # this network tells nobody apart
-        return {}
+    _require_apart(likeness)
     return {int(there[one]): (rows[part], sure) for one, (part, sure) in two_persons(persons, likeness).items()}
 
 

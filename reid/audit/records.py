@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from reid.errors import counted
 from reid.files import atomic
 from reid.findings import Finding
 from reid.tracklets import IdNames, Split
+
+logger = logging.getLogger(__name__)
 
 FIXED = ("rank", "key", "pid", "camid", "suspicion")
 LAST = ("kind", "suggested_pid", "frames")
@@ -74,8 +78,16 @@ def write_fiftyone(folder: Path, findings: Sequence[Finding], split: Split, name
     """Writes data.json and labels.json, a dataset of FiftyOne's type FiftyOneImageClassificationDataset.
 
     Each sample is a tracklet, represented by its middle frame and labelled with its given person; the findings are attributes of the label.
+    Tracklets whose middle frame is no image file, but in a pack or a part of a picture or video, are left out. Nothing is written if there
+    are no others.
     """
     middle = {split.key(found.row): int(split.start[found.row] + split.lengths[found.row] // 2) for found in findings}
+    paths = {key: str(path.absolute()) for key, frame in middle.items() if (path := split.path(frame)).is_file()}
+    if len(paths) < len(middle):
+        left = counted(len(middle) - len(paths), "tracklet")
+        logger.info("%s: without %s whose pictures are no files of their own", folder, left)
+    if not paths:
+        return
     labels = {
         split.key(found.row): {
             "label": person(names, split.pid[found.row]),
@@ -90,8 +102,8 @@ def write_fiftyone(folder: Path, findings: Sequence[Finding], split: Split, name
             },
         }
         for found in findings
+        if split.key(found.row) in paths
     }
-    paths = {key: str(split.path(frame).absolute()) for key, frame in middle.items()}
     for name, content in (("data.json", paths), ("labels.json", {"classes": None, "labels": labels})):
         with atomic(folder / name) as temporary:
             temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from reid import experiment
-from reid.audit.labels import DRAWS, OutOfFold
-from reid.audit.ranking import Audit, audit, margins_of, two_persons_of
+from reid.audit.labels import OutOfFold
+from reid.audit.ranking import Audit, audit, judged_by
 from reid.audit.records import write_audit, write_fiftyone, write_foreign_frames, write_label_issues
 from reid.commands.folds import folds_of, train_folds
 from reid.config import Config
@@ -88,7 +88,6 @@ class Audited:
         names: of persons and cameras.
         evidence: columns recorded in training, (N,) each.
         retrain: command that trains on the corrected labels; empty if there is none.
-        pictures: whether the split's frames are image files.
         out_of_fold: what networks say that have not been trained on these tracklets, if there are any.
     """
 
@@ -101,7 +100,6 @@ class Audited:
     names: IdNames
     evidence: Mapping[str, np.ndarray]
     retrain: str = ""
-    pictures: bool = True
     out_of_fold: OutOfFold | None = None
 
 
@@ -176,25 +174,15 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
         np.array([split.path(frame).as_posix() for frame in frames]),
     )
     features = _embedded(experiment.OfRun(source, options.checkpoint), config, each, runtime)
-    before = [directory.corrections(number) for number, _ in enumerate(data.corrections, 1)]
     out_of_fold = None
     if options.folds:
         fold_T = folds_of(split.pid, options.folds, config.seed, options.folds_of)
         folder = (options.out or source) / "folds" / f"{options.folds}-of-{options.folds_of}"
         runs = train_folds(source, config, data, fold_T, folder, runtime)
-        given, drawn = np.full(len(rows), np.nan), np.full((len(rows), DRAWS), np.nan)
-        two: dict[int, tuple[np.ndarray, float]] = {}
-        for fold, run in runs.items():
-            unseen, here = (
-                _embedded(experiment.OfRun(run), config, each, runtime),
-                np.flatnonzero(fold_T[rows] == fold),
-            )
-            of_tracklets = (unseen, lengths[rows], split.pid[rows], split.camid[rows])
-            margin, null = margins_of(*of_tracklets)
-            given[here], drawn[here] = margin[here], null[here]
-            if options.folds_of == "persons":
-                two |= two_persons_of(*of_tracklets, here)
-        out_of_fold = OutOfFold(given, drawn, two if options.folds_of == "persons" else None)
+        unseen = ((fold, _embedded(experiment.OfRun(run), config, each, runtime)) for fold, run in runs.items())
+        pid, camid = split.pid[rows], split.camid[rows]
+        out_of_fold = judged_by(unseen, fold_T[rows], lengths[rows], pid, camid, persons=options.folds_of == "persons")
+    before = directory.corrections(len(data.corrections))
     corrections = json.dumps([*map(str, before), "corrections.csv"]) if before else "corrections.csv"
     retrain = ["robust-reid", "train", f"{source}/config.yaml", f"data.corrections={corrections}"]
     return Audited(
@@ -297,7 +285,6 @@ def _of_features(source: Path) -> Audited:
         None,
         names,
         {},
-        pictures=source.is_dir(),
     )
 
 
@@ -337,8 +324,7 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
     write_audit(out / "audit.csv", findings, audited.split, audited.names)
     write_foreign_frames(out / "foreign_frames.csv", findings, audited.split)
     write_label_issues(out / "label_issues.csv", findings, audited.split, audited.names)
-    if audited.pictures and _are_files(audited.split):
-        write_fiftyone(out / "fiftyone", findings, audited.split, audited.names)
+    write_fiftyone(out / "fiftyone", findings, audited.split, audited.names)
     with atomic(out / "audit.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     percent = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
@@ -374,14 +360,6 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
         logger.info("page: %s", written)
     if audited.retrain:
         logger.info("then train on what you corrected: %s", audited.retrain)
-
-
-def _are_files(split: Split) -> bool:
-    """Whether other programs can open the frames; parts of pictures, of videos and of packs are no files."""
-    there = len(split) and split.path(int(split.start[0])).is_file()
-    if not there:
-        logger.info("fiftyone/ is not written: frames such as %s are no files", split.path(int(split.start[0])))
-    return bool(there)
 
 
 def _caution(contradicted: float) -> str:

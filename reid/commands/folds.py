@@ -71,8 +71,8 @@ def train_folds(
     folds = [fold for fold in np.unique(fold_T).tolist() if fold >= 0]
     if not folds:
         raise DataError(f"{source}: no person has two tracklets, so every network needs all of them; leave out --folds")
-    split, directory, runs = data.train.split, RunDirectory(source), dict[int, Path]()
-    corrections = [str(directory.corrections(number)) for number, _ in enumerate(data.corrections, 1)]
+    split, runs = data.train.split, dict[int, Path]()
+    corrections = [str(copy) for copy in RunDirectory(source).corrections(len(data.corrections))]
     # Held-out identities are drawn after corrections, so a fold would draw others: those of the run are dropped by name.
     drawn = config.data.holdout > 0 and data.holdout is not None and data.benchmark.drawn is None
     held = data.holdout if drawn else None

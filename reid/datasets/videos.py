@@ -63,15 +63,17 @@ def _video(process: int, path: str, state: tuple[int, int]) -> _Video:
 
 @cache
 def _index(path: str, state: tuple[int, int]) -> _Index:
-    av = _av(path)
+    av = pyav(path)
     try:
-        with av.open(path) as container:
+        with av.open(path, metadata_errors="replace") as container:
             packets = [
                 (packet.pts, packet.is_keyframe)
                 for packet in container.demux(container.streams.video[0])
                 if packet.size and not packet.is_discard
             ]
-    except (av.FFmpegError, IndexError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged videos raise nearly anything: one without a picture is an IndexError
         raise DataError(f"{path}: cannot read this video: {error}") from None
     times = [time for time, _ in packets]
     if None in times or len(set(times)) < len(times):
@@ -85,14 +87,13 @@ class _Video:
     def __init__(self, path: str, index: _Index) -> None:
         self.path, self._lock = path, threading.Lock()
         self._times, self._keys = index
-        self._av = _av(path)
-        self._failures: tuple[type[BaseException], ...] = (self._av.FFmpegError, IndexError)
+        self._av = pyav(path)
         self._at, self._picture = -1, np.zeros((0, 0, 3), np.uint8)
         self._decoded: Iterator[Any] = iter(())
         self._open()
 
     def _open(self) -> None:
-        self._container = self._av.open(self.path)
+        self._container = self._av.open(self.path, metadata_errors="replace")
         self._stream = self._container.streams.video[0]
 
     def frame(self, number: int) -> np.ndarray:
@@ -121,7 +122,9 @@ class _Video:
                 self._decoded = self._container.decode(self._stream)
                 if (picture := self._decoded_up_to(number)) is not None:
                     return picture
-        except self._failures as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # as in `_index`
             raise DataError(f"{self.path}: cannot decode frame {number}: {error}") from None
         raise DataError(f"{self.path}: cannot find frame {number} by its time; {_ADVICE}")
 
@@ -137,7 +140,12 @@ class _Video:
         return None
 
 
-def _av(path: str) -> Any:
+def pyav(path: str | os.PathLike[str]) -> Any:
+    """The library that decodes videos.
+
+    Raises:
+        DataError: it is not installed.
+    """
     try:
         import av
     except ImportError:

@@ -182,7 +182,7 @@ def data_as_trained(config: Config, directory: RunDirectory) -> LabelledData:
     Raises:
         DataError: the data are not available.
     """
-    copies = [directory.corrections(number) for number, _ in enumerate(config.data.correction_files, 1)]
+    copies = directory.corrections(len(config.data.correction_files))
     if copies and all(copy.is_file() for copy in copies):
         kept = config.data.model_copy(update={"corrections": [str(copy) for copy in copies]})
         config = config.model_copy(update={"data": kept})

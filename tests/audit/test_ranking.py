@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from reid.audit import identities, ranking
-from reid.audit.labels import OutOfFold
-from reid.audit.ranking import Audit, audit, margins_of, two_persons_of
+from reid.audit.labels import unit
+from reid.audit.ranking import Audit, audit, judged_by
 from reid.errors import DataError
 from reid.findings import Finding
 from tests.audit.conftest import World, make_world
@@ -123,15 +123,22 @@ def test_a_label_that_half_of_all_tracklets_carry(world: World, monkeypatch: pyt
     assert not [one for one in found if one.kind == "split"]
 
 
+def alone_by_other(features: np.ndarray, world: World) -> np.ndarray:
+    found = audit(features, None, world.given, world.camid).findings
+    return np.array([one.evidence["margin"] for one in by_row(found)])
+
+
 def test_a_second_opinion_of_networks_that_have_not_seen_the_label_counts_as_much_as_the_first() -> None:
     world, rng = make_world(spread=2.2, rate=0.3), np.random.default_rng(1)
     centre = np.array([world.features[world.true == person].mean(0) for person in range(1, 41)])
     other = centre[world.true - 1] + rng.normal(scale=0.16, size=world.features.shape)
     ones = np.ones(len(other), int)
-    margin, drawn = margins_of(other / np.linalg.norm(other, axis=1, keepdims=True), ones, world.given, world.camid)
-    margin[:7] = np.nan  # of these no network is without
+    other /= np.linalg.norm(other, axis=1, keepdims=True)
+    fold = np.arange(len(ones)) % 2
+    fold[:7] = -1  # of these no network is without
+    unseen = judged_by([(0, other), (1, other)], fold, ones, world.given, world.camid)
     alone = audit(world.features, None, world.given, world.camid)
-    both = audit(world.features, None, world.given, world.camid, out_of_fold=OutOfFold(margin, drawn))
+    both = audit(world.features, None, world.given, world.camid, out_of_fold=unseen)
 
     def auroc(result: Audit) -> float:
         place = np.empty(len(world.wrong))
@@ -139,9 +146,10 @@ def test_a_second_opinion_of_networks_that_have_not_seen_the_label_counts_as_muc
         return float(roc_auc_score(world.wrong, -place))
 
     assert 0.7 < auroc(alone) < auroc(both) - 0.01
-    by_row = {found.row: found for found in both.findings}
-    assert np.isnan(by_row[0].evidence["margin_out_of_fold"]) and np.isfinite(by_row[0].suspicion)
-    assert by_row[9].evidence["margin_out_of_fold"] == margin[9]
+    rows = {found.row: found for found in both.findings}
+    assert np.isnan(rows[0].evidence["margin_out_of_fold"]) and np.isfinite(rows[0].suspicion)
+    assert rows[9].evidence["margin_out_of_fold"] == unseen.given[9]
+    assert rows[9].evidence["margin_out_of_fold"] == pytest.approx(alone_by_other(other, world)[9])
 
 
 def test_two_persons_are_seen_by_a_network_that_was_not_told_they_are_one() -> None:
@@ -151,12 +159,16 @@ def test_two_persons_are_seen_by_a_network_that_was_not_told_they_are_one() -> N
     blind = world.features.copy()  # a network that was trained to call them one
     blind[given == 1] = blind[given == 1].mean(0) + 0.02 * np.random.default_rng(0).normal(size=(20, 32))
     blind /= np.linalg.norm(blind, axis=1, keepdims=True)
-    ones, half = np.ones(len(given), int), np.flatnonzero(given % 2 == 1)
-    found = two_persons_of(world.features, ones, given, world.camid, half)
+    ones, fold = np.ones(len(given), int), given % 2
+    unseen = judged_by([(1, world.features)], fold, ones, given, world.camid, persons=True)
+    found = unseen.two_persons
     assert list(found) == [0] and set(world.true[found[0][0]]) in ({1}, {2})
-    unknown = np.full(len(given), np.nan)
-    told = audit(
-        blind, None, given, world.camid, out_of_fold=OutOfFold(unknown, np.full((len(given), 4), np.nan), found)
-    )
+    told = audit(blind, None, given, world.camid, out_of_fold=unseen)
     assert {found.row for found in told.findings if found.kind == "split"} == set(found[0][0].tolist())
     assert not [one for one in audit(blind, None, given, world.camid).findings if one.kind == "split"]
+    with pytest.raises(DataError, match="a fold of one person"):
+        judged_by([(0, world.features)], np.where(given == 1, 0, 1), ones, given, world.camid, persons=True)
+    random = np.random.default_rng(1).normal(size=world.features.shape)
+    random[:] = random[:1] + 1e-6 * random
+    with pytest.raises(DataError, match="tell nobody apart"):
+        judged_by([(0, unit(random))], np.zeros(len(given), int), ones, given, world.camid, persons=True)

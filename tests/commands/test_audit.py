@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from reid import config, experiment
+from reid.audit.records import write_fiftyone
 from reid.commands.audit import _looked_at
 from reid.commands.folds import folds_of
 from reid.engine.evidence import late_confidence
-from reid.tracklets import Split
+from reid.findings import Finding
+from reid.tracklets import IdNames, Split
 from tests.audit.conftest import make_world
 from tests.commands.conftest import call
 
@@ -53,6 +56,18 @@ def test_a_run(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert all(label["label"] == pid[key] for key, label in about["labels"].items())
     assert about["labels"][rows[0]["key"]]["attributes"]["suspicion"] == pytest.approx(suspicion[0], abs=1e-4)
     assert (tmp_path / "a/audit/index.html").is_file()
+
+
+def test_a_dataset_for_fiftyone_names_files_that_are_there(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 16)).save(tmp_path / "whole.png")
+    names = np.array([b"whole.png", b"whole.png#xywh=0,0,4,8", b"gone.png"])
+    one = np.arange(3)
+    split = Split(tmp_path, names, one, one + 1, one + 1, one, np.array(["whole", "part", "gone"]))
+    write_fiftyone(tmp_path / "some", [Finding(row, 0.5) for row in (0, 1, 2)], split, IdNames())
+    assert list(json.loads((tmp_path / "some/data.json").read_text())) == ["whole"]
+    assert list(json.loads((tmp_path / "some/labels.json").read_text())["labels"]) == ["whole"]
+    write_fiftyone(tmp_path / "none", [Finding(row, 0.5) for row in (1, 2)], split, IdNames())
+    assert not (tmp_path / "none").exists()
 
 
 def test_frames_are_evenly_spread_and_readable() -> None:

@@ -89,7 +89,8 @@ def test_a_second_file_corrects_what_the_first_has_left(place: Path, capsys: pyt
     shutil.copy("second.csv", "corrections.csv")
     assert call(*words, *few) == 0
     run = RunDirectory(Path("one round-corrected"))
-    assert [run.corrections(n).name for n in (1, 2)] == ["corrections.csv", "corrections-2.csv"]
+    assert [copy.name for copy in run.corrections(2)] == ["corrections.csv", "corrections-2.csv"]
+    assert all(copy.is_file() for copy in run.corrections(2)) and not run.corrections(3)[2].exists()
     Path("corrections.csv").unlink()
     shutil.rmtree("one round")
     split = experiment.data_as_trained(run.config(), run).train.split

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reid.datasets.videos import pyav
 from reid.errors import DataError
 
 
@@ -20,12 +21,7 @@ def frames_of_video(path: Path, wanted: Set[int]) -> Iterator[tuple[int, np.ndar
     """
     if not wanted:
         return
-    try:
-        import av
-    except ImportError:
-        raise DataError(
-            f"{path}: videos are decoded by PyAV, which is not installed: pip install 'robust-reid[video]'"
-        ) from None
+    av = pyav(path)
     last, count = max(wanted), 0
     try:
         with av.open(str(path), metadata_errors="replace") as container:
