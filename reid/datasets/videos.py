@@ -80,6 +80,8 @@ def _index(path: str, state: tuple[int, int]) -> _Index:
         raise DataError(f"{path}: its frames have no times of their own; {_ADVICE}")
     rising = np.array(sorted(times), np.int64)
     keys = np.array(sorted(time for time, is_key in packets if is_key), np.int64)
+    if len(rising) and not len(keys):
+        raise DataError(f"{path}: damaged: a video of {len(rising)} frames without a key frame; get the file again")
     return _Index(rising, np.searchsorted(rising, keys))
 
 

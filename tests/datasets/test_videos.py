@@ -130,3 +130,41 @@ def test_parts_of_pictures_and_frames(tmp_path):
         decode(tmp_path / "a.png#xywh=40,1,5,5")
     frames = film(tmp_path / "a.mkv", "libx264")
     np.testing.assert_array_equal(decode(tmp_path / "a.mkv#frame=9&xywh=10,20,30,40"), frames[9][20:60, 10:40])
+
+
+def test_words_in_a_video_need_not_be_utf_8(tmp_path):
+    file = tmp_path / "a.mkv"
+    with av.open(str(file), "w") as container:
+        container.metadata["title"] = "the title"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 32, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    changed = file.read_bytes().replace(b"the title", b"\xff" * 9)
+    assert b"\xff" * 9 in changed
+    file.write_bytes(changed)
+    [(number, picture)] = frames_of_video(file, {0})
+    np.testing.assert_array_equal(videos.frame_of(str(file), number), picture)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_video_is_one_line_by_either_way(tmp_path):
+    film(tmp_path / "good.mkv", "libx264", {"g": "12"})
+    good, rng = (tmp_path / "good.mkv").read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for number in range(40):
+        data = bytearray(good)
+        for place in rng.integers(0, 600, 4):  # where the container says what is in it
+            data[place] = rng.integers(256)
+        file = tmp_path / f"{number}.mkv"
+        file.write_bytes(data[: len(data) if number % 2 else rng.integers(1, len(data))])
+        for read in (
+            lambda file=file: videos.frame_of(str(file), 5),
+            lambda file=file: dict(frames_of_video(file, {5})),
+        ):
+            try:
+                read()
+            except DataError as error:
+                assert len(error.problems) == 1
+                refused += 1
+    assert refused > 20
