@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from reid.datasets.regions import SIDES
 from reid.datasets.sources import registry
 from reid.datasets.sources.base import Options, Rows, is_person
-from reid.datasets.sources.boxes import BOX, CropFormat, cut, num_crops
+from reid.datasets.sources.boxes import CropFormat, cut, num_crops
 from reid.datasets.table import write_table
 from reid.errors import ConfigError, DataError, counted, in_range
 
@@ -181,7 +182,7 @@ def _tidy(column: str, values: list[Any]) -> list[Any]:
         if all(text is None or _WHOLE.fullmatch(text) for text in texts):
             return [None if text is None else int(text) for text in texts]
         return texts
-    if column in BOX and all(value is None or float(value).is_integer() for value in values):
+    if column in SIDES and all(value is None or float(value).is_integer() for value in values):
         return [None if value is None else int(value) for value in values]
     return values
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from reid.datasets import frames, regions
 from reid.datasets.images import IMAGE_SUFFIXES, images_in, is_image, is_video
-from reid.datasets.regions import Box
+from reid.datasets.regions import MOST_FRAMES, SIDES, Box
 from reid.datasets.splitting import ENOUGH_FOR_VAL, PARTS, Draw, can_match, draw_parts, draw_test
 from reid.datasets.table import (
     UNKNOWN,
@@ -34,7 +34,6 @@ from reid.tracklets import Benchmark, IdNames, Split
 
 UNKNOWN_PID, UNKNOWN_CAMID = 0, -1
 ROLES = ("query", "gallery", "both")
-_BOX = ("x", "y", "w", "h")
 _LOOKED_AT = 50  # files that are looked for; when none is there, the table's paths are taken to be wrong
 
 
@@ -254,17 +253,19 @@ def _may_be_absolute(texts: list[str]) -> bool:
 
 def _boxes(table: Table) -> dict[int, Box]:
     """Row -> the part of its picture that it is of."""
-    there = [side for side in _BOX if side in table]
+    there = [side for side in SIDES if side in table]
     if not there:
         return {}
-    if len(there) < len(_BOX):
-        raise table.error(0, there[0], f"a box has the columns {', '.join(_BOX)}; got {', '.join(there)}")
-    sides_N4 = np.stack([table.numbers(side, low=-1e9 if side in "xy" else 0) for side in _BOX], axis=1)
+    if len(there) < len(SIDES):
+        raise table.error(0, there[0], f"a box has the columns {', '.join(SIDES)}; got {', '.join(there)}")
+    sides_N4 = np.stack([table.sides(side) for side in SIDES], axis=1)
     found = {}
     for i in np.flatnonzero(~np.isnan(sides_N4).all(1)).tolist():
         empty = np.isnan(sides_N4[i])
         if empty.any():
-            raise table.error(i, _BOX[int(empty.argmax())], "expected a number, as the other sides of the box have one")
+            raise table.error(
+                i, SIDES[int(empty.argmax())], "expected a number, as the other sides of the box have one"
+            )
         if (box := Box.of(*sides_N4[i].tolist())) is None:
             raise table.error(i, "x", f"expected a box of some size inside of its picture, got {sides_N4[i].tolist()}")
         found[i] = box
@@ -281,7 +282,7 @@ def _frames_of_videos(table: Table) -> dict[int, range]:
     first, last = (table.numbers(column, low=0, whole=True) for column in there)
     found = {}
     for i in np.flatnonzero(~(np.isnan(first) & np.isnan(last))).tolist():
-        if not first[i] <= last[i]:
+        if not 0 <= last[i] - first[i] < MOST_FRAMES:
             cells = [table.cells(column)[i] for column in there]
             raise table.error(
                 i, "first", f"expected the first frame of a video and its last, got {cells[0]!r} to {cells[1]!r}"

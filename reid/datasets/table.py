@@ -79,6 +79,10 @@ class Table:
         """Make an error about cell i of a column."""
         return DataError(f"{self.file}: row {self.row[i]}, column {column}: {problem}")
 
+    def sides(self, name: str) -> np.ndarray:
+        """(N,) float64, a column of `regions.SIDES`: places may lie outside of the picture, sizes are none below 0; NaN if empty."""
+        return self.numbers(name, low=-1e9 if name in ("x", "y") else 0)
+
     def numbers(self, column: str, *, low: float, whole: bool = False) -> np.ndarray:
         """Parse a column of numbers to (N,) float64, NaN for an empty cell.
 

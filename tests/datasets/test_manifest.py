@@ -125,6 +125,10 @@ def test_parts_of_pictures_and_frames_of_videos(folder: Path) -> None:
     (folder / "t.csv").write_text("path,tracklet,x,y,w,h\nimgs/a,t,1,2,3,4\n")
     with pytest.raises(DataError, match=r"row 2, column x: a box is a part of one picture; .*got a folder: imgs/a"):
         load_rows(folder / "t.csv")
+    for first, last in ((5, 4), (0, 10**15)):  # the other way round; a name for each would fill the memory
+        (folder / "t.csv").write_text(f"path,tracklet,first,last\ngate.mkv,t,{first},{last}\n")
+        with pytest.raises(DataError, match="row 2, column first: expected the first frame of a video and its last"):
+            load_rows(folder / "t.csv")
 
 
 def test_names_are_numbered_and_kept(folder: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from reid.datasets.images import is_video
-from reid.datasets.regions import Box
+from reid.datasets.regions import SIDES, Box
 from reid.datasets.sources.base import Rows
 from reid.errors import DataError
 from reid.files import JSON_ERRORS, atomic, remove_left_behind
@@ -25,11 +25,10 @@ from reid.files import JSON_ERRORS, atomic, remove_left_behind
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
-BOX = ("x", "y", "w", "h")
 _RECORD = "crops.json"
 _MOST = 1e9  # pixels, more than any image has
 _WHOLE = (0.0, 0.0, _MOST, _MOST)  # the whole image, as boxes are clipped
-_NOT_OF_A_CROP = {*BOX, "first", "last"}
+_NOT_OF_A_CROP = {*SIDES, "first", "last"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def box_of(where: str, box: Any) -> dict[str, Any]:
     numbers = isinstance(box, list) and all(isinstance(side, int | float) and abs(side) <= _MOST for side in box)
     if not numbers or len(box) != 4:
         raise DataError(f"{where}: expected bbox [x, y, w, h], got {str(box)[:60]}")
-    return dict(zip(BOX, map(float, box), strict=True))
+    return dict(zip(SIDES, map(float, box), strict=True))
 
 
 def num_crops(rows: Rows) -> int:
@@ -115,7 +114,7 @@ def check_boxes(rows: Rows) -> None:
         DataError: names tracklet, frame and box.
     """
     seen = set()
-    cells = zip(rows.columns["tracklet"], rows.column("frame"), *(rows.column(side) for side in BOX), strict=True)
+    cells = zip(rows.columns["tracklet"], rows.column("frame"), *(rows.column(side) for side in SIDES), strict=True)
     for tracklet, frame, *box in cells:
         if box[0] is None:
             continue
@@ -128,7 +127,7 @@ def check_boxes(rows: Rows) -> None:
 
 def _planned(rows: Rows, folder: Path, form: CropFormat) -> list[_Crop]:
     crops, position = [], dict[str, int]()
-    frames, boxes = rows.column("frame"), list(zip(*(rows.column(side) for side in BOX), strict=True))
+    frames, boxes = rows.column("frame"), list(zip(*(rows.column(side) for side in SIDES), strict=True))
     for row, tracklet in enumerate(rows.columns["tracklet"]):
         position[tracklet] = position.get(tracklet, -1) + 1
         box = boxes[row]

@@ -8,12 +8,12 @@ from typing import Any
 
 from reid.datasets import table as tables
 from reid.datasets.images import is_image, is_video
+from reid.datasets.regions import MOST_FRAMES, SIDES
 from reid.datasets.sources.base import Options, Rows, images_of
-from reid.datasets.sources.boxes import BOX, check_boxes
+from reid.datasets.sources.boxes import check_boxes
 from reid.datasets.table import Table, read_table
 from reid.errors import DataError
 
-_MOST_FRAMES = 10_000_000  # of one row: 4.6 days of video at 25 frames/s
 SHAPE = "a .csv or .parquet with path,tracklet[,pid,camid,…]"
 
 
@@ -52,17 +52,16 @@ def _numbers(table: Table) -> dict[str, list[Any]]:
         if name in table:
             values = table.numbers(name, low=0, whole=True).tolist()
             numbers[name] = [None if value != value else int(value) for value in values]
-    for name in BOX:
+    for name in SIDES:
         if name in table:
-            low = -1e9 if name in ("x", "y") else 0
-            numbers[name] = [None if value != value else value for value in table.numbers(name, low=low).tolist()]
+            numbers[name] = [None if value != value else value for value in table.sides(name).tolist()]
     return numbers
 
 
 def _frames(table: Table, i: int, path: str, cells: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     if is_video(path):
         first, last = cells.get("first"), cells.get("last")
-        if first is None or last is None or not 0 <= last - first < _MOST_FRAMES:
+        if first is None or last is None or not 0 <= last - first < MOST_FRAMES:
             raise table.error(i, "first", f"expected the first and last frame of a video, got {first} to {last}")
         return [(path, {**cells, "first": frame, "last": frame, "frame": frame}) for frame in range(first, last + 1)]
     if not is_image(path) and os.path.isdir(path):
