@@ -27,9 +27,9 @@ from reid.augment import Preprocess
 from reid.commands.export import same_order
 from reid.datasets.decoding import decode
 from reid.datasets.demo import write_demo
-from reid.models import deployed
+from reid.export import deployed
+from reid.export.deployed import Deployed, Run
 from reid.models.backbone import create_backbone
-from reid.models.deployed import Deployed, Run
 from reid.models.fused import fused
 
 NETWORKS = {

@@ -45,7 +45,20 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     reid = [sys.executable, "-m", "reid"]
     with tempfile.TemporaryDirectory() as folder:
-        for command in ([sys.executable, "-c", WORLD], [*reid, "extract", "run", "demo", "--out", "gallery"]):
+        export = [
+            "export",
+            "run",
+            "--format",
+            "onnx",
+            "--preprocessing",
+            "outside",
+            "--out",
+            "model.onnx",
+            "--data-root",
+            ".",
+        ]
+        extract = ["extract", "run", "demo", "--out", "gallery"]
+        for command in ([sys.executable, "-c", WORLD], [*reid, *extract], [*reid, *export]):
             seconds(command, Path(folder))
         key = (Path(folder) / "gallery/meta.csv").read_text().splitlines()[1].split(",")[1]
         picture = str(next((Path(folder) / "demo").rglob("*.jpg")))
@@ -53,6 +66,7 @@ def main(argv: list[str] | None = None) -> None:
             "help, the slowest verb": [[*reid, verb, "--help"] for verb in VERBS],
             "search by key": [[*reid, "search", "gallery", key]],
             "search by picture": [[*reid, "search", "gallery", picture]],
+            "search by picture, exported network": [[*reid, "search", "gallery", picture, "--weights", "model.onnx"]],
             "importing torch": [[sys.executable, "-c", "import torch"]],
             "importing torch and timm": [[sys.executable, "-c", "import torch, timm"]],
         }

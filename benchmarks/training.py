@@ -12,6 +12,7 @@ same run.
 import argparse
 import copy
 import itertools
+import json
 import multiprocessing
 import statistics
 import tempfile
@@ -41,14 +42,19 @@ from reid.datasets.sampling import FrameSampler
 from reid.engine.extract import extract
 from reid.engine.optim import constant, sgd
 from reid.engine.train import Job, TrainingSet, fit
+from reid.export import deployed
+from reid.export.deployed import Deployed, Exported
+from reid.export.onnx_file import OnnxNetwork
 from reid.losses import CCE
 from reid.models.embedding import Classifier, Embedding
+from reid.models.fused import fused
 from reid.models.pooling import POOLINGS
 from reid.runtime import Runtime, start
 from reid.tracklets import Split
 
 MEAN = STD = [0.5] * 3
 PLAIN, OURS, IN_PLACE = "plain loop", "this project", "data in place"
+ONNX = f"{OURS}, by ONNX Runtime"
 
 
 def main() -> None:
@@ -253,9 +259,11 @@ def extraction(flags: argparse.Namespace, runtime: Runtime, split: Split) -> dic
     model = settled(runtime.place(Embedding(timm.create_model(flags.model, num_classes=0))), flags, split, runtime)
     network = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
     plain_rows = Plain(flags, split, train=False)
-    types = {OURS: runtime.dtype}
+    types: dict[str, tuple[Embedding | Exported, torch.dtype]] = {OURS: (model, runtime.dtype)}
     if runtime.device.type == "cuda" or has_bf16():
-        types[f"{OURS}, bfloat16"] = torch.bfloat16
+        types[f"{OURS}, bfloat16"] = model, torch.bfloat16
+    if runtime.device.type == "cpu":
+        types[ONNX] = exported(model, flags), torch.float32
     found: dict[str, Tensor] = {}
     seconds: dict[str, list[float]] = {name: [] for name in (PLAIN, *types)}
     for _ in range(flags.repeat):
@@ -263,21 +271,37 @@ def extraction(flags: argparse.Namespace, runtime: Runtime, split: Split) -> dic
         loader = DataLoader(plain_rows, flags.batch_size, sampler=split.frames().tolist(), num_workers=flags.workers)
         found[PLAIN] = pooled(embedded(network, (images for images, _ in loader), runtime), split)
         seconds[PLAIN].append(time.perf_counter() - began)
-        for name, dtype in types.items():
+        for name, (embeds, dtype) in types.items():
             began, here = time.perf_counter(), Runtime(runtime.device, dtype)
             options = {"dim": model.num_features, "pooling": POOLINGS["mean"], "workers": flags.workers}
-            rows = extract(model, preprocess(flags), split, here, batch_size=flags.batch_size, **options)
+            rows = extract(embeds, preprocess(flags), split, here, batch_size=flags.batch_size, **options)
             seconds[name].append(time.perf_counter() - began)
             found[name] = torch.from_numpy(rows)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, flags.crop, flags.crop, device=runtime.device))
     report = rates(seconds, split.num_frames, counter.get_total_flops())
-    report["bfloat16"] = "measured" if len(types) > 1 else "not measured here: no bf16 instructions"
+    measured_bf16 = f"{OURS}, bfloat16" in types
+    report["bfloat16"] = "measured" if measured_bf16 else "not measured here: no bf16 instructions"
     inputs = (preprocess(flags)(images, runtime.device) for images in decoded(split))
     same_pixels = pooled(embedded(network, inputs, runtime), split)
     report["largest_difference_on_same_pixels"] = {n: float((found[n] - same_pixels).abs().max()) for n in types}
     report["least_cosine_with_plain_loop"] = {n: float((found[n] * found[PLAIN]).sum(1).min()) for n in types}
     return report
+
+
+def exported(model: Embedding, flags: argparse.Namespace) -> Exported:
+    """The network as `robust-reid export --preprocessing outside` writes it, one thread per forward pass as in `robust-reid extract`."""
+    made, size = preprocess(flags), [flags.crop, flags.crop]
+    network = fused(model, torch.zeros(1, 3, *size)).to(memory_format=torch.contiguous_format)
+    about = {"dtype": "float32", "preprocessing": "outside", "fingerprint": "", "tracklet_pooling": "mean"}
+    about |= {"resize": made.resize, "crop": size, "mean": MEAN, "std": STD}
+    about |= {"output": {"features": {"shape": ["batch", model.num_features]}}}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        deployed.write(
+            Deployed(network, made.mean, made.std, made.resize, size, inside=False), "onnx", file, json.dumps(about)
+        )
+        return Exported(OnnxNetwork(file, threads=1))
 
 
 def settled(model: nn.Module, flags: argparse.Namespace, split: Split, runtime: Runtime) -> nn.Module:

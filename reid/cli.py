@@ -159,7 +159,10 @@ def add_config_flags(arguments: argparse.ArgumentParser, example: str = "machine
 def add_weights_flags(arguments: argparse._ActionsContainer) -> None:
     """Adds flags that specify a network by a weight file, in place of a run."""
     arguments.add_argument(
-        "--weights", type=Path, metavar="FILE", help="by this file, of another toolkit or a checkpoint, in RUN's place"
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="weight file to use instead of RUN: of another toolkit, a checkpoint, or an ONNX file of robust-reid export",
     )
     arguments.add_argument("--model", metavar="NAME", help="of which network FILE is, e.g. resnet50")
     arguments.add_argument("--size", type=_size, metavar="HxW", help="input of that network (default: 256x128)")

@@ -26,11 +26,12 @@ from reid.datasets.decoding import decode
 from reid.datasets.images import images_in
 from reid.errors import ConfigError, DataError, ReidError
 from reid.evaluation.evaluate import evaluate
-from reid.experiment import OfRun, Source, Trained, known_noise, trained_on
+from reid.experiment import OfExport, OfRun, Source, Trained, known_noise, trained_on
+from reid.export import deployed
+from reid.export.deployed import Deployed, Run
+from reid.export.onnx_file import require_packages
 from reid.features import FeatureSet
 from reid.files import atomic
-from reid.models import deployed
-from reid.models.deployed import Deployed, Run
 from reid.models.fused import fused
 from reid.protocol import get_protocols
 from reid.report.tables import percent
@@ -110,7 +111,7 @@ def run(source: Source, overrides: Sequence[str], options: Options) -> None:
     Raises:
         ReidError: the network cannot be exported like this, or the outputs differ too much; no file is left then.
     """
-    _require_sense(options)
+    _require_sense(source, options)
     config = configs.changed(source.config(overrides), ["machine.device=cpu", "machine.dtype=float32"], "override")
     with start(config.machine.device, config.machine.dtype) as runtime:
         trained = source.load(config, runtime)
@@ -131,8 +132,13 @@ def run(source: Source, overrides: Sequence[str], options: Options) -> None:
     print(f"{options.out}: {agreement}")
 
 
-def _require_sense(options: Options) -> None:
-    deployed.require_packages(options.format)
+def _require_sense(source: Source, options: Options) -> None:
+    if isinstance(source, OfExport):
+        raise ConfigError(
+            f"--weights {source}: already exported; expected the run or weight file that it was made from"
+        )
+    if options.format == "onnx":
+        require_packages("--format onnx", "onnx", "onnxscript", "onnxruntime")
     if options.out.exists() and not options.overwrite:
         raise ConfigError(f"{options.out}: this file exists; choose another --out, or --overwrite to replace it")
     if options.out.is_dir():
@@ -211,8 +217,9 @@ def _about(source: Source, trained: Trained, model: Deployed, options: Options) 
         "before_the_file": steps + ("" if inside else middle + rest),
         "resize": preprocess.resize,
         "crop": preprocess.crop,
-        "mean": [round(value / 255, 6) for value in preprocess.mean.tolist()],
-        "std": [round(value / 255, 6) for value in preprocess.std.tolist()],
+        "mean": [round(value / 255, 7) for value in preprocess.mean.tolist()],  # float32 has seven digits
+        "std": [round(value / 255, 7) for value in preprocess.std.tolist()],
+        "tracklet_pooling": trained.config.test.pooling,
         "pooling": f"of a tracklet: the {trained.config.test.pooling} of length * features over its frames, scaled to unit length",
         "dtype": options.dtype,
         "trained_on": trained_on(trained.config) if isinstance(source, OfRun) else "unknown",

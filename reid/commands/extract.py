@@ -29,6 +29,7 @@ from reid.engine.extract import extract, extract_shards, fingerprint
 from reid.engine.extract_on_ray import Team, Work
 from reid.errors import ConfigError, DataError, counted, in_range
 from reid.experiment import Source
+from reid.export.deployed import Exported
 from reid.features import FeatureSet
 from reid.gallery import change, milvus, store
 from reid.gallery.index import Index
@@ -446,7 +447,7 @@ def _tracklets(source: Path, kind: str, config: Config) -> tuple[Split, np.ndarr
 
 def features_of(
     config: Config,
-    model: Embedding | ColorHistogram,
+    model: Embedding | Exported | ColorHistogram,
     preprocess: Preprocess,
     split: Split,
     runtime: Runtime,
@@ -485,7 +486,7 @@ def features_of(
     )
 
 
-def _options(config: Config, model: Embedding | ColorHistogram) -> dict[str, Any]:
+def _options(config: Config, model: Embedding | Exported | ColorHistogram) -> dict[str, Any]:
     return {
         "dim": model.num_features,
         "pooling": POOLINGS[config.test.pooling],

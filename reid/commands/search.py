@@ -1,6 +1,7 @@
 """Search: find the nearest tracklets in a gallery to images, folders of frames, or tracklets of the gallery itself.
 
-torch and the network are imported only if a query must be embedded: a tracklet of the gallery is found without them.
+torch and the network are imported only if a query must be embedded by a run or a weight file: a tracklet of the gallery is found without
+them, and an exported ONNX file embeds without them.
 
 Shapes: Q queries, K list length, D feature.
 """
@@ -24,6 +25,7 @@ from reid.datasets import frames
 from reid.datasets.decoding import decode
 from reid.datasets.images import IMAGE_SUFFIXES, WIDE, images_in
 from reid.errors import ConfigError, DataError, counted, in_range, nearest
+from reid.export.onnx_file import OnnxNetwork, is_onnx
 from reid.files import atomic
 from reid.gallery import milvus, store, tune
 from reid.gallery.index import Index, num_gpus
@@ -340,6 +342,20 @@ def _features_of(maker: _Maker, queries: Sequence[Query], features: np.ndarray, 
     return asked
 
 
+def _weights(maker: _Maker, options: Options) -> Path | None:
+    """Returns the weight file to embed queries with: the given one, else the one that made the gallery; None if that was a run.
+
+    Raises:
+        DataError: it does not exist.
+    """
+    if options.run is not None or (options.weights is None and "weights" not in maker.about):
+        return None
+    file = options.weights or Path(maker.about["weights"])
+    if not file.is_file():
+        raise DataError(f"{file}: the file that made {maker.place} does not exist; say where it is with --weights")
+    return file
+
+
 def _model(maker: _Maker, options: Options) -> tuple[Source, list[str]]:
     """Returns the model to embed queries with (given by the user, else the one that made the gallery) and overrides of its config.
 
@@ -351,10 +367,8 @@ def _model(maker: _Maker, options: Options) -> tuple[Source, list[str]]:
     from reid.rundir import RunDirectory
 
     about = maker.about
-    if options.weights is not None or (options.run is None and "weights" in about):
-        file = options.weights or Path(about["weights"])
-        if not file.is_file():
-            raise DataError(f"{file}: the file that made {maker.place} is not there; say where it is by --weights")
+    file = _weights(maker, options)
+    if file is not None:
         name = (about.get("model") or {}).get("name")
         settings = [one for one in _as_extracted(about) if not (options.size and one.startswith("augment."))]
         settings += (
@@ -372,11 +386,47 @@ def _model(maker: _Maker, options: Options) -> tuple[Source, list[str]]:
 
 
 def _embedded(maker: _Maker, queries: Sequence[Query], options: Options) -> np.ndarray:
+    """Returns (Q, D) features of queries.
+
+    Raises:
+        DataError: the model is another one than that of the gallery.
+    """
+    _warn_of_full_frames(queries)
+    file = _weights(maker, options)
+    if file is not None and is_onnx(file):
+        features, fingerprint = _embedded_without_torch(file, queries, options)
+        source = str(file)
+    else:
+        features, fingerprint, source = _embedded_by_torch(maker, queries, options)
+    if fingerprint != maker.fingerprint:
+        raise DataError(
+            f"{source}: its fingerprint is {fingerprint}, but {maker.place} was extracted with {maker.fingerprint}; features of different "
+            "models cannot be compared: name the model that extracted it with --run and --checkpoint, or --weights, or extract it again"
+        )
+    return features
+
+
+def _embedded_without_torch(file: Path, queries: Sequence[Query], options: Options) -> tuple[np.ndarray, str | None]:
+    """Returns features and fingerprint, by ONNX Runtime."""
+    if options.model or options.size or options.device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"{file}: runs on the CPU, and contains network and input size; leave out --model, --size, --device"
+        )
+    network = OnnxNetwork(file)
+    features = []
+    for query in queries:
+        frames_nD = network.embed([decode(path) for path in query.frames]).astype(np.float64)
+        pooled_D = frames_nD.mean(0) if network.pooling == "mean" else frames_nD.max(0)
+        features.append(pooled_D / np.linalg.norm(pooled_D))
+    return np.array(features, np.float32), network.fingerprint
+
+
+def _embedded_by_torch(maker: _Maker, queries: Sequence[Query], options: Options) -> tuple[np.ndarray, str | None, str]:
+    """Returns features, fingerprint and source, by a run or weight file."""
     from reid.commands.extract import features_of
     from reid.runtime import start
 
     source, settings = _model(maker, options)
-    _warn_of_full_frames(queries)
     config = source.config([*settings, f"machine.device={json.dumps(options.device)}", "machine.workers=0"])
     stop = np.cumsum([len(query.frames) for query in queries])
     unknown = np.zeros(len(queries), np.int64)
@@ -387,12 +437,7 @@ def _embedded(maker: _Maker, queries: Sequence[Query], options: Options) -> np.n
     with start(config.machine.device, config.machine.dtype) as runtime:
         trained = source.load(config, runtime)
         made = features_of(config, trained.embedding, trained.preprocess, split, runtime)
-    if made.fingerprint != maker.fingerprint:
-        raise DataError(
-            f"{source} is model {made.fingerprint}, {maker.place} was made by {maker.fingerprint}: two models never mix; "
-            "name the one that made it by --run and --checkpoint, or by --weights, or extract the gallery anew"
-        )
-    return made.features
+    return made.features, made.fingerprint, str(source)
 
 
 def _as_extracted(about: Mapping[str, Any]) -> list[str]:

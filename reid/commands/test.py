@@ -23,6 +23,7 @@ from reid.datasets.joining import SAME_RECORDING
 from reid.errors import DataError, counted
 from reid.evaluation.evaluate import analyse, evaluate, evaluate_all
 from reid.experiment import LabelledData, OfRun, Source
+from reid.export.deployed import Exported
 from reid.features import EvalResult, FeatureSet, beside, save_results
 from reid.gallery import store
 from reid.models.color_histogram import ColorHistogram
@@ -279,7 +280,7 @@ def finish_run(
 
 def benchmark_features(
     config: Config,
-    model: Embedding | ColorHistogram,
+    model: Embedding | Exported | ColorHistogram,
     preprocess: Preprocess,
     benchmark: Benchmark,
     runtime: Runtime,

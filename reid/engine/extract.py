@@ -22,6 +22,7 @@ from reid.augment import Preprocess
 from reid.datasets.damaged import DamagedImages
 from reid.datasets.loader import FrameBatch, load_batches
 from reid.errors import DataError, counted
+from reid.export.deployed import Exported
 from reid.models.fused import fused
 from reid.models.pooling import Pooling
 from reid.runtime import Runtime, gather_rows
@@ -187,6 +188,8 @@ def _no_frames(split: Split, rows: np.ndarray, left_out: Mapping[str, str]) -> D
 
 def fingerprint(model: nn.Module, preprocess: Preprocess, pooling: str) -> str:
     """Hash of everything that a feature depends on, 16 hexadecimal digits. Features with different fingerprints must not be mixed."""
+    if isinstance(model, Exported):
+        return model.fingerprint
     digest = hashlib.sha256(repr((type(model).__name__, preprocess.resize, preprocess.crop, pooling)).encode())
     for tensor in (preprocess.mean, preprocess.std, *model.state_dict().values()):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -19,8 +19,11 @@ from reid import config as configs
 from reid.config import Config
 from reid.engine import checkpoint
 from reid.errors import CheckpointError, ConfigError, DataError
+from reid.experiment.exported import OfExport
 from reid.experiment.model import build_embedding, build_preprocess
 from reid.experiment.trained import OfRun, Source, Trained, known_noise, trained_on
+from reid.export.deployed import Exported
+from reid.export.onnx_file import is_onnx
 from reid.files import JSON_ERRORS, atomic
 from reid.models.hub import one_line_of_retries
 from reid.rundir import RunDirectory
@@ -103,7 +106,7 @@ def _are_three_numbers(values: Any) -> bool:
 
 
 def find(place: str | Path, choice: str = "last") -> Source:
-    """Finds a trained network: a run directory, a folder of `save_pretrained`, or a hub repository, which is downloaded.
+    """Finds a trained network: a run directory, a folder of `save_pretrained`, an exported ONNX file, or a hub repository to download.
 
     Args:
         place: a path, or `owner/name` on the Hugging Face hub; an existing folder with this name takes precedence.
@@ -118,10 +121,12 @@ def find(place: str | Path, choice: str = "last") -> Source:
         if (folder / SETTINGS).is_file():
             return OfFolder(folder)
         return OfRun(folder, choice)
+    if folder.is_file() and is_onnx(folder):
+        return OfExport(folder)
     if folder.is_file():
         raise DataError(
-            f"{place}: a file; expected a run directory, a folder of save_pretrained, or an id of the Hugging Face hub. Weights are read "
-            "by the commands' --weights, exported files by the runtime that they are for"
+            f"{place}: a file; expected a run directory, a folder of save_pretrained, an exported ONNX file, or an id of the Hugging Face "
+            "hub. Weights are read by the commands' --weights, other exported files by the runtime that they are for"
         )
     if isinstance(place, Path) or not _HUB_ID.fullmatch(place):
         raise DataError(
@@ -155,11 +160,15 @@ def write(folder: Path, trained: Trained, source: Source, licence: str | None) -
         licence: of the weights, an SPDX identifier; None: not stated.
 
     Raises:
-        ConfigError: the folder is a run directory.
+        ConfigError: the folder is a run directory, or the network an exported file.
         DataError: the folder cannot be written.
     """
     if RunDirectory(folder).config_file.exists():
         raise ConfigError(f"{folder}: is a run directory; choose another folder")
+    if isinstance(trained.embedding, Exported):
+        raise ConfigError(
+            f"{source}: an exported file cannot be saved as weights; save the network that it was made from"
+        )
     config, backbone = trained.config, trained.embedding.backbone
     made: Mapping[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]  # timm sets it on every model
     norm = source.settings() if isinstance(source, OfFolder) else made

@@ -19,6 +19,7 @@ from reid.engine.extract import fingerprint
 from reid.errors import CheckpointError, ConfigError, DataError
 from reid.experiment.data import LabelledData, load_data
 from reid.experiment.model import build_embedding, check_input_size
+from reid.export.deployed import Exported
 from reid.models import weights as weight_files
 from reid.models.embedding import Embedding
 from reid.rundir import RunDirectory
@@ -41,7 +42,7 @@ class Trained:
     """
 
     config: Config
-    embedding: Embedding
+    embedding: Embedding | Exported
     preprocess: Preprocess
     about: Mapping[str, Any]
 
@@ -198,13 +199,3 @@ def known_noise(source: Source, config: Config) -> str:
     except DataError as error:
         logger.warning("wrong labels among those trained on: not looked up, %s", error)
         return "not looked up (the training data were not at hand)"
-
-
-def source(
-    run: Path | None, checkpoint: str | None, weights: Path | None, model: str | None, size: tuple[int, int] | None
-) -> Source:
-    """Returns the source given by RUN, --checkpoint, --weights, --model and --size; the parser has checked their combination."""
-    if weights is not None:
-        return OfWeights(weights, model, size)
-    assert run is not None
-    return OfRun(run, checkpoint or "last")

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.log_to_stderr()
 
     from reid.commands import export
-    from reid.experiment.trained import source
+    from reid.experiment.exported import source
 
     names = export.Options.__dataclass_fields__
     options = export.Options(**{name: getattr(flags, name) for name in names})

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.log_to_stderr()
 
     from reid.commands import extract
-    from reid.experiment.trained import source
+    from reid.experiment.exported import source
     from reid.gallery import milvus, store
 
     more = {} if flags.shard is None else {"shard_frames": flags.shard}

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.log_to_stderr()
 
     from reid.commands import test
-    from reid.experiment.trained import source
+    from reid.experiment.exported import source
     from reid.protocol import get_protocols
 
     printed = {"json_file": flags.json, "markdown": flags.markdown, "full": flags.full, "after": flags.after}

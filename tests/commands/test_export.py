@@ -17,8 +17,8 @@ from PIL import Image
 
 from reid.commands import export
 from reid.commands.export import same_order
+from reid.export.deployed import METADATA, Deployed
 from reid.gallery import store
-from reid.models.deployed import METADATA, Deployed
 from tests.commands.conftest import ROOT, call, tracklets
 
 

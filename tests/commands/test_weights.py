@@ -62,7 +62,7 @@ def test_the_file_may_be_elsewhere_and_must_be_the_one(theirs: Path, fails: Any)
     extracted("gallery", *THEIRS, "tracklets", *CPU)
     folder = next((theirs / "tracklets").iterdir())
     shutil.move("theirs.pth", "moved.pth")
-    assert "theirs.pth: the file that made gallery is not there; say where it is by --weights" in fails(
+    assert "theirs.pth: the file that made gallery does not exist; say where it is with --weights" in fails(
         "search", "gallery", folder
     )
     assert call("search", "gallery", folder, "--weights", "moved.pth", "--device", "cpu") == 0
@@ -70,7 +70,7 @@ def test_the_file_may_be_elsewhere_and_must_be_the_one(theirs: Path, fails: Any)
     state["base.conv1.0.weight"] += 1e-3
     torch.save(state, "other.pth")
     message = fails("search", "gallery", folder, "--weights", "other.pth", "--device", "cpu")
-    assert "two models never mix" in message
+    assert "features of different models cannot be compared" in message
 
 
 def test_a_checkpoint_alone_is_the_run_that_it_is_of(trained: Path, workplace: Path, data_root: Path) -> None:

@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from reid.datasets.demo import write_demo
 from reid.engine import checkpoint
+from reid.export import deployed
 from reid.gallery import store
-from reid.models import deployed
 from reid.rundir import RunDirectory
 from tests.cifar.conftest import BATCHES, META, TINY, batch, write
 from tests.commands.conftest import ROOT, call

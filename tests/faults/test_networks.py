@@ -3,9 +3,12 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -19,6 +22,9 @@ from reid.commands import train
 from reid.datasets.demo import write_demo
 from reid.engine import checkpoint
 from reid.experiment import OfRun, OfWeights, published
+from reid.export import deployed
+from reid.export.deployed import Deployed
+from reid.export.onnx_file import OnnxNetwork
 from reid.models import weights
 from reid.models.embedding import Classifier
 from reid.rundir import RunDirectory
@@ -49,7 +55,31 @@ def tensors(held: weights.Weights) -> dict[str, Any]:
     return {key: value.tolist() for key, value in held.backbone.items()}
 
 
+@cache
+def exported() -> bytes:
+    """A network small enough for many tries, as `robust-reid export` writes it."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3, stride=2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    about = {"dtype": "float32", "preprocessing": "outside", "fingerprint": "f0", "tracklet_pooling": "mean"}
+    about |= {"resize": [8, 4], "crop": [8, 4], "mean": [0.5] * 3, "std": [0.5] * 3, "network": "tiny"}
+    about |= {"output": {"features": {"shape": ["batch", 2]}}}
+    grey = torch.full((3,), 127.5)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "a.onnx"
+        deployed.write(Deployed(network, grey, grey, [8, 4], [8, 4], inside=False), "onnx", file, json.dumps(about))
+        return file.read_bytes()
+
+
+def by_export(folder: Path) -> Path:
+    (folder / "a.onnx").write_bytes(exported())
+    return folder / "a.onnx"
+
+
+def features(network: OnnxNetwork) -> list[list[float]]:
+    return network.embed([np.zeros((9, 5, 3), np.uint8)]).tolist()
+
+
 WEIGHTS = {
+    "exported network (.onnx)": Kind(by_export, OnnxNetwork, features),
     "weights (.pth)": Kind(by_torch(True), weights.read, tensors),
     "weights (.pth of torch < 1.6)": Kind(by_torch(False), weights.read),
     "weights (.safetensors)": Kind(by_safetensors, weights.read),
@@ -217,5 +247,8 @@ def test_a_file_is_no_network_of_the_hub(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     Path("out").mkdir()
     Path("out/model.onnx").write_bytes(b"\x08\x0a")
-    with pytest.raises(reid.errors.DataError, match=r"^out/model\.onnx: a file; expected a run directory"):
+    with pytest.raises(reid.errors.CheckpointError, match=r"^out/model\.onnx: not an ONNX file, or damaged"):
         reid.load("out/model.onnx")
+    Path("out/model.pt2").write_bytes(b"\x08\x0a")
+    with pytest.raises(reid.errors.DataError, match=r"^out/model\.pt2: a file; expected a run directory"):
+        reid.load("out/model.pt2")

@@ -11,7 +11,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reid.errors import ConfigError, ReidError
+from reid.errors import ReidError
+from reid.export import onnx_file
+from reid.export.onnx_file import OnnxNetwork
 
 FORMATS = ("onnx", "torchscript", "torch-export")
 OPSET = 20  # of ONNX: read by ONNX Runtime 1.17 (2024) and later
@@ -84,17 +85,28 @@ class Deployed(nn.Module):
         return ((crops_BhwC.to(self.mean.dtype) - self.mean) / self.std).permute(0, 3, 1, 2)
 
 
-def require_packages(format: str) -> None:
-    """Check that the packages for a format are installed.
+class Exported(nn.Module):
+    """An exported ONNX file as a network: normalised images (B, C, h, w) float32 on the CPU -> features (B, D), not of unit length.
 
-    Raises:
-        ConfigError: naming the missing packages.
+    It has no parameters. A copy is the module itself; pickling stores only the file's path.
     """
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if format == "onnx" and missing:
-        raise ConfigError(
-            f"--format onnx: needs {', '.join(missing)}; install them by: pip install 'robust-reid[export]'"
-        )
+
+    def __init__(self, network: OnnxNetwork) -> None:
+        super().__init__()
+        self.network, self.num_features, self.fingerprint = network, network.num_features, network.fingerprint
+
+    def forward(self, images_BChw: Tensor) -> Tensor:
+        return torch.from_numpy(self.network.features(images_BChw.contiguous().numpy()))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Exported:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _exported, (self.network.file.absolute(), self.network.threads)
+
+
+def _exported(file: Path, threads: int) -> Exported:
+    return Exported(OnnxNetwork(file, threads=threads))
 
 
 def write(model: Deployed, format: str, path: Path, metadata: str) -> None:
@@ -104,7 +116,7 @@ def write(model: Deployed, format: str, path: Path, metadata: str) -> None:
         model: on the CPU.
         format: one of `FORMATS`.
         path: the file; its suffix does not matter.
-        metadata: JSON text to store in the file: in ONNX as the property `robust_reid`, else as the extra file `METADATA`.
+        metadata: JSON text to store in the file: in ONNX as the property `onnx_file.METADATA`, else as the extra file `METADATA`.
 
     Raises:
         ReidError: the network cannot be exported to this format.
@@ -148,12 +160,23 @@ _WRITERS = {"onnx": _write_onnx, "torchscript": _write_torchscript, "torch-expor
 
 
 def set_metadata(path: Path, metadata: str) -> None:
-    """Set the metadata of an ONNX file, replacing any that is there."""
+    """Set the metadata of an ONNX file and its checksum, replacing any that are there.
+
+    They are appended to the network: two protobuf messages one after the other are read as one.
+    """
     import onnx
 
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {"robust_reid": metadata})
-    onnx.save(model, path)
+    del model.metadata_props[:]
+    network = model.SerializeToString()
+    told = {
+        onnx_file.METADATA: metadata,
+        onnx_file.CHECKSUM: onnx_file.checksum(metadata, network),
+        onnx_file.LENGTH: str(len(network)),
+    }
+    properties = onnx.ModelProto()
+    onnx.helper.set_model_props(properties, told)
+    path.write_bytes(network + properties.SerializeToString())
 
 
 def load(path: Path, format: str, *, threads: int = 0) -> tuple[Run, str]:
@@ -169,7 +192,7 @@ def load(path: Path, format: str, *, threads: int = 0) -> tuple[Run, str]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors only
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        told = session.get_modelmeta().custom_metadata_map["robust_reid"]
+        told = session.get_modelmeta().custom_metadata_map[onnx_file.METADATA]
         return lambda images: tuple(session.run(["features", "length"], {"images": images})), told
     extra: dict[str, Any] = {METADATA: ""}
     with _quiet():
