@@ -1,4 +1,4 @@
-"""Find labels that are wrong: rank training tracklets by how badly their label fits, show them on a page to be reviewed."""
+"""Find wrong labels: rank training tracklets by how badly their label fits, and make a page to review them."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,24 +27,24 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the results (default: RUN, or GALLERY-audit)"
     )
-    parser.add_argument("--checkpoint", default="last", metavar="last|best|PATH", help="of the run (default: last)")
     parser.add_argument(
-        "--frames", type=int, default=0, metavar="N", help="frames looked at per tracklet (default: all)"
+        "--checkpoint", default="last", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
     )
+    parser.add_argument("--frames", type=int, default=0, metavar="N", help="frames used per tracklet (default: all)")
     parser.add_argument(
         "--folds",
         type=int,
         default=0,
         metavar="N",
-        help="train N more networks, each without a part of the tracklets, which it then judges; resumed if killed",
+        help="train N more networks, each without one fold of the tracklets, which it then judges; resumed if killed",
     )
     parser.add_argument(
         "--folds-of",
         choices=["tracklets", "persons"],
         default="tracklets",
-        help="what a part is; persons: finds two persons under one pid (default: tracklets)",
+        help="what is held out together; persons finds two persons under one pid (default: tracklets)",
     )
-    parser.add_argument("--no-page", dest="page", action="store_false", help="write the tables only")
+    parser.add_argument("--no-page", dest="page", action="store_false", help="write only the tables")
     return parser
 
 

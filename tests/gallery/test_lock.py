@@ -123,5 +123,5 @@ def test_an_index_of_the_state_after_is_not_taken(folder: Path) -> None:
     about = json.loads((folder / "gallery.json").read_text())
     change.reindex(folder, "Flat")
     assert json.loads((folder / "gallery.json").read_text()) == about
-    with pytest.raises(DataError, match="changed since it was opened; open it again"):
+    with pytest.raises(DataError, match="has changed since it was opened; open it again"):
         store.open_index(opened)

@@ -258,7 +258,7 @@ def test_the_verdict_claims_nothing_that_is_not_known():
         "No query has a match under the protocol mars-official, so there is no mAP."
     )
     alone = ReportInput("x", results=[result(ap=(1.0,))])
-    unknown = "Which labels are wrong is not known, so what they did cannot be told."
+    unknown = "It is not known which labels are wrong, so their effect cannot be measured."
     assert verdict(alone) == f"100.0% mAP over 1 query under the protocol mars-official. {unknown}"
     clean = replace(alone, metrics=[{"step": 1, "accuracy_intact": 1.0}])
     assert verdict(clean).endswith("No training label is known to be wrong.")
