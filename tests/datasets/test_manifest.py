@@ -282,7 +282,7 @@ def test_without_a_split_persons_are_drawn_apart(tmp_path: Path) -> None:
     assert benchmark.drawn == {
         str(p): name for name, part in zip(("train", "val", "test"), parts, strict=True) for p in part
     }
-    said = "drawn by identity with data.split_seed=0: 12 train, 2 val, 6 test; asked for: 30 % test (data.test_share), 10 % val ("
+    said = "drawn by identity with data.split_seed=0: 12 train, 2 val, 6 test; requested: 30 % test (data.test_share), 10 % val ("
     assert any(said in note for note in benchmark.notes)
     shuffled = [rows[0], *reversed(rows[1:])]
     assert load_manifest(table(tmp_path, csv_of(shuffled))).drawn == benchmark.drawn
