@@ -99,7 +99,7 @@ def trial(
     pushed = milvus.push(gallery, where, index=kind)
     loaded = time.perf_counter() - start
     if pushed.total != pushed.written:
-        sys.exit(f"{where} was there already; drop it, or name another database")
+        sys.exit(f"{where} already exists; drop it, or choose another database")
     features, start = gallery.features.features, time.perf_counter()
     with milvus.opened(where) as collection:
         opened, keys = time.perf_counter() - start, gallery.features.key
