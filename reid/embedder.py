@@ -237,7 +237,7 @@ def _pixels_of(image: Picture, colour: Colour, where: str) -> np.ndarray:
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):  # NaN fails both comparisons
             raise DataError(
-                f"{where}: expected floats in [0, 1], got {low:g} to {high:g}; give uint8 for values of 0 to 255"
+                f"{where}: expected floats in [0, 1], got {low:g} to {high:g}; use uint8 for values of 0 to 255"
             )
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:

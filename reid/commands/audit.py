@@ -49,7 +49,7 @@ MEANING = {
     "merge": "this person has a second pid",
     "split": "this pid contains two persons",
     "duplicate": "the images of another tracklet",
-    "background": "fits nobody",
+    "background": "fits no person",
 }
 
 
@@ -132,9 +132,9 @@ def run(source: Path, overrides: list[str], options: Options) -> None:
                 return
     else:
         if overrides:
-            raise DataError(f"{source}: no run directory, so {overrides[0]!r} has no config to change; leave it out")
+            raise DataError(f"{source}: not a run directory, so {overrides[0]!r} has no config to change; remove it")
         if options.folds:
-            raise DataError(f"{source}: no run directory, so --folds has no config to train with; leave it out")
+            raise DataError(f"{source}: not a run directory, so --folds has no config to train with; remove it")
         out = options.out or source.with_name(f"{source.stem}-audit")
         audited = _of_features(source)
     _write(out, audited, judged(audited), page=options.page)

@@ -64,7 +64,7 @@ def run(
         trained = model.load(config, runtime)
         benchmark = tested_benchmark(model, config)
         test, policy = benchmark.test, config.data.damaged
-        presence.require_images(test, presence.missing(test), policy, "take the tracklet out of the dataset")
+        presence.require_images(test, presence.missing(test), policy, "remove the tracklet from the dataset")
         tested = []
         for part in with_queries(benchmark):
             features = benchmark_features(config, trained.embedding, trained.preprocess, part, runtime)

@@ -114,7 +114,7 @@ def rgb_of(image: Image.Image) -> np.ndarray:
         ValueError: the image has several frames, or 32-bit values, whose white level is unknown.
     """
     if (number := getattr(image, "n_frames", 1)) > 1:
-        raise ValueError(f"{image.format} of {number} frames, expected one picture; save each frame as a file")
+        raise ValueError(f"{image.format} of {number} frames, expected a single image; save each frame as a file")
     if image.mode in _VALUES_NOT_8_BIT:
         held = f"{image.format or 'image'} of {_VALUES_NOT_8_BIT[image.mode]}"
         raise ValueError(f"{held}, expected 8 or 16 bits; the value of white is unknown; convert it to 8 bits first")

@@ -243,7 +243,7 @@ def _frames(table: Table, code_N: np.ndarray, keys: list[str]) -> tuple[Split, l
     if box_of or frames_of:
         cut = sum(len(others[i]) for i in box_of.keys() | frames_of.keys())
         notes.append(
-            f"{counted(cut, 'picture is', 'pictures are')} cut out of a larger one or of a video each time it is read; robust-reid import "
+            f"{counted(cut, 'image is', 'images are')} cut out of a larger one or of a video each time it is read; robust-reid import "
             f"{table.file} --crops crops --out cut.csv cuts them once, which makes reading faster"
         )
     return split, notes
@@ -379,7 +379,7 @@ def _column_notes(table: Table, pid: Ids, camid: Ids, filled: Mapping[str, int])
                 f"column {column}: {counted(filled[column], 'empty cell is', 'empty cells are')} filled from other rows of the tracklet"
             )
         if column in table and (empty := int((ids.number == UNKNOWN).sum())):
-            notes.append(f"column {column}: {empty} of {len(table)} rows are unknown, as their tracklet has none")
+            notes.append(f"column {column}: {empty} of {len(table)} rows are unknown, because their tracklet has none")
     return notes
 
 

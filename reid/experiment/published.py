@@ -228,7 +228,7 @@ tags: [person-re-identification, image-feature-extraction]
 
 # {config.name or config.model.name}
 
-{config.model.name}, which turns a picture of a person into {trained.embedding.num_features} numbers: the more alike those
+{config.model.name}, which maps an image of a person to {trained.embedding.num_features} numbers: the more alike those
 of two pictures, the likelier one person.
 
 ```python
@@ -260,7 +260,7 @@ middle. Fingerprint of the features: `{trained.fingerprint}`.
 
 - **Evaluating on the training persons of {data}**, or on any data set that holds them: the network has seen them,
   and the figures would be too good.
-- Deciding about anybody without a person who looks: a similarity is no proof of identity.
+- Decisions about people without human review: a similarity is not proof of identity.
 
 ## Licence
 

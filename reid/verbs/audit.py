@@ -8,11 +8,11 @@ from reid import cli
 
 EXAMPLES = """\
   robust-reid audit runs/mars_imae
-  # sixteen frames of each tracklet are enough to find wrong tracklets
+  # 16 frames of each tracklet are enough to find wrong tracklets
   robust-reid audit runs/mars_imae --frames 16 machine.workers=4
-  # harder cases: networks that have not seen the label judge it too
+  # for harder cases, networks that have not seen a label judge it too
   robust-reid audit runs/mars_imae --folds 3
-  # a gallery with pids, wherever it comes from
+  # any gallery with pids
   robust-reid audit galleries/mine --out review/
 
 Open audit/index.html, review by keyboard, export corrections.csv; then

@@ -10,7 +10,7 @@ EXAMPLES = """\
   # six networks at 50 % noise, two hours on 2 cores
   robust-reid cifar cifar10_quick
   robust-reid cifar cifar10_table2 --data-root /data --device cuda
-  # go on after Ctrl-C; finished cells are not trained again
+  # continue after Ctrl-C; finished cells are not trained again
   robust-reid cifar cifar10_quick --resume auto
   # a finished study, with a second seed added
   robust-reid cifar cifar10_quick seed=[0,1] --resume auto

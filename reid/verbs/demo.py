@@ -8,7 +8,7 @@ from reid import cli
 from reid.errors import ConfigError
 
 EXAMPLES = """\
-  # data/demo and runs/demo, in the folder you are in
+  # data/demo and runs/demo, in the current folder
   robust-reid demo
   # /tmp/try/data/demo and /tmp/try/runs/demo
   robust-reid demo /tmp/try

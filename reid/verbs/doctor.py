@@ -11,7 +11,7 @@ EXAMPLES = """\
   robust-reid doctor Market-1501-v15.09.15/ --json market.json
   # tables and names only; opens no image
   robust-reid doctor data/mars --quick
-  # writes people.fixed.csv without what is certainly wrong
+  # writes people.fixed.csv without the rows that are certainly wrong
   robust-reid doctor people.csv --fix
 
 exit codes: 0 clean (notes are no findings), 3 findings, 2 unusable"""

@@ -9,7 +9,7 @@ from reid import cli
 
 EXAMPLES = """\
   robust-reid gallery remove galleries/mine monday_0017 monday_0018
-  # robust-reid search galleries/mine --tune shows which index is worth it
+  # robust-reid search galleries/mine --tune compares indexes
   robust-reid gallery index galleries/mine IVF1024,Flat:nprobe=16
   # a database in a folder (pip install 'robust-reid[milvus-lite]'), or a server
   robust-reid gallery push galleries/mine people.db#mine

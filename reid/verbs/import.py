@@ -7,7 +7,7 @@ from pathlib import Path
 from reid import cli
 
 EXAMPLES = """\
-  robust-reid import people/ --out people.csv      # finds out what it is
+  robust-reid import people/ --out people.csv      # detects the kind
   robust-reid import people/ --as folders --layout person/tracklet \\
       --out people.csv
   robust-reid import crops/ --as flat --out crops.csv \\

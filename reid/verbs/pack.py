@@ -9,11 +9,11 @@ from reid import cli
 EXAMPLES = """\
   # writes data/mars/bbox_train.pack and bbox_test.pack, deletes nothing
   robust-reid pack data/mars
-  # after a kill, or after images have changed
+  # after an interruption, or after images have changed
   robust-reid pack data/mars --resume auto
   # check every byte of the packs
   robust-reid pack data/mars --verify
-  # a dataset by itself, info/ included
+  # a complete copy of a dataset, info/ included
   robust-reid pack /mnt/share/mars --out /scratch/mars"""
 
 

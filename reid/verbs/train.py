@@ -10,11 +10,11 @@ EXAMPLES = """\
   robust-reid train demo
   robust-reid train mars_imae --data-root /data --device cuda
   robust-reid train mars_imae loss.T=4 train.lr 0.02 --output-dir runs/imae_T4
-  # go on after Ctrl-C, or start
+  # continue after Ctrl-C, or start
   robust-reid train mars_imae --resume auto
   # a run for each of the ten published splits: mean, standard deviation
   robust-reid train mars_osnet data.name=prid2011 data.split=all
-  # build everything, do one step, write nothing
+  # check everything with one step; writes nothing
   robust-reid train mars_imae --dry-run
   # where a step's time goes: table and trace
   robust-reid train mars_imae --profile 20

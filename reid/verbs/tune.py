@@ -8,12 +8,12 @@ from reid import cli
 
 EXAMPLES = """\
   robust-reid tune demo --over loss.T=0.5,4,8,16
-  # every pair of values, two settings at a time
+  # a grid over two settings
   robust-reid tune mars_imae --over loss.T=4,8 --over train.lr=0.01,0.02 \\
       --data-root /data --device cuda
-  # go on after Ctrl-C; finished runs are not trained again
+  # continue after Ctrl-C; finished runs are not trained again
   robust-reid tune demo --over loss.T=0.5,4,8,16 --resume auto
-  # a study of the choice itself: afterwards test every run
+  # to study the choice itself, also test every run
   robust-reid tune demo --over loss.T=0.5,4,8,16 --resume auto --judge \\
       --json tune.json
 

@@ -247,4 +247,4 @@ def test_boxes_and_videos_need_not_be_cut(
     assert "no picture" not in capsys.readouterr().err
     if shape == "videos":  # processes that decode have containers of their own
         assert call("train", "own_tracklets", "data.path=uncut.csv", *SHORT, "machine.workers=2", "--dry-run") == 0
-        assert "24 pictures are cut out of a larger one or of a video each time it is read" in capsys.readouterr().err
+        assert "24 images are cut out of a larger one or of a video each time it is read" in capsys.readouterr().err

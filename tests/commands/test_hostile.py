@@ -213,7 +213,7 @@ def test_a_gallery_by_another_model_than_its_index(tmp_path: Path, fails) -> Non
     folder = make_gallery(tmp_path / "g")
     change.reindex(folder, "Flat")
     about(fingerprint="f11")(folder)
-    assert "stale: made of 40 rows of 8 dimensions by model f00, the gallery holds 40 rows" in fails(
+    assert "out of date: made from 40 rows of 8 dimensions by model f00, but the gallery has 40 rows" in fails(
         "search", folder, "t5"
     )
     assert call("test", "--features", folder) == 0

@@ -119,7 +119,7 @@ def test_an_index_is_built_used_and_kept_in_step(gallery: Path, capsys: pytest.C
     assert call("gallery", "remove", gallery, str(store.read(gallery).key[0])) == 0
     shutil.copy("old.faiss", gallery / "index.faiss")
     message = fails("search", gallery, key)
-    assert "stale" in message
+    assert "out of date" in message
     assert f"robust-reid gallery index {gallery} 'IVF4,Flat:nprobe=4'" in message
 
 

@@ -118,9 +118,7 @@ def test_parts_of_pictures_and_frames_of_videos(folder: Path) -> None:
         ["gate.mkv#frame=3", "gate.mkv#frame=4", "gate.mkv#frame=5"],
         ["gate.mkv#frame=7&xywh=10,20,30,40"],
     ]
-    assert any(
-        "6 pictures are cut out of a larger one or of a video each time it is read" in note for note in rows.notes
-    )
+    assert any("6 images are cut out of a larger one or of a video each time it is read" in note for note in rows.notes)
     assert not presence.missing(rows.split).any()
     (folder / "t.csv").write_text("path,tracklet,x,y,w,h\nimgs/a,t,1,2,3,4\n")
     with pytest.raises(DataError, match=r"row 2, column x: a box needs an image or a video; got a folder: imgs/a"):

@@ -165,7 +165,7 @@ def kill_at(step: int, patch: pytest.MonkeyPatch) -> Callable[[], bool]:
 
 def test_keys_that_are_there_and_keys_that_are_not(folder: Path) -> None:
     held = store.open_gallery(folder)
-    with pytest.raises(DataError, match=r"has a tracklet 't5' already \(and 1 more\)"):
+    with pytest.raises(DataError, match=r"already has a tracklet 't5' \(and 1 more\)"):
         change.require_addable(held, ["a", "t5", "t6"], "f00")
     with pytest.raises(DataError, match=r"made by model f00, but the given checkpoint is f11.*runs/x, checkpoint last"):
         change.require_addable(held, ["a"], "f11")
@@ -229,7 +229,7 @@ def test_a_stale_index_says_how_to_build_it_again(folder: Path, how: str) -> Non
     assert "\n" not in str(caught.value)
     assert f"robust-reid gallery index {folder} 'Flat'" in str(caught.value)
     assert "--index Flat" in str(caught.value)
-    assert ("stale: made of" in str(caught.value)) == (how in ("record", "model"))
+    assert ("out of date: made from" in str(caught.value)) == (how in ("record", "model"))
     assert ("its checksum does not match" in str(caught.value)) == (how in ("text", "truncated", "rows"))
     change.reindex(folder, "Flat")
     assert store.open_index(store.open_gallery(folder)) is not None

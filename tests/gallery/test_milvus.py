@@ -126,7 +126,7 @@ def test_answers_are_the_folders(hostile: store.Gallery, where: milvus.Address) 
             collection.filter(camera=["gate"])
         with pytest.raises(ConfigError, match=r"has no person 'bob'; expected"):
             collection.filter(person=["bob"])
-        with pytest.raises(DataError, match="no row is left"):
+        with pytest.raises(DataError, match="no rows left to search"):
             milvus.nearest(collection, features.features[:1], expr="camid in [9]")
         with pytest.raises(ConfigError, match="top_k: expected 1 to 4095"):
             milvus.nearest(collection, features.features[:1], top_k=5000)
@@ -410,7 +410,7 @@ def test_a_database_that_another_program_holds(folder: Path, where: milvus.Addre
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdin is not None
         other.stdout.readline()
-        with pytest.raises(DataError, match=r"people\.db: cannot be opened: .*; one program at a time"):
+        with pytest.raises(DataError, match=r"people\.db: cannot be opened: .*; only one program can use it at a time"):
             milvus.push(store.open_gallery(folder), where)
         other.stdin.close()
     assert milvus.push(store.open_gallery(folder), where).total == 40

@@ -133,7 +133,7 @@ def test_indexes_that_faiss_does_not_make(factory: str, says: str) -> None:
 
 
 def test_too_few_rows_for_an_index() -> None:
-    with pytest.raises(ConfigError, match=r"builds no 'IVF64,Flat' of 10 rows of 6 dimensions"):
+    with pytest.raises(ConfigError, match=r"cannot build 'IVF64,Flat' from 10 rows of 6 dimensions"):
         Index("IVF64,Flat", 6).build(made_up(10, 6).features)
 
 

@@ -58,7 +58,7 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     net = timm.create_model("googlenet_bn", num_classes=0)
     expected = len([k for k in net.state_dict() if "num_batches" not in k])
     for part in (
-        f"{path} do not fit googlenet_bn: 0 of {expected} tensors match",
+        f"{path} do not match googlenet_bn: 0 of {expected} tensors match",
         "missing: conv1.conv.weight",
         "not expected: conv1_7x7_s2.conv.weight",
     ):

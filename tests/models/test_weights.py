@@ -137,7 +137,7 @@ def test_a_backbone_that_is_not_whole_is_refused_with_what_differs(tmp_path: Pat
     with pytest.raises(CheckpointError) as error:
         create_backbone("resnet18", pretrained=False, weights=tmp_path / "w.pth")
     for part in (
-        "w.pth (BoT) do not fit resnet18: 98 of 100 tensors match",
+        "w.pth (BoT) do not match resnet18: 98 of 100 tensors match",
         "missing: layer1.0.conv1.weight",
         "not expected: layer1.0.se.weight",
         "of a different shape: layer1.0.conv2.weight (64, 1, 7, 7) for (64, 64, 3, 3)",

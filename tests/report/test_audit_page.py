@@ -137,7 +137,7 @@ def test_a_kill_leaves_the_page_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "rows, words", [([0, 0], "two findings for tracklet 0"), ([9], "names tracklet 9, expected 0 to 3")]
+    "rows, words", [([0, 0], "two findings for tracklet 0"), ([9], "finding for tracklet 9, expected 0 to 3")]
 )
 def test_findings_that_fit_no_split(tmp_path: Path, rows: list[int], words: str) -> None:
     with pytest.raises(DataError, match=words):

@@ -273,7 +273,7 @@ def test_each_term_is_explained_once_and_the_next_commands_stand_there(walk):
         "Mean average precision:",
         "Cumulative match characteristic:",
         "Gradient L1 norm:",
-        "w(p), the weight:",
+        "w(p), the weight of an image with that p:",
     ):
         assert text.count(meaning) == 1
     assert "robust-reid test 'runs/my run' --full how sure" in text.replace("  ", " ")

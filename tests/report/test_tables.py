@@ -196,7 +196,7 @@ def test_verdict_is_one_plain_sentence():
         "on 1980 queries of 626 identities (mars-official)"
     )
     assert verdict("x", "y", comparison(0.5, 0.531, [-0.05, -0.012], 0.0004, True)).startswith(
-        "y is better than x by 3.1 points mAP, 95 % interval 1.2 to 5.0, p = 0.0004: real"
+        "y is better than x by 3.1 points mAP, 95 % interval 1.2 to 5.0, p = 0.0004: significant"
     )
     assert verdict("x", "y", comparison(0.5, 0.51, [-0.03, 0.01], 0.3, False)) == (
         "no difference between x and y can be shown: y is ahead by 1.0 points mAP, 95 % interval -1.0 to 3.0, "
