@@ -1,13 +1,13 @@
-# The only command surface: `make help` lists it. Every target sets up what it needs; none deletes anything.
+# `make help` lists the targets. Every target installs what it needs; none deletes anything.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
-# faiss-cpu and faiss-gpu exclude each other; a machine with an NVIDIA driver gets the GPU build.
+# faiss-cpu and faiss-gpu cannot be installed together; a machine with an NVIDIA driver gets the GPU build.
 # CONSTRAINTS=constraints.txt installs the versions that the tests last passed with; with HASHES=hashes.txt too, for machines without a GPU,
 # only files whose SHA-256 is in that list.
 FAISS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
-# milvus-lite brings faiss-cpu, so its tests run where that is the build.
+# milvus-lite requires faiss-cpu, so it is installed (and tested) only with the CPU build.
 COMMA := ,
 EXTRAS := $(FAISS)$(if $(filter cpu,$(FAISS)),$(COMMA)milvus-lite)
 
@@ -20,26 +20,26 @@ help: ## list the targets
 demo: $(READY) ## render the demo dataset, train with IMAE on 30 % wrong labels, evaluate, write the report
 	@$(PY) -m reid demo
 
-# One process per core with one thread each: many threads on the small tensors of tests only get in each other's way.
+# One process per core with one thread each: more threads would only slow down tests on small tensors.
 test: $(READY) ## run the whole test suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-slow: $(READY) ## the tests that take long, with Ray: clusters, machines that are lost
+slow: $(READY) ## run the slow tests, with Ray: clusters and lost machines
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[ray]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -m slow
 
-faults: $(READY) ## try FAULTS (1000 unless given) hostile inputs of each kind, kills, full disks; appends to build/faults.md what became of them
+faults: $(READY) ## try FAULTS (default 1000) hostile inputs of each kind, kills and full disks; append the results to build/faults.md
 	@mkdir -p build
 	OMP_NUM_THREADS=1 FAULTS=$(or $(FAULTS),1000) FAULTS_TABLE=build/faults.md $(PY) -m pytest -n 0 tests/faults
 	@cat build/faults.md
 
-lint: $(READY) ## check style, types and which file imports which
+lint: $(READY) ## check style, types and import rules
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 
-docs: $(READY) ## build the docs site into build/site; a warning or a broken link is an error
+docs: $(READY) ## build the docs site into build/site; warnings and broken links are errors
 	$(PY) docs/build.py
 
 constraints: $(READY) ## write constraints.txt: the versions in .venv, for continuous integration
@@ -55,12 +55,12 @@ licences: $(READY) ## write docs/licences.md: the licences of everything in .ven
 	    | grep -v '^| *|' | sed -E 's/ +/ /g; s/-{4,}/---/g') >docs/licences.new
 	@mv docs/licences.new docs/licences.md
 
-bench: $(READY) ## CCE, MAE, GCE and IMAE on the demo data at 0, 30 and 60 % wrong labels (resumable, an hour on 2 cores)
+bench: $(READY) ## compare CCE, MAE, GCE and IMAE on the demo data at 0, 30 and 60 % wrong labels (resumable, an hour on 2 cores)
 	@$(PY) tools/make_demo.py --out data/demo
 	$(PY) benchmarks/demo_losses.py
 
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11, 4) else f"Python 3.11.4 or newer is needed, {v[0]}.{v[1]}.{v[2]} found; call: make PYTHON=python3.12 …")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11, 4) else f"expected Python 3.11.4 or newer, got {v[0]}.{v[1]}.{v[2]}; use: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(if $(HASHES),$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $(HASHES))
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS),dev,docs]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))

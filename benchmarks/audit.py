@@ -57,11 +57,11 @@ TEMPERATURE = 0.05  # of the softmax over centroids
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", nargs="+", metavar="LOSS/KIND/RATE/SEED", help="these only (default: all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of noise and training")
-    parser.add_argument("--data-root", type=Path, default=ROOT / "data", metavar="DIR", help="holds demo/")
+    parser.add_argument("--cells", nargs="+", metavar="LOSS/KIND/RATE/SEED", help="cells to run (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of noise and training")
+    parser.add_argument("--data-root", type=Path, default=ROOT / "data", metavar="DIR", help="folder with demo/")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/audit", help="folder for the run directories")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     flags = parser.parse_args()
     cells = flags.cells or [
         f"{loss}/{kind}/{rate}/{seed}"

@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--tracklets", type=int, default=100_000)
     parser.add_argument("--per-person", type=int, default=20)
     parser.add_argument("--dimensions", type=int, default=256)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "features.npz"

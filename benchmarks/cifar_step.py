@@ -44,10 +44,10 @@ CONV_FLOPS = 2 * (
 def main() -> None:
     """Time the contenders in turns and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", help="folder that holds cifar-10-batches-py; else REID_DATA, else ./data")
+    parser.add_argument("--data-root", help="folder with cifar-10-batches-py; default: REID_DATA, else ./data")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=10, help="steps per turn")
-    parser.add_argument("--repeat", type=int, default=5, help="turns")
+    parser.add_argument("--steps", type=int, default=10, help="steps per repetition")
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions")
     parser.add_argument("--workers", type=int, default=2, help="processes of the plain loop's DataLoader")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")

@@ -54,15 +54,15 @@ USUAL, OURS, WHOLE = "usual recipe", "ours: uint8 frames", "ours: resized, cropp
 def main() -> None:
     """Measure and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", help="folder that holds demo/; else REID_DATA, else ./data")
+    parser.add_argument("--data-root", help="folder with demo/; default: REID_DATA, else ./data")
     parser.add_argument("--frames", type=int, default=2000, help="JPEGs to write")
-    parser.add_argument("--turn", type=int, default=1440, help="frames that a contender reads per turn")
+    parser.add_argument("--turn", type=int, default=1440, help="frames that each method reads per repetition")
     parser.add_argument("--batch-size", type=int, default=180)
-    parser.add_argument("--repeat", type=int, default=5, help="turns")
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--mars-info", type=Path, help="folder with MARS' three .mat tables")
     parser.add_argument(
-        "--share", type=float, default=0.2, help="share of an epoch after which memory is measured again"
+        "--share", type=float, default=0.2, help="fraction of an epoch after which memory is measured again"
     )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--hold", nargs=3, metavar=("KIND", "SHARE", "TABLES"), help=argparse.SUPPRESS)

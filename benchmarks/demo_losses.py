@@ -31,10 +31,10 @@ LOSSES = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.3, 0.6], help="shares of wrong labels")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.3, 0.6], help="fractions of wrong labels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds")
     parser.add_argument("--runs", type=Path, default=Path("runs/demo_losses"), help="folder for the run directories")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     parser.add_argument("overrides", nargs="*", help="passed to tools/train.py")
     flags = parser.parse_intermixed_args()
     cells = []

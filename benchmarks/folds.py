@@ -25,9 +25,9 @@ def main() -> int:
     parser.add_argument("cells", nargs="+", metavar="LOSS/KIND/RATE/SEED")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--of", choices=["tracklets", "persons"], default="tracklets")
-    parser.add_argument("--data-root", type=Path, default=ROOT / "data", metavar="DIR", help="holds demo/")
+    parser.add_argument("--data-root", type=Path, default=ROOT / "data", metavar="DIR", help="folder with demo/")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/audit", help="folder for the run directories")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     flags = parser.parse_args()
     found = []
     for cell in flags.cells:

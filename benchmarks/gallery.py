@@ -53,8 +53,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--index", action="append", metavar="FACTORY", help="an IVF index to try (default: IVF1024 Flat, PQ)"
     )
-    parser.add_argument("--hnsw-rows", type=int, default=100_000, help="0: no HNSW")
-    parser.add_argument("--scratch", metavar="DIR", help="where the features lie meanwhile (default: the system's)")
+    parser.add_argument("--hnsw-rows", type=int, default=100_000, help="rows of the HNSW index; 0: none")
+    parser.add_argument("--scratch", metavar="DIR", help="temporary folder for the features (default: of the system)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args(argv)
 

@@ -104,14 +104,14 @@ class Perceptron(nn.Module):
 def main() -> None:
     """Train every variant and print its final state."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", help="folder that holds cifar-10-batches-py; else REID_DATA, else ./data")
+    parser.add_argument("--data-root", help="folder with cifar-10-batches-py; default: REID_DATA, else ./data")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--iterations", type=int, default=4000)
     parser.add_argument("--group", choices=["ends", "guard"], default="ends")
-    parser.add_argument("--rate", type=float, default=0.5, help="of symmetric noise")
+    parser.add_argument("--rate", type=float, default=0.5, help="rate of symmetric noise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--figure", type=Path, help="where to draw the telemetry")
+    parser.add_argument("--figure", type=Path, help="file for the plot of the telemetry")
     flags = parser.parse_args()
     noise = Component(name="symmetric", rate=flags.rate, seed=0)
     root = str(data_root(flags.data_root))

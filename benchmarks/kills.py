@@ -238,9 +238,9 @@ def main(argv: list[str] | None = None) -> int:
     """Print the table; exit code 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=600, help="of a run")
+    parser.add_argument("--steps", type=int, default=600, help="steps of a run")
     parser.add_argument("--workers", type=int, default=0, help="decoding processes of the run")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kill times")
     parser.add_argument("--json", type=Path)
     flags = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:

@@ -96,9 +96,9 @@ def _table(results: dict[str, list[dict[str, float]]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mars-info", type=Path, help="folder with MARS' three .mat tables")
-    parser.add_argument("--peer-path", type=Path, help="a checkout of torchreid, measured beside")
+    parser.add_argument("--peer-path", type=Path, help="a checkout of torchreid, to compare with")
     parser.add_argument("--repeat", type=int, default=5, help="fresh processes per loader")
-    parser.add_argument("--json", type=Path, help="write every run here")
+    parser.add_argument("--json", type=Path, help="write all results to this file")
     parser.add_argument("--measure", nargs=2, metavar=("LOADER", "ROOT"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.measure:

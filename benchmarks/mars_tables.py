@@ -69,7 +69,9 @@ def main(argv: list[str] | None = None) -> list[EvalResult]:
     parser.add_argument("--info", type=Path, required=True, help="folder with MARS' three .mat tables")
     parser.add_argument("--protocol", default="all", metavar="NAME|all")
     parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--noise", type=float, default=1.0, help="of a tracklet, beside its identity's 1")
+    parser.add_argument(
+        "--noise", type=float, default=1.0, help="noise of a tracklet, relative to the norm 1 of its identity"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--after", action="store_true", help="also re-ranking and query expansion, under each protocol")
     parser.add_argument("--json", type=Path, metavar="FILE")

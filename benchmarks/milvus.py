@@ -57,9 +57,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--index", action="append", metavar="KIND", help="Milvus' index (default: FLAT and HNSW)")
+    parser.add_argument("--index", action="append", metavar="KIND", help="Milvus index (default: FLAT and HNSW)")
     parser.add_argument("--uri", metavar="URI", help="a server, http://HOST:19530")
-    parser.add_argument("--scratch", metavar="DIR", help="where all lies meanwhile (default: the system's)")
+    parser.add_argument("--scratch", metavar="DIR", help="temporary folder (default: of the system)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args(argv)
 
@@ -99,7 +99,7 @@ def trial(
     pushed = milvus.push(gallery, where, index=kind)
     loaded = time.perf_counter() - start
     if pushed.total != pushed.written:
-        sys.exit(f"{where} was there already; drop it, or name another database")
+        sys.exit(f"{where} already exists; drop it, or choose another database")
     features, start = gallery.features.features, time.perf_counter()
     with milvus.opened(where) as collection:
         opened, keys = time.perf_counter() - start, gallery.features.key

@@ -25,7 +25,7 @@ MOST = 1e-5
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="torchreid/models/osnet.py of a checkout")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     flags = parser.parse_args()
     spec = importlib.util.spec_from_file_location("torchreid_osnet", flags.file)
     if spec is None or spec.loader is None or not flags.file.is_file():

@@ -39,11 +39,11 @@ EXPECTED = 64
 def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", help="folder that holds demo/; else REID_DATA, else ./data")
-    parser.add_argument("--scratch", type=Path, help="a folder on the disk to be measured (default: the temporary one)")
+    parser.add_argument("--data-root", help="folder with demo/; default: REID_DATA, else ./data")
+    parser.add_argument("--scratch", type=Path, help="a folder on the disk to measure (default: the temporary folder)")
     parser.add_argument("--images", type=int, default=30_000)
-    parser.add_argument("--reads", type=int, default=3_000, help="images read in a turn")
-    parser.add_argument("--repeat", type=int, default=3, help="turns")
+    parser.add_argument("--reads", type=int, default=3_000, help="images read per repetition")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--json", type=Path)
     flags = parser.parse_args()

@@ -37,11 +37,11 @@ FROZEN = [
 def main() -> None:
     """Run what is missing and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", default="data", help="folder that holds demo/")
+    parser.add_argument("--data-root", default="data", help="folder with demo/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--frozen-steps", type=int, default=20)
     parser.add_argument("--runs", type=Path, default=Path("runs/processes"), help="folder for the run directories")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     flags = parser.parse_args()
     frozen = [*FROZEN, f"train.iterations={flags.frozen_steps}", "train.log_freq=1"]
     pair = [trained(flags, processes, "frozen", *frozen) for processes in (1, 2)]

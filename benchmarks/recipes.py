@@ -60,10 +60,10 @@ RECIPES = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="NAME")
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.3, 0.6], help="shares of wrong labels")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.3, 0.6], help="fractions of wrong labels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
     parser.add_argument("--runs", type=Path, default=Path("runs/recipes"), help="folder for the run directories")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     parser.add_argument("--override", dest="overrides", action="append", default=[], help="passed to tools/train.py")
     flags = parser.parse_args()
     cells = []

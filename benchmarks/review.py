@@ -25,12 +25,12 @@ SECONDS = 3.0  # per decision by keyboard: assumed, not measured
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES)
-    parser.add_argument("--rate", default="0.3", help="share of wrong labels")
-    parser.add_argument("--first", type=int, default=300, metavar="N", help="suspects that are looked at")
+    parser.add_argument("--rate", default="0.3", help="fraction of wrong labels")
+    parser.add_argument("--first", type=int, default=300, metavar="N", help="suspects to review")
     parser.add_argument("--seed", default="0")
-    parser.add_argument("--data-root", type=Path, default=ROOT / "data", metavar="DIR", help="holds demo/")
+    parser.add_argument("--data-root", type=Path, default=ROOT / "data", metavar="DIR", help="folder with demo/")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/audit", help="folder for the run directories")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     flags = parser.parse_args()
     results = []
     for loss in flags.losses:

@@ -61,15 +61,17 @@ def main() -> None:
     """Time the contenders in turns and print two Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="googlenet_bn")
-    parser.add_argument("--batch-size", type=int, default=32, help="the paper's is 180")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per step (the paper: 180)")
     parser.add_argument("--crop", type=int, default=224, help="side of the crop; frames are resized to 8/7 of it")
-    parser.add_argument("--steps", type=int, default=4, help="training steps per turn")
-    parser.add_argument("--people", type=int, default=8, help="that train, of 6 tracklets each")
-    parser.add_argument("--tracklets", type=int, default=16, help="embedded in a turn, of 4 to 10 frames each")
-    parser.add_argument("--repeat", type=int, default=5, help="turns")
-    parser.add_argument("--workers", type=int, default=2, help="decoding processes of either side")
+    parser.add_argument("--steps", type=int, default=4, help="training steps per repetition")
+    parser.add_argument("--people", type=int, default=8, help="training persons, with 6 tracklets each")
+    parser.add_argument(
+        "--tracklets", type=int, default=16, help="tracklets to embed per repetition, with 4 to 10 frames each"
+    )
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions")
+    parser.add_argument("--workers", type=int, default=2, help="decoding processes of each method")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="float32", help="of our side; the plain loop's is float32")
+    parser.add_argument("--dtype", default="float32", help="dtype of this project; the plain loop uses float32")
     parser.add_argument("--json", type=Path)
     flags = parser.parse_args()
     with start(flags.device, flags.dtype) as runtime, tempfile.TemporaryDirectory() as folder:

@@ -9,24 +9,24 @@ from reid import cli
 from reid.errors import nearest
 
 VERBS = {  # module of reid.verbs -> what it does, in the order a new user needs them; each has `main(argv)` with its own --help
-    "demo": "rendered people: make them, train on them, test, report",
-    "import": "one table from folders, trackers, annotations, public datasets",
-    "doctor": "look a dataset or table over: counts, images, labels, leaks",
+    "demo": "render a demo dataset, train, test, write the report",
+    "import": "make one table of folders, tracker output or public datasets",
+    "doctor": "check a dataset or table: counts, images, labels, leaks",
     "train": "train a model from a config, then test it",
-    "test": "mAP and CMC of a run, or of features made by any model",
-    "audit": "which labels are wrong: a ranking, and a page to review it",
-    "extract": "features of tracklets, as a gallery",
-    "search": "the nearest tracklets of a gallery",
-    "gallery": "take tracklets out of a gallery, build its index",
-    "export": "a trained network as one file for other programs",
-    "tune": "choose a setting's value on training identities held out",
-    "compare": "two runs on the same queries: is the difference real?",
-    "noise": "labels wrong on purpose, as a manifest that replays",
-    "cifar": "the label-noise study on CIFAR-10 and CIFAR-100",
-    "pack": "many small image files into a few large ones",
-    "render": "only make the demo dataset, with other settings if wanted",
-    "env": "versions and devices, and packages that get in the way",
-    "completion": "completion of commands and flags, for bash, zsh, fish, …",
+    "test": "compute mAP and CMC of a run, or of any model's features",
+    "audit": "find wrong labels: a ranking, and a page to review it",
+    "extract": "extract features of tracklets into a gallery",
+    "search": "find the nearest tracklets in a gallery",
+    "gallery": "remove tracklets, build an index, push to a database",
+    "export": "export a trained network for other programs",
+    "tune": "choose a setting's value on held-out training identities",
+    "compare": "test whether the difference between two runs is significant",
+    "noise": "draw label noise and save it as a reproducible manifest",
+    "cifar": "run the label-noise study on CIFAR-10 and CIFAR-100",
+    "pack": "pack many small image files into a few large files",
+    "render": "render the demo dataset only, with any settings",
+    "env": "show versions, devices and conflicting packages",
+    "completion": "print shell completion for bash, zsh, fish, …",
 }
 
 
@@ -34,7 +34,7 @@ def main() -> int:
     """Runs the command given on the command line; returns the exit code."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print("usage: robust-reid VERB …   (robust-reid VERB --help tells more)\n")
+        print("usage: robust-reid VERB …   (robust-reid VERB --help shows its options)\n")
         print("\n".join(f"  {verb:<12}{meaning}" for verb, meaning in VERBS.items()))
         print("\n  --version")
         return 0

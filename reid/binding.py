@@ -32,7 +32,7 @@ def problems_of_component(
     settings = {name: parameter for name, parameter in _parameters(factory).items() if name not in given}
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     missing = _required(settings) - component.options.keys()
-    problems = [f"{section}.{name}: missing; {component.name} needs it" for name in sorted(missing)]
+    problems = [f"{section}.{name}: is missing; {component.name} needs it" for name in sorted(missing)]
     for name, value in component.options.items():
         if name not in settings:
             problems.append(f"{section}.{name}: {component.name} takes no {name!r}; {nearest(name, list(settings))}")

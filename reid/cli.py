@@ -60,7 +60,7 @@ class StopFlag:
                 raise Interrupted(signum)
             return
         self.signum, self._since = signum, time.monotonic()
-        logger.warning("%s: stopping after this step; once more to stop at once", signal.Signals(signum).name)
+        logger.warning("%s: stopping after this step; repeat to stop immediately", signal.Signals(signum).name)
 
 
 def run(main: Callable[[], int | None]) -> int:
@@ -89,7 +89,7 @@ def run(main: Callable[[], int | None]) -> int:
         return 128 + signal.SIGINT
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
-            usable = "expected a file or folder that can be used"
+            usable = "check that the file or folder exists and is accessible"
             print(f"error: {one_line(f'{error.filename}: {error.strerror}; {usable}')}", file=sys.stderr)
             return 2
         if (told := _of_the_machine(error)) is not None:
@@ -104,9 +104,9 @@ def _of_the_machine(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         with contextlib.suppress(OSError):  # buffered output cannot be written either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return f"{error.strerror}: the disk, or whatever the output goes to, is full; free some space and give the command again"
+        return f"{error.strerror}: the disk is full (or the device that the output goes to); free some space and run the command again"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
-        return f"not enough memory: {error}; lower the batch size or machine.workers, or use a larger machine"
+        return f"out of memory: {error}; lower the batch size or machine.workers, or use a larger machine"
     return None
 
 
@@ -150,10 +150,10 @@ def add_config_flags(arguments: argparse.ArgumentParser, example: str = "machine
     arguments.add_argument(
         "overrides", nargs="*", metavar="key.path=value", help=f"change a setting, e.g. {example} (or with a space)"
     )
-    group = arguments.add_argument_group("settings with a flag of their own")
-    group.add_argument("--data-root", metavar="DIR", help="folder that holds one folder per dataset (data.root)")
+    group = arguments.add_argument_group("settings that have a flag")
+    group.add_argument("--data-root", metavar="DIR", help="folder with one folder per dataset (data.root)")
     group.add_argument("--device", help="auto, cpu, cuda or cuda:N (machine.device)")
-    group.add_argument("--seed", type=int, help="of everything but label noise (seed)")
+    group.add_argument("--seed", type=int, help="random seed of everything except label noise (seed)")
 
 
 def add_weights_flags(arguments: argparse._ActionsContainer) -> None:
@@ -162,10 +162,10 @@ def add_weights_flags(arguments: argparse._ActionsContainer) -> None:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="weight file to use instead of RUN: of another toolkit, a checkpoint, or an ONNX file of robust-reid export",
+        help="weights to use instead of RUN: a checkpoint, also of another toolkit, or an exported ONNX file",
     )
-    arguments.add_argument("--model", metavar="NAME", help="of which network FILE is, e.g. resnet50")
-    arguments.add_argument("--size", type=_size, metavar="HxW", help="input of that network (default: 256x128)")
+    arguments.add_argument("--model", metavar="NAME", help="the network of FILE, e.g. resnet50")
+    arguments.add_argument("--size", type=_size, metavar="HxW", help="input size of that network (default: 256x128)")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -178,9 +178,9 @@ def _size(text: str) -> tuple[int, int]:
 def check_weights_flags(arguments: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
     """Checks that flags of `add_weights_flags` are consistent; if not, exits as argparse does."""
     if flags.weights is None and (flags.model or flags.size):
-        arguments.error("--model and --size tell what --weights FILE is; a run knows it")
+        arguments.error("--model and --size describe --weights FILE; a run already contains them")
     if flags.weights is not None and flags.checkpoint:
-        arguments.error("--checkpoint chooses among those of a run; --weights FILE is one")
+        arguments.error("--checkpoint chooses a checkpoint of a run; it cannot be combined with --weights FILE")
 
 
 def check_run_or_weights(arguments: argparse.ArgumentParser, flags: argparse.Namespace) -> None:

@@ -87,37 +87,41 @@ class Data(Section):
         Discriminator(lambda given: _SEVERAL if isinstance(given, list) else _ONE),
     ] = Field(
         "mars",
-        description="dataset: mars, demo, market1501, msmt17, cuhk03, … or manifest: the table that `path` names; or a list of names and "
-        "of {name, path, root, split}: trained on together, each tested by itself",
+        description="dataset: mars, demo, market1501, msmt17, cuhk03, … or manifest (the table at `path`); a list of "
+        "names or of {name, path, root, split} trains on all of them together and tests each separately",
     )
-    path: str | None = Field(None, description="table of tracklets (CSV or Parquet) of the dataset manifest")
-    test_share: Share = Field(0.3, description="share of persons drawn to test on where the table has no column split")
-    split_seed: Natural = Field(0, description="of that draw; the run's own seed does not change who is tested")
-    root: str | None = Field(None, description="folder that holds one folder per dataset; else REID_DATA, else ./data")
+    path: str | None = Field(None, description="table of tracklets (CSV or Parquet) for the dataset manifest")
+    test_share: Share = Field(
+        0.3, description="fraction of persons drawn for the test if the table has no column split"
+    )
+    split_seed: Natural = Field(0, description="seed of that draw; the seed of the run does not change who is tested")
+    root: str | None = Field(None, description="folder with one folder per dataset; default: REID_DATA, else ./data")
     split: Annotated[int | Literal["all"] | None, PlainValidator(_split_or_all)] = Field(
         None,
-        description="which of the ten published splits (ilids-vid, prid2011); the first by default; all: a run for each, and the mean",
+        description="number of the published split, 0 to 9 (ilids-vid, prid2011); default: 0; all: one run per split, and the mean",
     )
-    labels: Literal["given", "truth"] = Field("given", description="truth: the demo's side file, not the names on disk")
+    labels: Literal["given", "truth"] = Field(
+        "given", description="truth: the true labels of the demo dataset instead of the given ones"
+    )
     noise: OneOrMore | None = Field(
         None,
-        description="extra label noise on training tracklets: {name, rate, seed}, or a list of them, one after another",
+        description="label noise added to the training tracklets: {name, rate, seed}, or a list of them, applied in order",
     )
     corrections: str | list[str] | None = Field(
         None,
-        description="file of corrected labels (CSV), applied to the training tracklets after noise, not to what is on disk; or a list "
-        "of files, each of which corrects what those before it have left",
+        description="CSV file of label corrections, applied to the training tracklets after noise; nothing on disk "
+        "is changed; or a list of files, applied in order",
     )
     weights: str | None = Field(
         None,
-        description="CSV file (key,weight): how much each training tracklet counts; a table may have a column weight",
+        description="CSV file (key,weight) with the weight of each training tracklet; a table can have a column weight instead",
     )
     holdout: Share = Field(
         0.0,
-        description="share of training identities kept out of training to choose best.pt; of a table without a column split, a share "
-        "of all its persons, 10 % where this is 0",
+        description="fraction of training identities held out to choose best.pt; for a table without a column split, "
+        "a fraction of all its persons (10 % if this is 0)",
     )
-    damaged: Literal["error", "skip"] = Field("error", description="skip: damaged images are left out and listed")
+    damaged: Literal["error", "skip"] = Field("error", description="skip: leave out damaged images and list them")
 
     @property
     def correction_files(self) -> list[str]:
@@ -143,48 +147,51 @@ class Data(Section):
 
 class Model(Section):
     name: str = Field("googlenet_bn", description="googlenet_bn, bn_inception, or any other timm model")
-    options: dict[str, Any] = Field(
-        {}, description="settings of the model as timm names them, such as {drop_path_rate: 0.1}"
-    )
-    last_stride: Literal[1, 2] = Field(2, description="1: the last stage of a ResNet keeps the size of its feature map")
+    options: dict[str, Any] = Field({}, description="model settings, with timm's names, such as {drop_path_rate: 0.1}")
+    last_stride: Literal[1, 2] = Field(2, description="1: the last stage of a ResNet does not halve the feature map")
     pooling: Literal["default", "gem"] = Field(
-        "default", description="gem: generalised mean over positions, its power learned"
+        "default", description="gem: generalised mean over positions with a learned power"
     )
     pretrained: bool = Field(True, description="start from ImageNet weights")
-    weights: str | None = Field(None, description="file with those weights, instead of a download")
+    weights: str | None = Field(None, description="file with pretrained weights, instead of a download")
     neck: Literal["none", "bn"] = Field("none", description="bn: batch normalisation of the features (BNNeck)")
     head: Component = Field(
         Component(name="linear"),
-        description="classifier of training: linear, cosine, or with a margin: arcface, cosface",
+        description="classifier used in training: linear, cosine, or with a margin: arcface, cosface",
     )
-    freeze_norm: bool = Field(False, description="normalisation layers keep the statistics and weights they start from")
+    freeze_norm: bool = Field(False, description="freeze the statistics and weights of the normalisation layers")
 
 
 class Augment(Section):
     resize: Size = Field([256, 256], description="(height, width) before the crop")
-    crop: Size = Field([224, 224], description="(height, width) of the input: random in training, centre in test")
+    crop: Size = Field(
+        [224, 224], description="(height, width) of the input: random crop in training, centre crop in the test"
+    )
     flip: Probability = Field(0.5, description="probability of a horizontal flip in training")
-    pad: Natural = Field(0, description="black pixels added on every side before the crop in training (pad and crop)")
+    pad: Natural = Field(0, description="black pixels added on each side before the crop in training (pad and crop)")
     erase: Probability = Field(0.0, description="probability that a random rectangle is erased in training")
     color: Strength = Field(0.0, description="largest relative change of brightness, contrast, saturation in training")
 
 
 class Train(Section):
     iterations: Count = 50000
-    batch_size: Count = Field(180, description="images per step, over all processes together")
+    batch_size: Count = Field(180, description="images per step, summed over all processes")
     lr: Positive = 0.01
     optimizer: Component = Component(name="sgd")
     schedule: Component = Component(name="constant")
-    warmup: Natural = Field(0, description="steps over which the rate rises evenly to what the schedule says")
-    warmup_start: Probability = Field(0.0, description="factor of the rate that the warm-up rises from")
+    warmup: Natural = Field(0, description="steps over which the learning rate rises linearly to the schedule's value")
+    warmup_start: Probability = Field(0.0, description="initial factor of the learning rate in the warm-up")
     freeze: Natural = Field(
-        0, description="first steps, in which the backbone stays as it is: only neck and classifier learn"
+        0, description="number of initial steps with a frozen backbone: only neck and classifier are trained"
     )
-    accumulate: Count = Field(1, description="parts that a process computes its share of a step in, to save memory")
+    accumulate: Count = Field(
+        1, description="number of parts in which each process computes its share of a batch, to save memory"
+    )
     ema: Decay | None = Field(
-        None, description="decay of a moving average of the weights, which is then what is tested"
+        None,
+        description="decay of an exponential moving average of the weights, which is then the model that is tested",
     )
-    clip_grad: Positive | None = Field(None, description="largest norm of the gradient; off by default")
+    clip_grad: Positive | None = Field(None, description="maximum norm of the gradient; default: off")
     log_freq: Count = Field(50, description="steps between log lines")
     checkpoint_freq: Count = Field(1000, description="steps between checkpoints")
     eval_freq: int = Field(-1, description="steps between evaluations of the held-out identities; -1: only at the end")
@@ -192,34 +199,41 @@ class Train(Section):
 
 class Test(Section):
     batch_size: Count = Field(256, description="frames per forward pass, per process")
-    pooling: Literal["mean", "max"] = Field("mean", description="frames to tracklet feature")
-    protocols: str | list[str | dict[str, Any]] = Field(
-        "all", description="a protocol's name, or all, or a list of names and of own ones: {name, gallery, ap, …}"
+    pooling: Literal["mean", "max"] = Field(
+        "mean", description="how frame features are combined into a tracklet feature"
     )
-    any_camera: bool = Field(False, description="matches seen by the query's own camera count too")
-    baselines: bool = Field(False, description="also evaluate colour histograms and the untrained network")
+    protocols: str | list[str | dict[str, Any]] = Field(
+        "all",
+        description="name of a protocol, all, or a list of names and of your own protocols: {name, gallery, ap, …}",
+    )
+    any_camera: bool = Field(False, description="count matches from the query's own camera too")
+    baselines: bool = Field(
+        False, description="also evaluate two baselines: colour histograms and the untrained network"
+    )
 
 
 class Machine(Section):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="float16: CUDA only")
-    compile: bool = Field(False, description="torch.compile the training step; the first steps take minutes")
-    sync_norm: bool = Field(False, description="batch normalisation over the batch of all processes (CUDA only)")
+    compile: bool = Field(
+        False, description="compile the training step with torch.compile; the first steps take minutes"
+    )
+    sync_norm: bool = Field(False, description="synchronise batch normalisation over all processes (CUDA only)")
     workers: Natural = Field(
         default_factory=lambda: min(4, os.cpu_count() or 1),
-        description="image-decoding processes, by default as many as processors, at most 4; 0: decode in the main process",
+        description="number of image-decoding processes; default: one per processor, at most 4; 0: decode in the main process",
     )
 
 
 class Config(Section):
     """All settings of a run."""
 
-    name: str = Field("", description="name of the run; the config file's name by default")
+    name: str = Field("", description="name of the run; default: the config file's name")
     seed: Natural = 0
     data: Data = Data()
     model: Model = Model()
     loss: OneOrMore = Field(
-        Component(name="cce"), description="{name: …}, or a list of such, each with a weight, which are added up"
+        Component(name="cce"), description="{name: …}, or a list of them with weights: their weighted sum"
     )
     sampler: Component = Component(name="frames")
     augment: Augment = Augment()
@@ -248,7 +262,7 @@ class Config(Section):
         """Training settings that differ from another config's, such as `loss.T: 8.0 there, 4 here`; the setting `but` is ignored."""
         here, there = _flat(self.training_settings()), _flat(other.training_settings())
         changed = [key for key in sorted(here | there) if key != but and here.get(key) != there.get(key)]
-        return [f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in changed]
+        return [f"{key}: {there.get(key)!r} before, {here.get(key)!r} now" for key in changed]
 
     def fingerprint(self) -> str:
         """Hash of `training_settings`, 16 hexadecimal digits."""
@@ -263,7 +277,7 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} appears twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -295,7 +309,7 @@ def find(name: Path | str) -> Path:
     if path.name == str(path) and path.name in packaged:
         return packaged[path.name]
     raise ConfigError(
-        f"{path}: no such config; a YAML file, or the name of a packaged one: {nearest(str(path), list(packaged))}"
+        f"{path}: no such config; expected a YAML file or the name of a packaged config; {nearest(str(path), list(packaged))}"
     )
 
 
@@ -318,7 +332,7 @@ def load(path: Path | str, overrides: Sequence[str] = (), schema: type[Schema] =
         base = _read(base_path)
         if "base" in base:
             raise ConfigError(
-                f"{base_path}: `base` in a base config; one level of inheritance is all there is, named by {path}"
+                f"{base_path}: `base` is not allowed in a base config (of {path}); only one level of inheritance is supported"
             )
         settings = _merge(base, settings)
     settings = _merge(settings, _parse_overrides(overrides))
@@ -347,7 +361,7 @@ def values(text: str) -> list[Any]:
     try:
         read: list[Any] = yaml.load(f"[{text}]", _Loader)
     except yaml.YAMLError:
-        raise ConfigError(f"{text}: not a list of values; quote them") from None
+        raise ConfigError(f"{text}: not a list of values; quote each value") from None
     return read
 
 
@@ -464,7 +478,7 @@ def _explain(item: Any, schema: type[Section]) -> str:
         advice = f"did you mean {' or '.join(elsewhere)}? {expected}" if elsewhere else nearest(key, beside)
         return f"{where}: unknown key; {advice}"
     if item["type"] == "missing":
-        return f"{where}: missing; expected a value"
+        return f"{where}: is missing; expected a value"
     if item["type"] == "model_type":
         return f"{where}: expected a mapping of settings, got {item['input']!r}"
     expected = item["msg"].removeprefix("Input should be ").replace("a valid ", "a ")

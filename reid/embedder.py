@@ -184,7 +184,7 @@ class Embedder:
             wide += width > WIDE * height
             if wide == 1 and width > WIDE * height:
                 logger.warning(
-                    "%simage %d: %d x %d is wider than a person by far: a full frame? Crop the person first",
+                    "%simage %d: %d x %d is much wider than a person: is it a full frame? Crop the person first",
                     where,
                     number,
                     width,
@@ -237,7 +237,7 @@ def _pixels_of(image: Picture, colour: Colour, where: str) -> np.ndarray:
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):  # NaN fails both comparisons
             raise DataError(
-                f"{where}: expected floats in [0, 1], got {low:g} to {high:g}; give uint8 for values of 0 to 255"
+                f"{where}: expected floats in [0, 1], got {low:g} to {high:g}; use uint8 for values of 0 to 255"
             )
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
@@ -249,9 +249,9 @@ def _advice(shape: Sequence[int]) -> str:
     if len(shape) == 3 and shape[0] == 3:
         return "; channels come last: image.transpose(1, 2, 0)"
     if len(shape) == 3 and shape[2] == 4:
-        return "; leave out the fourth channel: image[:, :, :3]"
+        return "; drop the fourth channel: image[:, :, :3]"
     if len(shape) == 2:
-        return "; a grey image is np.stack([image] * 3, axis=2)"
+        return "; for a grey image use np.stack([image] * 3, axis=2)"
     return ""
 
 
@@ -264,5 +264,5 @@ def _crop(frame: np.ndarray, box: np.ndarray, number: int) -> np.ndarray:
         if right > left and bottom > top:
             return np.ascontiguousarray(frame[top:bottom, left:right])
     raise DataError(
-        f"detections: box {number}: expected left < right and top < bottom inside of {width} x {height} pixels, got {box.tolist()}"
+        f"detections: box {number}: expected left < right and top < bottom inside {width} x {height} pixels, got {box.tolist()}"
     )

@@ -23,7 +23,7 @@ RANKS = (1, 5, 10, 20)
 REQUIRED_ARRAYS = ("features", "pid", "camid", "query")
 OPTIONAL_ARRAYS = ("gallery", "key", "fingerprint")
 _ADVICE = (
-    "; --leave-one-out takes every row as a query; queries in a file of their own: --query-file and --gallery-file"
+    "; --leave-one-out takes every row as a query; for queries in a separate file, use --query-file and --gallery-file"
 )
 UNIT_NORM_TOLERANCE = 1e-6  # float32 rows within it are kept bit for bit
 ROWS_AT_ONCE = 16384  # rows checked at once: bounds the float64 working copy
@@ -115,8 +115,8 @@ class FeatureSet:
             arrays |= {"query": np.flatnonzero(arrays["pid"] >= 0) if "pid" in arrays else np.arange(0)}
             arrays.pop("gallery", None)
         if missing := [name for name in REQUIRED_ARRAYS if name not in arrays]:
-            found = f"{path}: no array {', '.join(missing)}; found {', '.join(sorted(arrays)) or 'none'}"
-            unknown_cameras = "; camid is -1 where cameras are unknown" * ("camid" in missing)
+            found = f"{path}: missing array {', '.join(missing)}; found {', '.join(sorted(arrays)) or 'none'}"
+            unknown_cameras = "; use camid -1 for unknown cameras" * ("camid" in missing)
             raise DataError(found + unknown_cameras + _ADVICE * ("query" in missing))
         if unknown := sorted(set(arrays) - {*REQUIRED_ARRAYS, *OPTIONAL_ARRAYS}):
             logger.warning("%s: not used: %s; optional arrays are %s", path, unknown, ", ".join(OPTIONAL_ARRAYS))
@@ -156,7 +156,7 @@ def beside(query: FeatureSet, gallery: FeatureSet) -> FeatureSet:
     sizes = query.features.shape[1], gallery.features.shape[1]
     if sizes[0] != sizes[1]:
         raise DataError(
-            f"features: the queries have {sizes[0]} dimensions, the gallery {sizes[1]}; expected those of one model"
+            f"features: the queries have {sizes[0]} dimensions, the gallery {sizes[1]}; expected features of the same model"
         )
     count, both = len(query.pid), (query, gallery)
     rows = np.arange(count + len(gallery.pid))
@@ -292,7 +292,7 @@ def _columns_as_lists(arrays: dict[str, np.ndarray], path: str | Path) -> dict[s
     lists = ("pid", "camid", "query", "gallery")
     columns = [name for name in lists if name in arrays and arrays[name].ndim == 2 and 1 in arrays[name].shape]
     if columns:
-        logger.info("%s: %s: taken as lists; row numbers count from 0", path, ", ".join(columns))
+        logger.info("%s: %s: read as lists; row numbers count from 0", path, ", ".join(columns))
     return {name: array.ravel() if name in columns else array for name, array in arrays.items()}
 
 
@@ -356,7 +356,7 @@ def _unit_rows(features: np.ndarray, key: np.ndarray | None) -> np.ndarray:
             out[start + other] = rows[other] / norm[other, None]
             renormalised += other.size
     if renormalised:
-        logger.warning("features: %d of %d rows were not of unit norm and have been normalised", renormalised, n)
+        logger.warning("features: %d of %d rows did not have unit norm and were normalised", renormalised, n)
     return out
 
 
@@ -365,7 +365,7 @@ def _refuse_dead_rows(peak: np.ndarray, start: int, key: np.ndarray | None) -> N
         if dead.any():
             row = start + int(np.argmax(dead))
             raise DataError(
-                f"features: {_row(row, key)} {what}: a cosine is undefined for it; mend the model or drop the row"
+                f"features: {_row(row, key)} {what}: the cosine similarity is undefined; fix the model or remove the row"
             )
 
 
@@ -374,14 +374,14 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
-                raise DataError(f"{path}: one bare array, not an .npz of named arrays; save them with numpy.savez")
+                raise DataError(f"{path}: a single array, not an .npz of named arrays; save them with numpy.savez")
             check_zip(file, contents=False)  # numpy verifies the checksums of the contents
             # numpy returns a member that is not an array as its bytes.
             return {name: np.asarray(archive[name]) for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such feature file; expected an .npz") from None
     except ValueError as error:
-        what = "it holds pickled objects, or is no .npz at all" if "pickle" in str(error) else str(error)
+        what = "it contains pickled objects or is not an .npz" if "pickle" in str(error) else str(error)
         raise DataError(f"{path}: not a feature file: {what}; save plain arrays with numpy.savez") from None
     except MemoryError as error:
         raise DataError(f"{path}: too large for this machine's memory, or damaged: {error}") from None

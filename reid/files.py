@@ -128,7 +128,7 @@ def exclusive_lock(folder: Path, busy: str) -> Iterator[None]:
         except OSError as error:
             reason = error.strerror or error
             raise DataError(
-                f"{file}: cannot lock this folder: {reason}; choose a writable one on a file system with locks"
+                f"{file}: cannot lock this folder: {reason}; choose a writable folder on a file system that supports locks"
             ) from None
     try:
         yield
@@ -163,12 +163,12 @@ def check_zip(file: BinaryIO, *, contents: bool = True) -> None:
         with zipfile.ZipFile(file) as archive:
             members = sorted(archive.infolist(), key=lambda member: member.header_offset)
             if len({member.filename for member in members}) < len(members):
-                raise zipfile.BadZipFile("two members have one name")
+                raise zipfile.BadZipFile("two members have the same name")
             end = 0
             for member in members:
                 end = _checked_member(file, member, end)
             if archive.start_dir - end > _LONGEST_DESCRIPTOR:
-                raise zipfile.BadZipFile("its directory leaves members out")
+                raise zipfile.BadZipFile("members are missing in its directory")
             if contents and (damaged := archive.testzip()):
                 raise zipfile.BadZipFile(f"checksum of {damaged} differs")
     except (NotImplementedError, RuntimeError, ValueError, EOFError, struct.error, zlib.error) as error:
@@ -197,7 +197,7 @@ def _checked_member(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> int:
         told += [member.CRC, member.compress_size, member.file_size]
         found += [crc, *(s if s < 2**32 - 1 else t for s, t in ((packed, told[-2]), (size, told[-1])))]
     if told != found:
-        raise zipfile.BadZipFile(f"{member.filename} is called or sized otherwise in the directory")
+        raise zipfile.BadZipFile(f"{member.filename} has a different name or size in the directory")
     return member.header_offset + _LOCAL_HEADER.size + sum(lengths) + member.compress_size
 
 

@@ -157,7 +157,7 @@ class GCETruncated(GCE):
 
     def forward(self, logits_BK: Tensor, target_B: Tensor, index_B: Tensor | None = None) -> Tensor:
         if index_B is None:
-            raise ValueError("GCETruncated remembers samples: pass index_B, their numbers in the training set")
+            raise ValueError("GCETruncated keeps state per sample: pass index_B, their indices in the training set")
         log_p_B = _log_prob(logits_BK, target_B)
         if self.training:
             self._remember(log_p_B.detach().exp(), index_B)
@@ -241,7 +241,7 @@ class ELR(nn.Module):
 
     def forward(self, logits_BK: Tensor, target_B: Tensor, index_B: Tensor | None = None) -> Tensor:
         if index_B is None:
-            raise ValueError("ELR remembers samples: pass index_B, their numbers in the training set")
+            raise ValueError("ELR keeps state per sample: pass index_B, their indices in the training set")
         log_p_BK = _log_probs(logits_BK)
         p_BK = log_p_BK.exp()
         if self.training:

@@ -105,8 +105,8 @@ def _read(file: Path) -> list[str | Mapping[str, Any]]:
     entries = [held] if isinstance(held, Mapping) else held
     if not isinstance(entries, list) or not entries or not all(isinstance(one, str | Mapping) for one in entries):
         raise ConfigError(
-            f"{file}: expected a protocol, such as {{name: ours, ap: hit, camera_filter: false}}, or a list of such and of "
-            f"names; got {held!r:.80}"
+            f"{file}: expected a protocol, such as {{name: ours, ap: hit, camera_filter: false}}, or a list of such "
+            f"protocols and of names; got {held!r:.80}"
         )
     return entries
 
@@ -131,5 +131,5 @@ def _own(rules: Mapping[str, Any]) -> EvalProtocol:
         wrong = f"unknown rule {unknown[0]!r}" if unknown else "no name"
         raise ConfigError(f"protocol: {wrong} in {dict(rules)}; expected a name and any of: {', '.join(valid[1:])}")
     if rules["name"] in [*PROTOCOLS, "all"]:
-        raise ConfigError(f"protocol.name: {rules['name']!r} is a published protocol; give your own another name")
+        raise ConfigError(f"protocol.name: {rules['name']!r} is the name of a published protocol; choose another name")
     return EvalProtocol(**rules)

@@ -63,7 +63,7 @@ class RunDirectory:
         """
         if not self.config_file.is_file():
             raise DataError(
-                f"{self.path}: expected a run directory with config.yaml, written by robust-reid train; found none"
+                f"{self.path}: expected a run directory with config.yaml, written by robust-reid train; it is missing"
             )
         return configs.load(self.config_file, overrides)
 
@@ -80,12 +80,14 @@ class RunDirectory:
                 *self._temporaries(),
             }  # a kill may precede config.yaml, and a profile the run
             if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - ours):
-                raise ConfigError(f"{self.path}: exists and is no run directory; choose another with --output-dir")
+                raise ConfigError(
+                    f"{self.path}: exists but is not a run directory; choose another folder with --output-dir"
+                )
         elif resume:
             self._require_same(config)
         elif not overwrite:
             raise ConfigError(
-                f"{self.path}: this run exists; --resume auto continues it, --overwrite starts anew, --output-dir DIR keeps both"
+                f"{self.path}: this run exists already; --resume auto continues it, --overwrite replaces it, --output-dir DIR keeps both"
             )
 
     @contextlib.contextmanager
@@ -162,8 +164,8 @@ class RunDirectory:
     def _require_same(self, config: Config) -> None:
         if changed := config.differences(self.config(), but="train.iterations"):  # checked against the checkpoint
             raise ConfigError(
-                f"{self.path}: cannot resume, trained with another config: {'; '.join(changed)}; "
-                "give the same config, or --output-dir for a new run, or --overwrite"
+                f"{self.path}: cannot resume, trained with a different config: {'; '.join(changed)}; use the same "
+                "config, start a new run with --output-dir, or use --overwrite"
             )
 
     def _temporaries(self) -> list[Path]:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt in malloc.h
 _ENDED = "ended early"  # key in the store: number of processes ended by an exception
 _LOST = re.compile("[Cc]onnection (closed|reset) by peer")  # gloo's error if another process died without a report
-_GONE = "another process is gone, killed or out of reach; start all of them again, with --resume auto"
+_GONE = "another process was killed or cannot be reached; start all processes again with --resume auto"
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -108,18 +108,18 @@ def _device(name: str, local_rank: int) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(
-                f"device: {name!r} asked for, but torch {torch.__version__} sees no CUDA device; use device=cpu"
+                f"device: {name!r} requested, but torch {torch.__version__} sees no CUDA device; use device=cpu"
             )
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         if device.index >= torch.cuda.device_count():
-            raise ConfigError(f"device: cuda:{device.index} asked for, but there are {torch.cuda.device_count()}")
+            raise ConfigError(f"device: cuda:{device.index} requested, but there are {torch.cuda.device_count()}")
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
             raise ConfigError(
-                f"device: 'mps' asked for, but torch {torch.__version__} sees no Apple GPU; use device=cpu"
+                f"device: 'mps' requested, but torch {torch.__version__} sees no Apple GPU; use device=cpu"
             )
         if processes.world_size() > 1:
-            raise ConfigError("device: mps is for one process; start without torchrun")
+            raise ConfigError("device: mps supports one process only; start without torchrun")
     elif device.type != "cpu":
         raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
     return device
@@ -229,7 +229,7 @@ def compiler_errors_in_one_line() -> Iterator[None]:
             raise
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(
-            f"machine.compile: torch.compile failed: {reason}; install a C++ compiler, or leave it out"
+            f"machine.compile: torch.compile failed: {reason}; install a C++ compiler, or set machine.compile=false"
         ) from error
 
 

@@ -232,7 +232,7 @@ class Benchmark:
             if np.any((rows < 0) | (rows >= len(self.test))):
                 raise DataError(f"{self.name}: a {field} row is outside [0, {len(self.test)}), the test tracklets")
             if len(np.unique(rows)) < len(rows):
-                raise DataError(f"{self.name}: a {field} row stands twice")
+                raise DataError(f"{self.name}: a {field} row appears twice")
 
     @property
     def tested(self) -> tuple[Benchmark, ...]:

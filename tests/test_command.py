@@ -96,7 +96,7 @@ def test_an_unknown_verb_is_one_line():
 def test_demo_does_not_take_a_setting_for_a_folder(words, tmp_path):
     done = robust_reid("demo", "train.iterations", *words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: demo: train.iterations is a setting, and the first word after demo is")
+    assert done.stderr.startswith("error: demo: train.iterations is a setting, but the first word after demo is")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -30,7 +30,7 @@ def test_every_mistake_in_one_go(tmp_path: Path) -> None:
     assert "FILE: train.lr: expected a number, got 'fast'" in found
     assert "FILE: train.batch_size: expected greater than or equal to 1, got 0" in found
     assert "FILE: agument: unknown key; did you mean 'augment'?" in found
-    assert "FILE: data.noise.name: missing" in found
+    assert "FILE: data.noise.name: is missing" in found
     assert len(found.splitlines()) == 5
 
 
@@ -75,7 +75,7 @@ def test_one_level_of_inheritance(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: 1\nseed: 2\n", "key 'seed' given twice"),
+        ("seed: 1\nseed: 2\n", "key 'seed' appears twice"),
         ("seed: [1\n", "not valid YAML"),
         ("- 1\n", "expected a mapping of settings, got list"),
         ("", "expected a mapping of settings, got NoneType"),
@@ -168,7 +168,7 @@ def test_component_mistakes_all_at_once(tmp_path: Path) -> None:
     assert "loss.T: cce takes no 'T'; expected one of: (none)" in found
     assert "sampler.K: frames takes no 'K'" in found
     assert "train.schedule.every: expected a integer, got 'often'" in found
-    assert "data.noise.seed: missing; symmetric needs it" in found
+    assert "data.noise.seed: is missing; symmetric needs it" in found
     assert "augment.crop: expected at most augment.resize [64, 32], got [72, 32]" in found
     assert "mars-official" in found
     assert "data.labels" in found
@@ -197,9 +197,8 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
     problems = [problem.removeprefix("run: ") for problem in caught.value.problems]
     assert problems == [
         "train.warmup: expected 0 <= warmup < 10 iterations, got 10",
-        "model.neck: bn does nothing when model.freeze_norm keeps it as it starts; leave out one of them",
-        "train.accumulate: gce_truncated compares or remembers the samples of a step and needs all of them at once; "
-        "expected 1, got 2",
+        "model.neck: bn has no effect with model.freeze_norm; remove one of the two",
+        "train.accumulate: gce_truncated needs all samples of a step at once; expected 1, got 2",
     ]
 
 
@@ -236,7 +235,7 @@ def test_a_config_from_before_a_setting_existed_means_its_default(tmp_path: Path
     now = config.load(write(tmp_path, "loss: {name: imae, T: 8.0}\n"), ["data.damaged=skip", "machine.compile=true"])
     assert now.differences(old) == []
     changed = config.load(write(tmp_path, "loss: {name: imae, T: 8.0}\n"), ["train.ema=0.99"])
-    assert changed.differences(old) == ["train.ema: None there, 0.99 here"]
+    assert changed.differences(old) == ["train.ema: None before, 0.99 now"]
 
 
 def test_a_list_of_losses(tmp_path: Path) -> None:
@@ -249,12 +248,12 @@ def test_a_list_of_losses(tmp_path: Path) -> None:
     assert [one.options for one in config.load(path, ["loss.0.name=gce"]).losses] == [{}, {"weight": 0.5}]
     assert config.load(path, ["loss.name=cce"]).losses == [Component(name="cce")]
     assert changed.differences(loaded) == [
-        "loss: [{'name': 'imae', 'T': 8.0}, {'name': 'triplet', 'weight': 0.5}] there, "
-        "[{'name': 'imae', 'T': 4}, {'name': 'triplet', 'weight': 2, 'margin': 0.5}] here"
+        "loss: [{'name': 'imae', 'T': 8.0}, {'name': 'triplet', 'weight': 0.5}] before, "
+        "[{'name': 'imae', 'T': 4}, {'name': 'triplet', 'weight': 2, 'margin': 0.5}] now"
     ]
     assert problems(path, "loss.T=4") == ["loss: a list of 2 in this config; expected one of loss.0, loss.1, got T"]
     assert problems(path, "loss.2.T=4") == ["loss: a list of 2 in this config; expected one of loss.0, loss.1, got 2"]
-    assert problems(path, "loss=[{T: 4}]") == ["FILE: loss.0.name: missing; expected a value"]
+    assert problems(path, "loss=[{T: 4}]") == ["FILE: loss.0.name: is missing; expected a value"]
     assert problems(path, "loss=[]") == [
         "FILE: loss: expected List should have at least 1 item after validation, not 0, got []"
     ]

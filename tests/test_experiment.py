@@ -143,7 +143,7 @@ def test_parts_need_images(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "overrides, words",
     [
-        (["model.freeze_norm=true", "machine.sync_norm=true"], "machine.sync_norm: does nothing"),
+        (["model.freeze_norm=true", "machine.sync_norm=true"], "machine.sync_norm: has no effect"),
         (["train.warmup=2", "train.schedule={name: cosine, warmup: 2}"], "train.warmup: the schedule has"),
     ],
 )
@@ -154,7 +154,7 @@ def test_settings_that_do_nothing_together(tmp_path: Path, overrides: list[str],
 
 
 def test_shared_norm_is_for_cuda(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"machine.sync_norm: needs CUDA devices, got cpu; leave it out"):
+    with pytest.raises(ConfigError, match=r"machine.sync_norm: needs CUDA devices, got cpu; remove this setting"):
         job(root, tmp_path, "machine.sync_norm=true")
 
 
@@ -183,7 +183,9 @@ def test_weights_of_tracklets_reach_their_frames_with_mean_1(root: Path, tmp_pat
     expected /= expected.mean()
     assert np.allclose(weight[split.frames()].numpy(), np.repeat(expected, split.lengths))
     assert weight.dtype == torch.float32
-    assert data.weights == f"0 to {expected.max():.3g}, mean 1; 1 of {len(split)} tracklets have 0 and teach nothing"
+    assert (
+        data.weights == f"0 to {expected.max():.3g}, mean 1; 1 of {len(split)} tracklets have weight 0 and are ignored"
+    )
     assert load(root, tmp_path).train.weight_F is None
     held = load(root, tmp_path, f"data.weights={tmp_path / 'w.csv'}", "data.holdout=0.25")
     assert held.train.weight_F[held.train.split.start.tolist()].mean().item() == pytest.approx(1)
@@ -212,12 +214,15 @@ def test_a_list_of_losses_is_a_sum_on_features_and_logits(root: Path, tmp_path: 
         (["loss=[{name: cce}, {name: triplet, T: 2}]"], "loss.1.T: triplet takes no 'T'"),
         (["loss=[{name: cce}, {name: tripet}]"], "loss.1.name: unknown 'tripet'; did you mean 'triplet'?"),
         (["loss=[{name: cce, weight: 0}]"], "loss.0.weight: expected a number above 0, got 0"),
-        (["loss=[{name: cce}, {name: cce}]"], "loss: cce stands twice"),
+        (["loss=[{name: cce}, {name: cce}]"], "loss: cce appears twice"),
         (["loss=[{name: cce}, {name: triplet, weights: all}]"], "loss.1.weights: expected 'none' or 'w', got 'all'"),
-        (["loss=[{name: nce_rce}, {name: circle, weights: w}]"], "loss: weights: w needs a loss with a w"),
+        (
+            ["loss=[{name: nce_rce}, {name: circle, weights: w}]"],
+            "loss: weights: w needs another loss with a weight function w",
+        ),
         (
             ["loss=[{name: cce}, {name: triplet}]", "train.accumulate=2"],
-            "train.accumulate: triplet compares or remembers",
+            "train.accumulate: triplet needs all samples",
         ),
         (["model.head={name: arcface, margin: 2.0}"], "model.head.margin: expected >= 0 and <= 1.5708, got 2"),
         (["model.head.name=arc"], "model.head.name: unknown 'arc'; did you mean 'arcface'?"),
@@ -254,19 +259,22 @@ def test_settings_of_the_model_arrive(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "overrides, words",
     [
-        (["model.options={depht: 1}"], r"model.options: resnet18 cannot be made with \{'depht': 1\}: .*'depht'"),
-        (["model.options={output_stride: 7}"], r"model.options: resnet18 cannot be made with"),
-        (["model.options={num_classes: 3}"], r"model.options.num_classes: not to be set here"),
-        (["model.name=googlenet_bn", "model.last_stride=1"], r"model.last_stride: 1 is for ResNets, got GoogLeNetBN"),
+        (["model.options={depht: 1}"], r"model.options: resnet18 cannot be built with \{'depht': 1\}: .*'depht'"),
+        (["model.options={output_stride: 7}"], r"model.options: resnet18 cannot be built with"),
+        (["model.options={num_classes: 3}"], r"model.options.num_classes: cannot be set here"),
+        (
+            ["model.name=googlenet_bn", "model.last_stride=1"],
+            r"model.last_stride: 1 is only for ResNets, got GoogLeNetBN",
+        ),
         (
             ["model.name=vit_tiny_patch16_224", "model.pooling=gem"],
-            r"model.pooling: VisionTransformer has no mean over positions",
+            r"model.pooling: VisionTransformer has no average pooling",
         ),
         (
             ["model.name=vit_tiny_patch16_224", "model.options={img_size: 224}"],
             r"augment.crop: .* does not take images of \[32, 16\]",
         ),
-        (["train.warmup_start=0.1"], r"train.warmup_start: there is no train.warmup"),
+        (["train.warmup_start=0.1"], r"train.warmup_start: has no effect without train.warmup"),
         (["train.freeze=10"], r"train.freeze: expected less than train.iterations 10, got 10"),
         (
             ["train.optimizer={name: adam, layer_decay: 1.5}"],

@@ -30,7 +30,7 @@ def test_rows_become_float32_of_unit_norm_and_that_is_said_once(caplog):
     expected = given["features"] / np.linalg.norm(given["features"], axis=1, keepdims=True)
     np.testing.assert_allclose(features, expected, atol=1e-7)
     assert [record.getMessage() for record in caplog.records] == [
-        "features: 6 of 6 rows were not of unit norm and have been normalised"
+        "features: 6 of 6 rows did not have unit norm and were normalised"
     ]
 
 
@@ -132,7 +132,7 @@ def test_a_missing_array_is_named(tmp_path, missing):
     given = arrays()
     del given[missing]
     np.savez(tmp_path / "f.npz", **given)
-    with pytest.raises(DataError, match=rf"f\.npz: no array {missing}; found "):
+    with pytest.raises(DataError, match=rf"f\.npz: missing array {missing}; found "):
         FeatureSet.load(tmp_path / "f.npz")
 
 

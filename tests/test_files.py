@@ -113,14 +113,16 @@ def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(DataError) as caught:
         enter(tmp_path)
-    what = f"cannot lock this folder: {os.strerror(number)}; choose a writable one on a file system with locks"
+    what = (
+        f"cannot lock this folder: {os.strerror(number)}; choose a writable folder on a file system that supports locks"
+    )
     assert caught.value.problems == (f"{tmp_path / LOCK}: {what}",)
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     for folder, reason in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "in", "Not a directory")):
-        with pytest.raises(DataError, match=f"cannot lock this folder: {reason}; choose a writable one"):
+        with pytest.raises(DataError, match=f"cannot lock this folder: {reason}; choose a writable folder"):
             enter(folder)
     (tmp_path / LOCK).mkdir()
     with pytest.raises(DataError, match="cannot lock this folder: Is a directory"):

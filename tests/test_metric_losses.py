@@ -146,9 +146,9 @@ def test_metric_losses_may_be_weighed_by_w_of_p(features: Tensor) -> None:
 
 
 def test_sums_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ConfigError, match="triplet would leave the classifier untrained; expected a loss such as imae"):
+    with pytest.raises(ConfigError, match="triplet would leave the classifier untrained; add a loss such as imae"):
         make_sum(("triplet", Triplet(), 1))
-    with pytest.raises(ConfigError, match=r"weights: w needs a loss with a w\(p\) beside"):
+    with pytest.raises(ConfigError, match=r"weights: w needs another loss with a weight function w\(p\)"):
         make_sum(("nce_rce", NCERCE(), 1), ("triplet", Triplet(weights="w"), 1))
 
 

@@ -60,7 +60,7 @@ def test_own_protocols_stand_beside_published_ones():
         (["market1501", "market1501"], "a name each"),
         ([{"ap": "hit"}], "no name in {'ap': 'hit'}"),
         ([{"name": "ours", "apr": "hit"}], "unknown rule 'apr'"),
-        ([{"name": "market1501", "ap": "trapezoid"}], "is a published protocol"),
+        ([{"name": "market1501", "ap": "trapezoid"}], "is the name of a published protocol"),
         ([{"name": "ours", "ap": "area"}], r"protocol\.ap: expected one of"),
     ],
 )
@@ -84,7 +84,7 @@ def test_a_file_holds_one_protocol_or_a_list_of_them_and_of_names(tmp_path):
     ("text", "message"),
     [
         ("", "expected a protocol, such as {name: ours"),
-        ("3", "or a list of such and of names; got 3"),
+        ("3", "or a list of such protocols and of names; got 3"),
         ("[]", "got []"),
         ("[1, 2]", "got [1, 2]"),
         ("market1501", "got 'market1501'"),

@@ -36,7 +36,7 @@ def test_an_apple_gpu_that_is_not_there():
     if torch.backends.mps.is_available():
         pytest.skip("there is one")
     with (
-        pytest.raises(ConfigError, match=r"device: 'mps' asked for, but torch .* sees no Apple GPU; use device=cpu"),
+        pytest.raises(ConfigError, match=r"device: 'mps' requested, but torch .* sees no Apple GPU; use device=cpu"),
         runtime.start("mps"),
     ):
         pass

@@ -115,7 +115,7 @@ def test_benchmark_summary_counts_persons_and_known_cameras():
 
 
 @pytest.mark.parametrize(
-    ("query", "message"), [([3], "a query row is outside"), ([-1], "a query row is outside"), ([1, 1], "stands twice")]
+    ("query", "message"), [([3], "a query row is outside"), ([-1], "a query row is outside"), ([1, 1], "appears twice")]
 )
 def test_benchmark_refuses_rows_that_are_not_there(query, message):
     with pytest.raises(DataError, match=message):

@@ -86,7 +86,7 @@ def audit(
     pids, label = np.unique(pid, return_inverse=True)
     if len(pids) < 2 or len(pid) < 3:
         raise DataError(
-            f"audit: {len(pid)} tracklets of {len(pids)} persons; expected at least 3 of 2, or there is nothing to compare"
+            f"audit: {len(pid)} tracklets of {len(pids)} persons; expected at least 3 tracklets of at least 2 persons"
         )
     if lengths is None:
         of_tracklet, share = np.asarray(features, np.float32), np.zeros(len(pid))
@@ -186,7 +186,7 @@ def _two_persons_among(
     """As `two_persons`, among some rows that are all tracklets of their persons and are compared with each other only."""
     there, own = np.unique(label[rows], return_inverse=True)
     if len(there) < 2:
-        raise DataError("audit: a fold of one person, whom nobody can be compared with; ask for fewer folds")
+        raise DataError("audit: a fold contains a single person, so there is nobody to compare with; use fewer folds")
     persons = persons_of(of_tracklet[rows], own, camid[rows])
     fit = fit_of(persons)
     mixture = estimate_rate(fit.margin, fit.null, own)[1]
@@ -207,7 +207,7 @@ def _require_finite(of_tracklet: NDArray[np.float32]) -> None:
     finite = np.isfinite(of_tracklet).all(1)
     if not finite.all():
         raise DataError(
-            f"audit: the feature of tracklet {int(finite.argmin())} is not finite; expected numbers, as of a network that has not diverged"
+            f"audit: the feature of tracklet {int(finite.argmin())} is not finite; has the training diverged?"
         )
 
 
@@ -215,7 +215,7 @@ def _require_apart(likeness: Likeness) -> None:
     if likeness.same - likeness.different < APART:
         medians = f"{likeness.same:.4f} to their own person, {likeness.different:.4f} to others"
         raise DataError(
-            f"audit: the features tell nobody apart (median cosine similarity {medians}); expected those of a trained network"
+            f"audit: the features do not separate any persons (median cosine similarity {medians}); expected features of a trained network"
         )
 
 

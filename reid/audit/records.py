@@ -85,7 +85,7 @@ def write_fiftyone(folder: Path, findings: Sequence[Finding], split: Split, name
     paths = {key: str(path.absolute()) for key, frame in middle.items() if (path := split.path(frame)).is_file()}
     if len(paths) < len(middle):
         left = counted(len(middle) - len(paths), "tracklet")
-        logger.info("%s: without %s whose pictures are no files of their own", folder, left)
+        logger.info("%s: without %s whose images are not separate files", folder, left)
     if not paths:
         return
     labels = {

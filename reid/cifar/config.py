@@ -39,13 +39,17 @@ _UNSAID: dict[str, dict[str, Any]] = {"imae_released": RELEASED, "dm": RELEASED}
 
 class StudyData(Section):
     name: Literal["cifar10", "cifar100"] = "cifar10"
-    root: str | None = Field(None, description="folder that holds the official folder; else REID_DATA, else ./data")
-    download: bool = Field(False, description="fetch the official archive when the folder is not there")
-    train_images: Count | None = Field(None, description="a fixed subset of the training images, classes balanced")
-    test_images: Count | None = Field(None, description="the first so many test images; by default all")
-    holdout: Share = Field(0.0, description="share of the training images kept out of training, to choose T by")
+    root: str | None = Field(
+        None, description="folder that contains the official folder; default: REID_DATA, else ./data"
+    )
+    download: bool = Field(False, description="download the official archive if the folder is missing")
+    train_images: Count | None = Field(
+        None, description="size of a fixed, class-balanced subset of the training images; default: all"
+    )
+    test_images: Count | None = Field(None, description="number of test images, from the first; default: all")
+    holdout: Share = Field(0.0, description="fraction of the training images held out to choose T")
     human_labels: str | None = Field(
-        None, description="people's labels, .pt or .npz, for noise {name: human}; else CIFAR-10_human.pt in the root"
+        None, description="human labels (.pt or .npz) for noise {name: human}; default: CIFAR-10_human.pt in the root"
     )
 
 
@@ -55,7 +59,7 @@ class StudyTrain(Section):
     lr: Positive = 0.1
     optimizer: Component = Component(name="sgd", momentum=0.9, weight_decay=1e-4)
     schedule: Component = Component(name="milestones", at=[32000, 48000], factor=0.1)
-    points: Count = Field(40, description="evaluations along the way; a checkpoint is kept at each")
+    points: Count = Field(40, description="number of evaluations during training; each one saves a checkpoint")
 
 
 class StudyMachine(Section):
@@ -63,14 +67,15 @@ class StudyMachine(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = Field(False, description="fuse a step's small operations with torch.compile")
     side_by_side: Count | None = Field(
-        None, description="cells trained at a time: processes on a CPU (one per core by default), graphs on a GPU (9)"
+        None,
+        description="cells trained in parallel: processes on a CPU (default: one per core), CUDA graphs on a GPU (default: 9)",
     )
 
 
 class StudyConfig(Section):
     """All settings of the study."""
 
-    name: str = Field("", description="name of the study; the config file's name by default")
+    name: str = Field("", description="name of the study; default: the config file's name")
     data: StudyData = StudyData()
     depth: Several[Literal[20, 32, 56]] = [20]
     loss: Several[Component] = [Component(name="cce")]

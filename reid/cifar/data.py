@@ -134,7 +134,7 @@ def load_human_labels(path: Path, kind: str, clean_N: Labels) -> Labels:
     wrong = int((known_N != clean_N).sum())
     if wrong:
         raise DataError(
-            f"{path}: expected the dataset's own labels as clean_label, got {wrong} of {len(clean_N)} that differ; "
+            f"{path}: clean_label does not match the dataset's labels: got {wrong} of {len(clean_N)} that differ; "
             "the images are in another order, or the file is another dataset's"
         )
     return given_N

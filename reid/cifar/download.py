@@ -63,8 +63,8 @@ def _fetch(official: type[CIFAR10], partial: Path, archive: Path) -> None:
             error.close()  # an HTTPError is also the open response
         reason = getattr(error, "reason", None) or error
         raise DataError(
-            f"{official.url}: cannot be fetched: {reason}; fetch it on a machine with network, put it at {archive}, "
-            "and run this again"
+            f"{official.url}: cannot be downloaded: {reason}; download it on a machine with network access, put it "
+            f"at {archive}, and try again"
         ) from None
 
 
@@ -72,8 +72,8 @@ def _check(official: type[CIFAR10], archive: Path) -> None:
     found = calculate_md5(archive)
     if found != official.tgz_md5:
         raise DataError(
-            f"{archive}: expected MD5 {official.tgz_md5}, got {found} ({archive.stat().st_size} bytes): incomplete or "
-            f"another file; remove it and fetch {official.url} again"
+            f"{archive}: expected MD5 {official.tgz_md5}, got {found} ({archive.stat().st_size} bytes): the file is "
+            f"incomplete or a different one; remove it and download {official.url} again"
         )
 
 

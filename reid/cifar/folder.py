@@ -52,7 +52,7 @@ class Files:
             record = json.loads(path.read_text(encoding="utf-8"))
             found = record["fingerprint"]
         except (*JSON_ERRORS, KeyError, TypeError) as error:
-            raise DataError(f"{path}: damaged: {error!r}; remove it, and the cell is trained again") from None
+            raise DataError(f"{path}: damaged: {error!r}; remove it to train the cell again") from None
         _require_same(path, found, fingerprint)
         return record
 
@@ -65,7 +65,7 @@ class Files:
             state = checkpoint.load(path)
             found, _ = state["fingerprint"], (state["cell"], state["curve"], state["seconds"])
         except (CheckpointError, KeyError) as error:
-            raise DataError(f"{path}: damaged: {error}; remove it, and the cell is trained from its start") from None
+            raise DataError(f"{path}: damaged: {error}; remove it to train the cell from the start") from None
         _require_same(path, found, fingerprint)
         return state
 
@@ -73,6 +73,6 @@ class Files:
 def _require_same(path: Path, found: str, expected: str) -> None:
     if found != expected:
         raise ConfigError(
-            f"{path}: trained with other settings, other data or in another number format; give the same ones (config.yaml "
-            "there has the settings), or --output-dir for a new study"
+            f"{path}: trained with different settings, data or dtype; use the same ones (see config.yaml there), or "
+            "start a new study with --output-dir"
         )

@@ -72,11 +72,13 @@ def find_folder(root: Path, name: str) -> Path:
         return root / official.base_folder
     if (root / official.meta["filename"]).is_file():
         return root
-    place = str(root) if root.is_dir() else f"{root}, which is no folder"
-    hint = f"set data.download=true, name the folder that holds it, or unpack {official.filename} there"
+    place = str(root) if root.is_dir() else f"{root}, which is not a folder"
+    hint = (
+        f"set data.download=true, set --data-root to the folder that contains it, or unpack {official.filename} there"
+    )
     for other, layout in LAYOUTS.items():
         if (root / layout.official.base_folder).is_dir() or (root / layout.official.meta["filename"]).is_file():
-            hint = f"what is there is {other}"
+            hint = f"found {other}"
     raise DataError(f"dataset {name}: expected a folder {official.base_folder} in {place}; {hint} (see data/README.md)")
 
 

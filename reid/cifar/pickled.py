@@ -121,7 +121,7 @@ def _load_dict(path: Path, load: Callable[[BinaryIO], Any]) -> dict[Any, Any]:
         file = path.open("rb")
     except OSError as error:
         raise DataError(
-            f"{path}: cannot read this file: {error.strerror}; see data/README.md for what belongs where"
+            f"{path}: cannot read this file: {error.strerror}; data/README.md shows the expected layout"
         ) from None
     try:
         with file:
@@ -134,7 +134,7 @@ def _load_dict(path: Path, load: Callable[[BinaryIO], Any]) -> dict[Any, Any]:
             raise _refusal(path, named[1] or named[2]) from None
         reasons = str(error).rpartition("WeightsUnpickler error: ")[2].splitlines() or [type(error).__name__]
         raise DataError(
-            f"{path}: damaged ({path.stat().st_size} bytes): {reasons[0]}; get the file again (see data/README.md)"
+            f"{path}: damaged ({path.stat().st_size} bytes): {reasons[0]}; download the file again (see data/README.md)"
         ) from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a dict of arrays, got {type(content).__name__}; is it another file?")
@@ -142,5 +142,5 @@ def _load_dict(path: Path, load: Callable[[BinaryIO], Any]) -> dict[Any, Any]:
 
 
 def _refusal(path: Path, name: str) -> DataError:
-    what = f"asks for {name}, which data of this kind never does"
-    return DataError(f"{path}: {what}; nothing of it was run; get the file from its official place")
+    what = f"imports {name}, which a data file never needs"
+    return DataError(f"{path}: {what}; nothing in it was executed; download the file from the official site")

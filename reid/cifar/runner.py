@@ -163,10 +163,10 @@ def _require_success(spec: CellSpec, process: BaseProcess) -> None:
         raise cli.Interrupted(code - 128)
     if code < 0:
         raise ReidError(
-            f"{spec}: its process was killed by signal {-code}; out of memory? try machine.side_by_side=1, then --resume auto"
+            f"{spec}: its process was killed by signal {-code}; out of memory? Try machine.side_by_side=1 with --resume auto"
         )
     if code == 2:
-        raise ReidError(f"{spec}: not trained, for the reason above")
+        raise ReidError(f"{spec}: not trained; the reason is above")
     if code:
         raise RuntimeError(f"{spec}: its process failed with exit code {code}; its traceback is above")
 

@@ -59,7 +59,7 @@ def check(config: StudyConfig) -> None:
             f"train.points: expected at most {config.train.iterations} iterations, got {config.train.points}"
         )
     names = [cell.name for cell in completed(config).cells()] if not problems else []
-    problems += [f"grid: {name} stands twice" for name in sorted({name for name in names if names.count(name) > 1})]
+    problems += [f"grid: {name} appears twice" for name in sorted({name for name in names if names.count(name) > 1})]
     if problems:
         raise ConfigError(*(f"{config.name}: {problem}" for problem in problems))
 

@@ -46,10 +46,10 @@ SHARD = 2**13  # frames extracted before their features are converted to float16
 MEANING = {
     "wrong": "another person's label",
     "switch": "some frames show somebody else",
-    "merge": "this person goes by a second pid",
-    "split": "this pid holds two persons",
-    "duplicate": "the pictures of another tracklet",
-    "background": "fits nobody",
+    "merge": "this person has a second pid",
+    "split": "this pid contains two persons",
+    "duplicate": "the images of another tracklet",
+    "background": "fits no person",
 }
 
 
@@ -118,10 +118,10 @@ def run(source: Path, overrides: list[str], options: Options) -> None:
     if options.folds:
         in_range("folds", options.folds, 2)
     elif options.folds_of != "tracklets":
-        raise ConfigError(f"--folds-of {options.folds_of}: of how many folds? expected --folds N too")
+        raise ConfigError(f"--folds-of {options.folds_of}: needs --folds N as well")
     if not source.exists():
         raise DataError(
-            f"{source}: not there; expected a run directory, a feature folder of robust-reid extract, or an .npz file"
+            f"{source}: not found; expected a run directory, a feature folder of robust-reid extract, or an .npz file"
         )
     if (source / "config.yaml").is_file():
         out = options.out or source
@@ -132,9 +132,9 @@ def run(source: Path, overrides: list[str], options: Options) -> None:
                 return
     else:
         if overrides:
-            raise DataError(f"{source}: no run directory, so {overrides[0]!r} has no config to change; leave it out")
+            raise DataError(f"{source}: not a run directory, so {overrides[0]!r} has no config to change; remove it")
         if options.folds:
-            raise DataError(f"{source}: no run directory, so --folds has no config to train with; leave it out")
+            raise DataError(f"{source}: not a run directory, so --folds has no config to train with; remove it")
         out = options.out or source.with_name(f"{source.stem}-audit")
         audited = _of_features(source)
     _write(out, audited, judged(audited), page=options.page)
@@ -246,7 +246,7 @@ def _from_training(file: Path, data: experiment.LabelledData, rows: np.ndarray) 
         or sizes != (len(state["count_TP"]), len(state["count_F"]))
         or saved["pids"] != data.train.pids.tolist()
     ):
-        logger.warning("%s: without evidence from training for these tracklets; features alone are judged", file)
+        logger.warning("%s: no evidence from training for these tracklets; using features only", file)
         return {}
     seen = evidence.means(state)
     count = seen["tracklet_count"]
@@ -274,7 +274,7 @@ def _of_features(source: Path) -> Audited:
     rows = np.flatnonzero(features.pid > 0)
     if not len(rows):
         raise DataError(
-            f"{source}: no row has a pid above 0, so there is no label to audit; give `pid` the persons' ids"
+            f"{source}: no row has a pid above 0, so there is no label to audit; set `pid` to the persons' ids"
         )
     return Audited(
         source.name,
@@ -347,7 +347,7 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
             "Fit another person better": f"{100 * rate.contradicted:.1f} %",
             "Found": counts,
             **({"Caution": caution} if caution else {}),
-            **({"commands": [(audited.retrain, "trains on the corrected labels")]} if audited.retrain else {}),
+            **({"commands": [(audited.retrain, "train on the corrected labels")]} if audited.retrain else {}),
         }
         written = write_audit_page(
             out / "audit",
@@ -359,7 +359,7 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
         )
         logger.info("page: %s", written)
     if audited.retrain:
-        logger.info("then train on what you corrected: %s", audited.retrain)
+        logger.info("then train on the corrected labels: %s", audited.retrain)
 
 
 def _caution(contradicted: float) -> str:
@@ -368,7 +368,7 @@ def _caution(contradicted: float) -> str:
         return ""
     return (
         f"{100 * contradicted:.0f} % of the tracklets look more like another person than like their own: either most labels are wrong, or "
-        "this network cannot tell these persons apart; before you act on a finding, see what mAP it reaches, and train it longer"
+        "this network cannot tell these persons apart; check its mAP before you act on a finding; it may need longer training"
     )
 
 

@@ -63,7 +63,7 @@ def run(config: StudyConfig, options: Options) -> None:
     if options.dry_run:
         logger.info("dry run: the dataset was read and the grid checked; nothing was written")
         return
-    busy = "another process is training this study; wait for it, or choose another --output-dir"
+    busy = "another process is training this study; wait until it finishes, or choose another --output-dir"
     with start(config.machine.device, config.machine.dtype) as runtime, exclusive_lock(files.path, busy):
         if options.overwrite:
             files.clear()
@@ -85,10 +85,10 @@ def run(config: StudyConfig, options: Options) -> None:
 def _require_usable(files: Files, options: Options) -> None:
     if not files.config.exists():
         if files.path.exists() and (not files.path.is_dir() or {*files.path.iterdir()} - {files.path / LOCK}):
-            raise ConfigError(f"{files.path}: exists and is no study; choose another with --output-dir")
+            raise ConfigError(f"{files.path}: exists but is not a study; choose another folder with --output-dir")
     elif not (options.resume or options.overwrite or options.dry_run):
         raise ConfigError(
-            f"{files.path}: this study exists; --resume auto goes on with it, --overwrite starts anew, --output-dir DIR keeps both"
+            f"{files.path}: this study exists already; --resume auto continues it, --overwrite replaces it, --output-dir DIR keeps both"
         )
 
 
@@ -159,8 +159,8 @@ def _curve(label: str, loss: nn.Module, variance: float | None) -> Curve:
 
 
 CAUTION = (
-    "Verdicts hold for the images, steps and seeds named above. They compare means over seeds and test no significance;\n"
-    "by how many points a rule holds or fails stands beside it."
+    "Verdicts hold for the images, steps and seeds named above. They compare means over seeds and do not test significance.\n"
+    "The number of points by which a rule holds or fails is given with each."
 )
 FIGURE_4 = study_plots.Printed(
     f"IMAE in the paper's Figure 4, digitised ± {100 * paper.FIGURE_4_ERROR:.0f} points, stretched to these steps",

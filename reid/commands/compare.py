@@ -34,7 +34,7 @@ def run(a: Path, b: Path, protocols: Sequence[EvalProtocol], *, json_file: Path 
     if tested_a.keys() != tested_b.keys():
         several, of = (a, tested_a) if None not in tested_a else (b, tested_b)
         raise DataError(
-            f"{a} and {b}: not tested on the same datasets; name the feature files to compare, such as "
+            f"{a} and {b}: tested on different datasets; pass the feature files to compare, such as "
             f"{RunDirectory(several).features_on(next(iter(of)))}"
         )
     comparisons: list[dict[str, Any]] = []

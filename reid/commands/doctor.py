@@ -132,7 +132,7 @@ def _mend(data: Path, rows: Rows, found: Sequence[Finding]) -> list[str]:
             done.append(_move_away(data, rubbish))
     elif data.suffix.lower() in SUFFIXES and any(finding.rows for finding in found):
         done.append(_without_rows(data, len(rows), {row for finding in found for row in finding.rows}))
-    return done or ["fixed: nothing, because nothing here is safe to mend without a person's eye"]
+    return done or ["fixed: nothing; none of these findings can be fixed safely without a person's decision"]
 
 
 def _move_away(data: Path, rubbish: Sequence[Path]) -> str:
@@ -140,28 +140,30 @@ def _move_away(data: Path, rubbish: Sequence[Path]) -> str:
     for path in rubbish:
         place = target / path.relative_to(data)
         if place.exists():
-            raise DataError(f"{place}: is there already from an earlier --fix; move {target} elsewhere first")
+            raise DataError(f"{place}: already exists from an earlier --fix; move {target} elsewhere first")
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, place)
-    return f"fixed: moved {counted(len(rubbish), 'system file')} to {target}; delete that folder when you have looked at it"
+    return f"fixed: moved {counted(len(rubbish), 'system file')} to {target}; check that folder, then delete it"
 
 
 def _without_rows(file: Path, num_frames: int, rows: set[int]) -> str:
     table = read_table(file)
     if len(table) != num_frames:
-        return f"fixed: nothing, because rows of {file} stand for several frames each; write one row per frame (import does)"
+        return (
+            f"fixed: nothing, because a row of {file} covers several frames; write one row per frame (as import does)"
+        )
     kept = [i for i in range(len(table)) if i not in rows]
     if not kept:
         raise DataError(
-            f"{file}: --fix would leave no row, so the paths are wrong rather than the files; nothing was written"
+            f"{file}: --fix would leave no row, so the paths in the table are probably wrong; nothing was written"
         )
     suffix = ".parquet" if file.suffix.lower() == ".parquet" else ".csv"
     target = file.with_name(f"{file.stem}.fixed{suffix}")
     if target.exists():
-        raise DataError(f"{target}: is there already; move it away first")
+        raise DataError(f"{target}: already exists; move it first")
     columns = {}
     for name in table.columns:
         cells = table.cells(name)
         columns[name] = [cells[i] or None for i in kept]
     write_table(target, columns)
-    return f"fixed: wrote {target} without {len(table) - len(kept)} of {len(table)} rows; {file} is as it was"
+    return f"fixed: wrote {target} without {len(table) - len(kept)} of {len(table)} rows; {file} is unchanged"

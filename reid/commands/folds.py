@@ -70,7 +70,7 @@ def train_folds(
     """
     folds = [fold for fold in np.unique(fold_T).tolist() if fold >= 0]
     if not folds:
-        raise DataError(f"{source}: no person has two tracklets, so every network needs all of them; leave out --folds")
+        raise DataError(f"{source}: no person has two tracklets, so no tracklet can be held out; run without --folds")
     split, runs = data.train.split, dict[int, Path]()
     corrections = [str(copy) for copy in RunDirectory(source).corrections(len(data.corrections))]
     # Held-out identities are drawn after corrections, so a fold would draw others: those of the run are dropped by name.
@@ -97,5 +97,5 @@ def train_folds(
             train.run(without, train.Options(runs[fold], resume="auto", then_test=False, like=source), runtime)
         except (ConfigError, DataError, CheckpointError) as error:
             *others, last = error.problems
-            raise type(error)(*others, f"{last}; to train the networks of all folds anew, delete {folder}") from error
+            raise type(error)(*others, f"{last}; delete {folder} to train all folds again") from error
     return runs

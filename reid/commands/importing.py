@@ -67,7 +67,7 @@ def run(
     if out.suffix.lower() not in SUFFIXES:
         raise DataError(f"{out}: expected a table's name, .csv or .parquet, got {out.suffix or 'no suffix'}")
     if out.exists() and not overwrite:
-        raise DataError(f"{out}: is there already; --overwrite replaces it")
+        raise DataError(f"{out}: already exists; --overwrite replaces it")
     form = None
     if crops is not None:
         form = CropFormat(crops.suffix, int(in_range("quality", crops.quality, 1, 100)))
@@ -126,7 +126,7 @@ def _read(source: Path, kind: str, options: Options) -> tuple[str, Rows]:
         taken, name = f"{kind} ({registry.KINDS.get(kind, '')})", kind
     module = registry.kind(name)
     if not source.exists():
-        raise DataError(f"{source}: expected {module.SHAPE}, got nothing there")
+        raise DataError(f"{source}: expected {module.SHAPE}, found nothing")
     rows = module.read(source, options)
     rows.name = rows.name or source.resolve().name
     return taken, rows
@@ -151,8 +151,8 @@ def _check_shared(own: Sequence[Rows]) -> None:
             other = first.setdefault(str(pid), rows.name)
             if other != rows.name:
                 raise ConfigError(
-                    f"person {pid} occurs in {other} and in {rows.name}: say --ids shared if it is the same person in both, "
-                    "--ids separate if not"
+                    f"person {pid} occurs in {other} and in {rows.name}: use --ids shared if it is the same person "
+                    "in both, else --ids separate"
                 )
 
 
@@ -165,7 +165,7 @@ def _cut(parts: Sequence[Rows], folder: Path, form: CropFormat, overwrite: bool)
     boxes = {rows.name: num_crops(rows) for rows in parts}
     if not any(boxes.values()):
         raise ConfigError(
-            f"crops: {', '.join(boxes)}: no boxes there; the files are used as they are, so leave --crops out"
+            f"crops: {', '.join(boxes)}: no boxes to cut; the files are used as they are; run without --crops"
         )
     done = []
     for rows in parts:
@@ -204,7 +204,7 @@ def summary(out: Path, columns: dict[str, list[Any]]) -> str:
     text = f"{out}: {', '.join(counted(number, noun) for noun, number in numbers.items())}"
     if "x" in columns or "first" in columns:
         text += (
-            "\n  boxes and frames of videos are cut out whenever they are read; to cut them once: "
+            "\n  boxes and video frames are cut out each time they are read; to cut them once: "
             f"robust-reid import {out} --crops DIR --out OTHER{out.suffix}"
         )
     return text

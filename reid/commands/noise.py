@@ -20,10 +20,10 @@ def run(config: Config, out: Path, *, overwrite: bool) -> None:
     experiment.check(config)
     if not config.data.noises:
         raise ConfigError(
-            "data.noise: missing; expected a noise, such as data.noise='{name: switches, rate: 0.1, seed: 0}'"
+            "data.noise: is missing; expected a noise setting, such as data.noise='{name: switches, rate: 0.1, seed: 0}'"
         )
     if out.exists() and not overwrite:
-        raise ConfigError(f"{out}: exists; choose another --out, or --overwrite to replace it")
+        raise ConfigError(f"{out}: already exists; choose another --out, or use --overwrite to replace it")
     data = experiment.load_data(experiment.located(config))
     changes, names = (data.noisy.changes, data.noisy.names) if data.noisy else ((), data.benchmark.names)
     write_noise(out, changes, names)

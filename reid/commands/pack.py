@@ -42,7 +42,7 @@ def run(dataset: Path, out: Path | None, shard_bytes: float, mode: Mode) -> None
     for folder in packs.values():
         state = packing.state(folder)
         if state != "none" and mode == "new":
-            raise DataError(f"{folder}: {state} pack; --resume auto checks it and goes on, --overwrite starts anew")
+            raise DataError(f"{folder}: {state} pack; --resume auto checks and continues it, --overwrite replaces it")
     if out and (dataset / "info").is_dir() and out.resolve() != dataset.resolve():
         _copy_info(dataset / "info", out / "info")
     for part, folder in packs.items():
@@ -66,7 +66,7 @@ def verify(folder: Path) -> None:
         try:
             with tqdm(desc=f"{pack.name}: check", unit=" images") as bar:
                 checked = packing.verify(pack, bar.update)
-            print(f"{pack}: {_size(checked.folder)}, {counted(len(checked), 'image')}, all as they were packed")
+            print(f"{pack}: {_size(checked.folder)}, {counted(len(checked), 'image')}, all intact")
         except DataError as error:
             problems += error.problems
     if problems:
@@ -77,7 +77,11 @@ def _images(dataset: Path, part: str) -> list[bytes]:
     root = dataset / f"bbox_{part}"
     if not root.is_dir():
         packed = root.with_name(root.name + SUFFIX).is_dir()
-        hint = f"it is packed; --verify checks {root.name}{SUFFIX}" if packed else "see data/README.md for the layout"
+        hint = (
+            f"it is packed already; --verify checks {root.name}{SUFFIX}"
+            if packed
+            else "see data/README.md for the layout"
+        )
         raise DataError(f"{root}: expected a folder of images to pack, got none; {hint}")
     names = image_names(root)
     if not names:
@@ -116,6 +120,6 @@ def _size(folder: Path) -> str:
 def _print_done(root: Path, images: int, folder: Path) -> None:
     print(f"{folder}: {_size(folder)}, {counted(images, 'image')}, each equal to its file")
     others = sum(len(files) for _, _, files in os.walk(root)) - images
-    other = counted(others, "file in it that is no image", "files in it that are no images")
-    kept = f", but for the {other}" if others else ""
-    print(f"{root} may be deleted now{kept}; while it is there, it is read and the pack is not")
+    other = counted(others, "file in it that is not an image", "files in it that are not images")
+    kept = f", except for the {other}" if others else ""
+    print(f"{root} can be deleted now{kept}; as long as it exists, it is read instead of the pack")

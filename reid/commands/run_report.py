@@ -73,7 +73,7 @@ def write_run_report(
     if not results:
         facts["Evaluated"] = "nothing: the dataset has no queries"
     if left_out := read_list(directory.damaged):
-        facts["Images left out"] = f"{len(left_out)} that cannot be read ({directory.damaged.name})"
+        facts["Images left out"] = f"{len(left_out)} unreadable ({directory.damaged.name})"
     if data.corrections:
         facts["Corrected labels"] = f"{data.corrected} ({', '.join(file.file.name for file in data.corrections)})"
     facts |= {"Weights of training tracklets": data.weights} if data.weights else {}
@@ -110,19 +110,19 @@ def _commands(directory: RunDirectory, config: Config, test: Split, queries: Seq
     commands = (
         (
             ["test", run, "--full"],
-            "95 % intervals, figures by camera, and the similarity to call two tracklets one person",
+            "shows 95 % intervals, results by camera, and the similarity threshold for calling two tracklets the same person",
         ),
         (
             ["audit", run],
-            "which labels are wrong: a ranking of the training tracklets, and a page to correct labels on",
+            "ranks the training tracklets by suspicion of a wrong label, and makes a page to correct labels",
         ),
         (
             ["extract", run, source or "MY_TRACKLETS", "--out", gallery],
-            f"the features of {'its tracklets' if source else 'your own tracklets, a folder of images each'}, as a gallery",
+            f"extracts features of {'its tracklets' if source else 'your own tracklets (one folder of images each)'}, as a gallery",
         ),
         (
             ["search", gallery, queries[0] if source and queries else "person.jpg", "--html", "hits.html"],
-            "the nearest tracklets of that gallery, with pictures; an image or a folder of frames may be searched for too",
+            "shows the nearest tracklets in that gallery, with images; the query can also be an image or a folder of frames",
         ),
     )
     return [(shlex.join(["robust-reid", *argv]), does) for argv, does in commands]

@@ -43,11 +43,11 @@ def run(config: Config, options: train.Options) -> None:
     """
     if options.resume not in (None, "auto"):
         raise ConfigError(
-            f"--resume {options.resume}: one checkpoint for {NUM_SPLITS} runs; expected auto, or one split by data.split=0"
+            f"--resume {options.resume}: one checkpoint cannot resume {NUM_SPLITS} runs; expected auto, or one split by data.split=0"
         )
     if RunDirectory(options.output_dir).config_file.exists():
         raise ConfigError(
-            f"{options.output_dir}: is one run, and all splits make {NUM_SPLITS}; choose another folder with --output-dir"
+            f"{options.output_dir}: is a single run, but data.split=all makes {NUM_SPLITS}; choose another folder with --output-dir"
         )
     runs = [_of_split(config, number, options.output_dir) for number in range(NUM_SPLITS)]
     experiment.check(runs[0][0])

@@ -65,7 +65,7 @@ def run(
         trained = model.load(config, runtime)
         benchmark = tested_benchmark(model, config)
         test, policy = benchmark.test, config.data.damaged
-        presence.require_images(test, presence.missing(test), policy, "take the tracklet out of the dataset")
+        presence.require_images(test, presence.missing(test), policy, "remove the tracklet from the dataset")
         tested = []
         for part in with_queries(benchmark):
             features = benchmark_features(config, trained.embedding, trained.preprocess, part, runtime)
@@ -114,10 +114,10 @@ def _warn_of_trained(benchmark: Benchmark, trained: Collection[str]) -> None:
     tested = {benchmark.names.pid.get(pid, str(pid)) for pid in benchmark.test.pid.tolist() if pid > 0}
     if shared := sorted(tested.intersection(trained)):
         logger.warning(
-            "%s: %s called as persons the run was trained with, such as %s: if they are the same, figures are too good; "
-            "give the rows to be tested the split test",
+            "%s: %s the same id as persons that the run was trained on, such as %s: if they are the same persons, the "
+            "results are too good; give the rows to test on the split test",
             benchmark.name,
-            counted(len(shared), "person is", "persons are"),
+            counted(len(shared), "person has", "persons have"),
             shared[0],
         )
 
@@ -127,7 +127,7 @@ def _warn_of_same_recording(then: Config, now: Config) -> None:
     for name, other in permutations(SAME_RECORDING):
         if name in tested and other in trained and other not in tested:  # otherwise the joined dataset warns
             logger.warning(
-                "%s: the run was trained on %s, which is the same recording: figures are better than on people the model has never seen",
+                "%s: the run was trained on %s, which is the same recording: results are better than on people the model has never seen",
                 name,
                 other,
             )
@@ -168,8 +168,8 @@ def run_on_features(
         features = FeatureSet.load(source, leave_one_out=leave_one_out)
     if not len(features.query):
         raise DataError(
-            f"{source}: no query rows, so nothing to evaluate; give `query` in an .npz file, or --leave-one-out, "
-            "or extract a dataset with queries"
+            f"{source}: no query rows, so there is nothing to evaluate; add `query` to the .npz file, use "
+            "--leave-one-out, or extract a dataset with queries"
         )
     _warn_of_nobody(source, features, protocols[0])
     tested = [(features, (), names, None)]
@@ -187,7 +187,9 @@ def _warn_of_nobody(source: Path, features: FeatureSet, protocol: EvalProtocol) 
         plain = replace(features, query=features.query[~nobody])
         scores = (percent(evaluate(held, protocol).mAP) for held in (features, plain))
         effect = "; mAP {} with them, {} without ({})".format(*scores, protocol.name)
-    logger.warning("%s: queries that are nobody: %s; all of pid 0 count as one person%s", source, which, effect)
+    logger.warning(
+        "%s: queries of no known person: %s; all queries of pid 0 count as one person%s", source, which, effect
+    )
 
 
 def _counts(features: FeatureSet) -> list[tuple[bool, int]]:

@@ -155,13 +155,13 @@ def _restored(
     trained_with: Config = parse(state["config"], source)
     if changed := config.differences(trained_with, but="train.iterations"):
         raise ConfigError(
-            f"{source}: cannot resume, made with another config: {'; '.join(changed)}; give the same config"
+            f"{source}: cannot resume, made with a different config: {'; '.join(changed)}; use the same config"
         )
     _require_same_corrections(state, data, source)
     experiment.require_same_past(trained_with, config, state["step"], source)
     if state["pids"] != data.train.pids.tolist():
         before, now = set(state["pids"]), set(data.train.pids.tolist())
-        differ = f"{sorted(before - now)[:5]} are gone and {sorted(now - before)[:5]} are new, the first five of each"
+        differ = f"{sorted(before - now)[:5]} are missing and {sorted(now - before)[:5]} are new (first five of each)"
         raise DataError(
             f"{source}: trained on {len(before)} identities, the dataset gives {len(now)}: {differ}; use the same data and labels"
         )
@@ -175,7 +175,7 @@ def _restored(
         if job.scaler is not None and "scaler" in state:  # the dtype may change on resume
             job.scaler.load_state_dict(state["scaler"])
     except Exception as error:  # torch does not validate the state before it uses it
-        raise CheckpointError(f"{source}: optimiser state of another model: {error!r:.200}") from None
+        raise CheckpointError(f"{source}: the optimiser state belongs to a different model: {error!r:.200}") from None
     job.damaged.files.update(state.get("damaged", {}))
     if job.evidence is not None and "evidence" in state:  # checkpoints of earlier versions have none
         job.evidence.restore(state["evidence"], source, is_main=runtime.is_main)
@@ -194,8 +194,8 @@ def _require_same_corrections(state: dict[str, Any], data: experiment.LabelledDa
     if before != now:
         there, here = (f"SHA-256 {digest[:8]}…" if digest else "none" for digest in (before, now))
         raise ConfigError(
-            f"{source}: cannot resume, data.corrections: trained with {there}, now {here}; give the same file by "
-            f"data.corrections=FILE (copies: {source.parent.parent}/corrections*.csv), or train anew with --output-dir"
+            f"{source}: cannot resume, data.corrections: trained with {there}, now {here}; use the same file with "
+            f"data.corrections=FILE (copies: {source.parent.parent}/corrections*.csv), or start a new run with --output-dir"
         )
 
 
@@ -209,7 +209,7 @@ def _require_same_names(state: dict[str, Any], data: experiment.LabelledData, so
     if changed := [pid for pid in state["pids"] if before.get(pid) != now.get(pid)]:
         was, given = before.get(changed[0], changed[0]), now.get(changed[0], changed[0])
         raise DataError(
-            f"{source}: the table's persons have changed: class {changed[0]} was {was!r} and would be {given!r}; train anew"
+            f"{source}: the table's persons have changed: class {changed[0]} was {was!r} and would be {given!r}; start a new run"
         )
 
 
@@ -222,8 +222,8 @@ def _require_same_step(step: int, folder: Path, runtime: Runtime) -> None:
     steps = gather_rows(torch.tensor([step], device=runtime.device)).tolist()
     if len(set(steps)) > 1:
         raise CheckpointError(
-            f"{folder}: the processes found checkpoints of different steps ({', '.join(map(str, steps))} by rank); "
-            "put the run directory where all nodes see it"
+            f"{folder}: the processes found checkpoints at different steps ({', '.join(map(str, steps))} by rank); "
+            "put the run directory where all nodes can read it"
         )
 
 
@@ -277,12 +277,12 @@ def _check_images(config: Config, data: experiment.LabelledData, *, tested: bool
         presence.require_all(split, missing_F)
     for judged in (data.holdout, data.benchmark.test if tested else None):
         if judged is not None:
-            presence.require_images(judged, presence.missing(judged), policy, "take it out of the dataset")
+            presence.require_images(judged, presence.missing(judged), policy, "remove it from the dataset")
     lost = presence.persons_without(split, presence.without_any(split, missing_F))
     if len(data.train.pids) - len(lost) < 2:
         raise DataError(
-            f"{data.benchmark.name}: {len(lost)} of {counted(len(data.train.pids), 'person')} to train on have no image that is there, "
-            f"such as {names.person(lost[0])}; expected at least 2 with images; restore the files, or correct their paths"
+            f"{data.benchmark.name}: {len(lost)} of {counted(len(data.train.pids), 'person')} to train on have no "
+            f"existing image, such as {names.person(lost[0])}; expected at least 2 with images; restore the files, or correct their paths"
         )
     told = [presence.in_words(split, missing_F), _of_whom_nothing_is_learned(lost, names, "that is there")]
     return [sentence for sentence in told if sentence]
@@ -293,9 +293,7 @@ def _of_whom_nothing_is_learned(pids: Sequence[int], names: IdNames, which: str)
     if not pids:
         return ""
     shown = ", ".join(map(names.person, pids[:3])) + ", …" * (len(pids) > 3)
-    return (
-        f"{counted(len(pids), 'person has', 'persons have')} no image {which}, so nothing is learned of them: {shown}"
-    )
+    return f"{counted(len(pids), 'person has', 'persons have')} no image {which}, so nothing is learned about them: {shown}"
 
 
 def _dry_run(
@@ -396,7 +394,7 @@ class StepHooks:
         """Ends the run after its checkpoint is saved; waits for all processes, because torchrun kills the others when one exits."""
         self.say_left_out()
         wait_for_all()
-        logger.warning("stopped at step %d; the same command with --resume auto continues", self.progress.step)
+        logger.warning("stopped at step %d; run the same command with --resume auto to continue", self.progress.step)
         raise Interrupted(signum)
 
     def say_left_out(self) -> None:
@@ -422,7 +420,7 @@ class StepHooks:
         job, progress = self.job, self.progress
         if not all(bool(parameter.isfinite().all()) for parameter in job.model.parameters()):
             raise ReidError(
-                f"training diverged by step {progress.step}; lower train.lr or set train.clip_grad, then start anew"
+                f"training diverged by step {progress.step}; lower train.lr or set train.clip_grad, and start again"
             )
         windows, damaged = _all_windows(self.window, self.runtime), job.damaged.of_all_processes(self.runtime.device)
         seen = {} if job.evidence is None else {"evidence": job.evidence.of_all_processes()}

@@ -55,14 +55,19 @@ def log_start(config: Config, job: Job, data: LabelledData, runtime: Runtime, co
             logger.warning("%s", without_test(part))
     if config.train.eval_freq > 0 and data.holdout is None:
         # A table without a column split always gets held-out identities if it has enough persons, whatever the config says.
-        why = "set data.holdout=0.1, say" if data.benchmark.drawn is None else "the table has too few persons for that"
+        why = (
+            "set data.holdout=0.1, for example"
+            if data.benchmark.drawn is None
+            else "the table has too few persons to hold some out"
+        )
         logger.warning(
             "train.eval_freq=%d has no effect: no identities are held out to evaluate; %s", config.train.eval_freq, why
         )
     pairs = [one.name for one in config.losses if one.name in METRIC_LOSSES and one.name != "centre"]
     if pairs and (config.sampler.name != "identities" or config.sampler.options.get("K", 4) < 2):
         logger.warning(
-            "loss %s compares images of one person, of whom a batch of sampler %s seldom holds two; set sampler={name: identities, K: 4}",
+            "loss %s compares images of one person, but a batch of sampler %s rarely contains two of them; "
+            "set sampler={name: identities, K: 4}",
             " and ".join(pairs),
             config.sampler.name,
         )
@@ -79,8 +84,8 @@ def without_test(benchmark: Benchmark) -> str:
     """Returns a message for a dataset without queries: what cannot be evaluated, and how to change that."""
     what = "no query among its test tracklets" if len(benchmark.test) else "no test set"
     return (
-        f"{benchmark.name}: {what}, so no mAP and no CMC at the end; the model is trained all the same. To have them, give the dataset "
-        "queries, or test the run on another one (data.path=OTHER.csv, --data-root DIR)"
+        f"{benchmark.name}: {what}, so there is no mAP and no CMC at the end; the model is trained anyway. To get "
+        "them, add queries to the dataset, or test the run on another one (data.path=OTHER.csv, --data-root DIR)"
     )
 
 

@@ -135,7 +135,7 @@ def _trials(base: Base, over: Sequence[str], folder: Path) -> list[Trial]:
     """
     keys, choices = zip(*map(_values, over), strict=True)
     if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
-        raise ConfigError(f"--over {twice[0]}: stands twice; give all its values in one, {twice[0]}=a,b")
+        raise ConfigError(f"--over {twice[0]}: appears twice; give all its values at once, as {twice[0]}=a,b")
     first: Config = configs.load(base.path, base.overrides)
     experiment.check(first)
     holdout = _holdout(first)
@@ -156,10 +156,12 @@ def _trials(base: Base, over: Sequence[str], folder: Path) -> list[Trial]:
     places = [trial.folder for trial in trials]
     if len(set(places)) < len(places):
         raise ConfigError(
-            "--over: two values are the same, or their folders would have one name; expected different ones"
+            "--over: two values are the same or would have the same folder name; expected different values"
         )
     if len(trials) < 2:
-        raise ConfigError(f"--over {over[0]}: one value leaves nothing to choose; expected several, as in loss.T=4,8")
+        raise ConfigError(
+            f"--over {over[0]}: there is only one value, so nothing to choose; expected several, as in loss.T=4,8"
+        )
     return trials
 
 
@@ -175,10 +177,10 @@ def _values(text: str) -> tuple[str, list[str]]:
     except ConfigError:
         values = []
     if not key or not values:
-        raise ConfigError(f"--over {text}: expected a key and values with commas between them, as in loss.T=4,8")
+        raise ConfigError(f"--over {text}: expected a key and comma-separated values, as in loss.T=4,8")
     if key.split(".")[0] in _DECIDES_WHO:
         raise ConfigError(
-            f"--over {key}: changes the data, so that the runs would not be judged on the same tracklets; give it as a setting of all"
+            f"--over {key}: changes the data, so the runs would not be evaluated on the same tracklets; set it for all runs instead"
         )
     return key, [value if isinstance(value, str) else json.dumps(value) for value in values]
 
@@ -187,9 +189,7 @@ def _holdout(config: Config) -> list[str]:
     """Returns an override that holds out identities, if neither config nor table does."""
     if config.data.holdout or experiment.load_benchmark(config, to_train=True).val is not None:
         return []
-    logger.info(
-        "data.holdout: %s of the training identities are held out to choose by; set it for another share", HOLDOUT
-    )
+    logger.info("data.holdout: %s of the training identities are held out to choose by; set it to change that", HOLDOUT)
     return [f"data.holdout={HOLDOUT}"]
 
 
@@ -202,7 +202,7 @@ def _held_out(config: Config) -> tuple[int, int]:
     held: Split | None = experiment.load_data(config).holdout
     if held is None:
         raise ConfigError(
-            f"{config.name}: no identities are held out, so nothing could be chosen; set data.holdout=0.1, say"
+            f"{config.name}: no identities are held out, so there is nothing to choose by; set data.holdout=0.1, for example"
         )
     return len(np.unique(held.pid)), len(how_to_judge(held, any_camera=config.test.any_camera)[1])
 
@@ -219,10 +219,10 @@ def _tested(trial: Trial, runtime: Runtime) -> float | None:
     benchmark = experiment.load_benchmark(config, directory.drawn())
     if benchmark.parts:
         raise ConfigError(
-            "--judge: several datasets are tested apart, so that there is no one figure to compare with; leave it out"
+            "--judge: several datasets are tested separately, so there is no single result to compare with; remove --judge"
         )
     if not len(benchmark.query):
-        raise ConfigError(f"--judge: {benchmark.name} has no queries to test with; leave it out")
+        raise ConfigError(f"--judge: {benchmark.name} has no queries to test with; remove --judge")
     features = benchmark_features(config, trained.embedding, trained.preprocess, benchmark, runtime)
     return evaluate(features, protocol).mAP
 
@@ -251,7 +251,9 @@ def _tell(base: Base, trials: Sequence[Trial], held: tuple[int, int], options: O
         told = ", ".join(
             f"{name} {agreement[name]:.2f}" for name in ("spearman", "kendall") if agreement[name] is not None
         )
-        print(f"held-out and test ranking of {agreement['runs']} runs agree: {told or 'cannot be said, all are alike'}")
+        print(
+            f"rank correlation of held-out and test results, {agreement['runs']} runs: {told or 'undefined, all results are equal'}"
+        )
     print(f"train with it on all identities: {record['command']}")
     if options.json_file is not None:
         with atomic(options.json_file) as temporary:

@@ -105,10 +105,12 @@ class Noisy:
         keys = [split.key(i) for i in range(len(split))]
         if len(set(keys)) < len(keys):
             twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-            raise DataError(f"label noise: two training tracklets have the key {twice!r}; give each its own")
+            raise DataError(
+                f"label noise: two training tracklets have the same key {twice!r}; give each tracklet its own key"
+            )
         frames = split.frames()
         if len(np.unique(frames)) < len(frames):
-            raise DataError("label noise: two training tracklets share frames; give each its own")
+            raise DataError("label noise: two training tracklets share frames; list each frame in only one of them")
         return cls.untouched(replace(split, keys=np.array(keys, "U")), names)
 
     @classmethod
@@ -229,7 +231,7 @@ class _Application:
         start, stop = int(self._split.start[row]), int(self._split.stop[row])
         if not 0 <= position < stop - start:
             key = self._split.key(row)
-            raise self._fail(i, f"tracklet {key} has frames 0 to {stop - start - 1}, none {position}")
+            raise self._fail(i, f"tracklet {key} has frames 0 to {stop - start - 1}, no frame {position}")
         return start + position
 
     def _person(self, pid: int) -> str:
@@ -244,9 +246,9 @@ class _Application:
     def _add(self, i: int, change: Change) -> None:
         rows = self._nobody_of.get(change.source_key, [])
         if not rows:
-            raise self._fail(i, f"no distractor and no junk of the dataset has the key {change.source_key!r}")
+            raise self._fail(i, f"no distractor or junk tracklet of the dataset has the key {change.source_key!r}")
         if change.key in self._row_of:
-            raise self._fail(i, f"a training tracklet has the key {change.key!r} already")
+            raise self._fail(i, f"a training tracklet already has the key {change.key!r}")
         self._require_person(i, change, int(self._nobody.pid[rows[0]]))
         self._row_of[change.key] = -1
         self._added.append((rows[0], change.given_pid))
@@ -262,7 +264,7 @@ class _Application:
             if positions != list(range(length - len(positions), length)) or len(positions) == length:
                 raise self._fail(
                     self._told[row],
-                    f"tracklet {key}: frames {positions} leave it; expected all from a later one than 0 to its end",
+                    f"tracklet {key}: frames {positions} are moved out of it; expected all frames from one after 0 to the end",
                 )
             begin = int(start[row])
             stop[row] = begin + length - len(positions)

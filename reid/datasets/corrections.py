@@ -110,11 +110,10 @@ def read_corrections(file: Path) -> Corrections:
     file = Path(file)
     if not file.is_file():
         raise DataError(
-            f"{file}: no such file of corrections; name the place where it is now by data.corrections=FILE "
-            "(a run keeps a copy of its own)"
+            f"{file}: no such corrections file; set data.corrections=FILE to its present path (each run keeps a copy)"
         )
     if file.suffix.lower() == ".parquet":
-        raise DataError(f"{file}: corrections are a CSV file, as the page of an audit exports it, got Parquet")
+        raise DataError(f"{file}: expected a CSV file as exported by the audit page, got Parquet")
     table = read_table(file, REQUIRED, OPTIONAL)
     return Corrections(table, file.read_bytes())
 
@@ -187,11 +186,13 @@ class _People:
         """
         whole = _WHOLE.fullmatch(text)
         if whole and not 0 < int(whole[1]) < 2**63:
-            raise ValueError(f"expected a person, got {text}, which stands for junk or a distractor: drop the tracklet")
+            raise ValueError(
+                f"expected a person, got {text}, which means junk or a distractor; use the action drop instead"
+            )
         if self.names.pid:
             return self.number_of.get(text, self.number_of.get(whole[1]) if whole else None)
         if not whole:
-            raise ValueError(f"expected a whole number above 0, as persons have here, got {text!r}")
+            raise ValueError(f"expected a whole number above 0, because persons are numbered here, got {text!r}")
         return int(whole[1])
 
     def take(self, text: str) -> int:
@@ -226,12 +227,12 @@ class _People:
         if not told:
             return []
         shown = ", ".join(told[:5]) + ", …" * (len(told) > 5)
-        return [f"corrections name {counted(len(told), 'person')} whom no tracklet to train on had before: {shown}"]
+        return [f"corrections name {counted(len(told), 'person')} that had no training tracklet before: {shown}"]
 
     def _seen_elsewhere(self, seen: list[int]) -> list[str]:
         return [
-            f"{counted(len(seen), 'person')} that rows name, such as {self.names.person(seen[0])}, not among those to train on: where "
-            "they are tested on, figures are then better than on people the model has never seen"
+            f"{counted(len(seen), 'person')} in the corrections, such as {self.names.person(seen[0])}, not in the "
+            "training set before: if they are in the test set, the results will be better than on people the model has never seen"
         ]
 
     def named(self) -> IdNames:
@@ -270,7 +271,7 @@ class _Plan:
     def notes(self) -> list[str]:
         notes = self.people.notes()
         if unchanged := sum(1 for row, pid in self.relabelled.items() if pid == self.split.pid[row]):
-            notes.append(f"{counted(unchanged, 'row')} relabel a tracklet to the person that it is already")
+            notes.append(f"{counted(unchanged, 'row')} relabel a tracklet to the person it already has")
         return notes
 
     def counts(self) -> Counts:
@@ -300,10 +301,10 @@ class _Plan:
                 later.append((i, key, pid))
             elif key in self.twice:
                 self._tell(
-                    i, "key", f"{self.twice[key]} training tracklets are called {key!r}; give each a name of its own"
+                    i, "key", f"{self.twice[key]} training tracklets have the key {key!r}; give each its own key"
                 )
             elif key not in self.row_of:
-                self._tell(i, "key", f"no training tracklet is called {key!r}{self._hint(key)}")
+                self._tell(i, "key", f"no training tracklet has the key {key!r}{self._hint(key)}")
             else:
                 self._one(i, action, self.row_of[key], pid, frames)
         for i, key, pid in later:  # merges come last: by now all persons that rows introduce are known
@@ -333,7 +334,9 @@ class _Plan:
             self._contradicts(i, action, before, said)
         elif action == "drop" and has_parts:
             self._tell(
-                i, "action", f"drop of {self.keys[row]!r}, of which another row keeps a part; leave one of them out"
+                i,
+                "action",
+                f"drop of {self.keys[row]!r}, but another row keeps a part of it; remove one of the two rows",
             )
         elif action == "relabel":
             if (number := self._person(i, "pid", pid)) is not None:
@@ -366,7 +369,11 @@ class _Plan:
         elif (row, position) in self._cut_rows:
             self._contradicts(i, "split", self._cut_rows[row, position], "split")
         elif (key := f"{self.keys[row]}@{position}") in self.row_of:
-            self._tell(i, "key", f"the piece would be called {key!r}, as another tracklet is; rename that one")
+            self._tell(
+                i,
+                "key",
+                f"the new tracklet would have the key {key!r}, which another tracklet already has; rename that one",
+            )
         else:
             number = self._person(i, "pid", pid) if pid else 0
             if number is not None:
@@ -383,9 +390,7 @@ class _Plan:
                 self._tell(i, column, str(error))
                 return
             if number not in self.people.there and number not in self.people.added:
-                self._tell(
-                    i, column, f"no training tracklet shows a person {text!r}; merge expects two persons that are there"
-                )
+                self._tell(i, column, f"no training tracklet shows a person {text!r}; merge needs two existing persons")
                 return
             assert number is not None
             found.append(number)
@@ -415,7 +420,7 @@ class _Plan:
             if person in way:
                 circle = way[way.index(person) :]
                 last, through = max(self._merge_rows[one] for one in circle), counted(len(circle), "person")
-                self._tell(last, "pid", f"merges in a circle, through {through}; leave out one of the rows")
+                self._tell(last, "pid", f"the merges form a cycle of {through}; remove one of the rows")
                 return
             ends |= dict.fromkeys(way, ends.get(person, person))
         self.merges = ends
@@ -426,7 +431,7 @@ class _Plan:
             kept = ~self.gone_F[self.split.start[row] : self.split.stop[row]]
             if not np.logical_or.reduceat(kept, [0, *sorted(self.cuts.get(row, ()))]).all():
                 what = "a piece of the tracklet" if row in self.cuts else "the tracklet"
-                line = f"{self.table.file}: drop_frames leaves nothing of {what} {self.keys[row]!r}; drop it instead"
+                line = f"{self.table.file}: drop_frames removes every frame of {what} {self.keys[row]!r}; use the action drop instead"
                 self.problems.append((len(self.table), line))
 
     def _spans(self, i: int, row: int, frames: str) -> list[tuple[int, int]]:
@@ -437,7 +442,7 @@ class _Plan:
             first, end = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
             if not first <= end <= last:
                 expected = f"expected positions from 0 to {last}, such as 3,7-9"
-                self._tell(i, "frames", f"{expected}, of the tracklet {self.keys[row]!r}, got {frames!r}")
+                self._tell(i, "frames", f"{expected}, in the tracklet {self.keys[row]!r}, got {frames!r}")
                 return []
             spans.append((first, end))
         return spans
@@ -452,12 +457,16 @@ class _Plan:
     def _hint(self, key: str) -> str:
         whole, mark, _ = key.rpartition("@")
         if mark and whole in self.row_of:
-            return f"; for a piece of {whole!r}, give its person in the row that splits it, and frames as positions in the whole"
-        return "; only training tracklets can be corrected, each by its key"
+            return f"; to correct a piece of {whole!r}, set its person in the split row, and give frames as positions in {whole!r}"
+        return "; only training tracklets can be corrected"
 
     def _contradicts(self, i: int, action: str, before: int, said: str) -> None:
         row = self.table.row[before]
-        self._tell(i, "action", f"{action} contradicts row {row}, {said} of the same; leave one of them out")
+        self._tell(
+            i,
+            "action",
+            f"{action} contradicts row {row}, {said} of the same tracklet or person; remove one of the two rows",
+        )
 
     def _tell(self, i: int, column: str, problem: str) -> None:
         self.problems += [(i, line) for line in self.table.error(i, column, problem).problems]

@@ -86,5 +86,5 @@ def read_list(file: Path) -> dict[str, str]:
         return {path: reason for path, reason in rows}
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
-            f"{file}: expected the columns {', '.join(COLUMNS)}: {error}; delete it, and the list begins anew"
+            f"{file}: expected the columns {', '.join(COLUMNS)}: {error}; delete it to start a new list"
         ) from None

@@ -43,7 +43,7 @@ def decode(path: str | Path) -> np.ndarray:
     if region.box is None:
         return whole
     if (part := region.box.cut(whole)) is None:
-        raise DataError(f"{path}: the box lies outside of the picture, which is {whole.shape[1]} x {whole.shape[0]}")
+        raise DataError(f"{path}: the box lies outside the image of {whole.shape[1]} x {whole.shape[0]}")
     return np.ascontiguousarray(part)
 
 
@@ -114,10 +114,10 @@ def rgb_of(image: Image.Image) -> np.ndarray:
         ValueError: the image has several frames, or 32-bit values, whose white level is unknown.
     """
     if (number := getattr(image, "n_frames", 1)) > 1:
-        raise ValueError(f"{image.format} of {number} frames, expected one picture; save each frame as a file")
+        raise ValueError(f"{image.format} of {number} frames, expected a single image; save each frame as a file")
     if image.mode in _VALUES_NOT_8_BIT:
         held = f"{image.format or 'image'} of {_VALUES_NOT_8_BIT[image.mode]}"
-        raise ValueError(f"{held}, expected 8 or 16 bits; which value is white must be said, so convert it first")
+        raise ValueError(f"{held}, expected 8 or 16 bits; the value of white is unknown; convert it to 8 bits first")
     if image.mode in _DEEP:
         pixels = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.array(ImageOps.exif_transpose(Image.fromarray(pixels)).convert("RGB"))

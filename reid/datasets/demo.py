@@ -86,7 +86,7 @@ def write_demo(
     chosen, root = DemoSettings(**settings), Path(root)
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise DataError(
-            f"demo dataset: {root} is not empty; expected a new or empty folder; choose another or remove it first."
+            f"demo dataset: {root} is not empty; expected a new or empty folder; choose another one or remove it first."
         )
     _remove_leftovers(root.absolute())
     partial_root = root.absolute().with_name(f".{root.absolute().name}.{socket.gethostname()}.{os.getpid()}.partial")
@@ -129,11 +129,11 @@ def load_truth(root: Path) -> DemoTruth:
         version = int(found["schema"]), settings.pop("generator")
         arrays = {field.name: found[field.name] for field in dataclasses.fields(DemoTruth) if field.name != "settings"}
     except (*NPY_ERRORS, AttributeError) as error:
-        raise DataError(f"demo dataset: {path} is damaged: {error}; remove the folder and make it again") from None
+        raise DataError(f"demo dataset: {path} is damaged: {error}; remove the folder and render it again") from None
     if version != (SCHEMA, GENERATOR):
         raise DataError(
-            f"demo dataset: {path} has schema and generator {version}, expected {(SCHEMA, GENERATOR)}; "
-            "remove the folder and make it again"
+            f"demo dataset: {path} has schema and generator {version}, expected {(SCHEMA, GENERATOR)}; remove the "
+            "folder and render it again"
         )
     return DemoTruth(**arrays, settings=DemoSettings(**settings))
 

@@ -171,21 +171,21 @@ def check_strays(folder: Path) -> list[Finding]:
     rubbish, others = stray_files(folder)
     found = []
     if rubbish:
-        fix = "moves them to a folder beside the dataset"
+        fix = "moves them to a folder next to the dataset"
         examples = _examples(map(str, rubbish))
         found.append(
             Finding(
                 "rubbish",
                 "note",
-                "files that systems left behind; passed over",
+                "system files; ignored",
                 len(rubbish),
                 examples,
                 fix,
-                one="file that a system left behind; passed over",
+                one="system file; ignored",
             )
         )
     if others:
-        text = "files beside images that are none, or whose suffix says so"
+        text = "files next to images that are not images, or have no image suffix"
         found.append(
             Finding(
                 "stray-file",
@@ -193,7 +193,7 @@ def check_strays(folder: Path) -> list[Finding]:
                 text,
                 len(others),
                 _examples(map(str, others)),
-                one="file beside images that is none, or whose suffix says so",
+                one="file next to images that is not an image, or has no image suffix",
             )
         )
     return found
@@ -240,7 +240,7 @@ def _subset(rows: Rows) -> Iterator[Finding]:
         if found != expected
     ]
     if differing:
-        text = f"not all of {rows.name}: a subset, whose figures are not the dataset's"
+        text = f"not all of {rows.name}: results on a subset are not comparable with published ones"
         yield Finding("subset", "finding", text, len(differing), tuple(differing))
 
 
@@ -249,7 +249,7 @@ def _nobody_to_tell_apart(rows: Rows) -> Iterator[Finding]:
     pid, split = rows.column("pid"), rows.column("split")
     to_train = {who for who, part in zip(pid, split, strict=True) if part in (None, "train") and is_person(who)}
     if len(to_train) == 1:
-        text = "person to train on: expected 2 or more, or there is nobody to tell apart"
+        text = "person to train on: expected at least 2"
         yield Finding("one-person", "finding", text, 1, _examples(map(str, to_train)))
 
 
@@ -293,14 +293,14 @@ def _names_disagree(rows: Rows) -> Iterator[Finding]:
             f"{tracklet}: {counted(mixed.persons, 'person')}, {counted(mixed.cameras, 'camera')} ({mixed.layout})"
             for tracklet, mixed in said.items()
         )
-        text = "tracklets whose file names tell of several persons or cameras"
+        text = "tracklets whose file names indicate several persons or cameras"
         yield Finding(
             "names-disagree",
             "finding",
             text,
             len(said),
             examples,
-            one="tracklet whose file names tell of several persons or cameras",
+            one="tracklet whose file names indicate several persons or cameras",
         )
 
 
@@ -316,8 +316,8 @@ def _repeated(rows: Rows) -> Iterator[Finding]:
         seen.add(key)
     if repeated:
         examples = _examples(f"{cells[0][row]} in {cells[1][row]}" for row in repeated)
-        fix = "a copy of the table without the repetitions"
-        text = "rows that stand twice in one tracklet"
+        fix = "a copy of the table without the repeated rows"
+        text = "rows that appear twice in one tracklet"
         yield Finding(
             "repeated-row",
             "finding",
@@ -326,7 +326,7 @@ def _repeated(rows: Rows) -> Iterator[Finding]:
             examples,
             fix,
             tuple(repeated),
-            "row that stands twice in one tracklet",
+            "row that appears twice in one tracklet",
         )
 
 
@@ -344,18 +344,16 @@ def _few_cameras(rows: Rows) -> Iterator[Finding]:
     without = [f"{pid}" for part, pid in lonely if part == "test" and pid in queried]
     others = [f"{pid} ({part})" for part, pid in lonely if part == "train" or pid not in queried]
     if without:
-        text = "persons among the queries whom only one camera sees: they have no match where the own camera is junk"
-        one = "person among the queries whom only one camera sees: no match where the own camera is junk"
+        text = "query persons seen by only one camera: they have no match if the query's own camera is junk"
+        one = "query person seen by only one camera: no match if the query's own camera is junk"
         yield Finding("query-without-match", "finding", text, len(without), _examples(without), one=one)
     if others:
-        text = "persons whom only one camera sees"
-        yield Finding(
-            "one-camera", "note", text, len(others), _examples(others), one="person whom only one camera sees"
-        )
+        text = "persons seen by only one camera"
+        yield Finding("one-camera", "note", text, len(others), _examples(others), one="person seen by only one camera")
 
 
 def _unlabelled(rows: Rows) -> Iterator[Finding]:
-    for column, consequence in (("pid", "it cannot be trained on"), ("camid", "its camera is junk to no query")):
+    for column, consequence in (("pid", "not used for training"), ("camid", "never removed as same-camera junk")):
         empty = sum(value is None for value in rows.column(column))
         if empty:
             yield Finding(
@@ -374,12 +372,12 @@ def _leaks(rows: Rows) -> Iterator[Finding]:
             parts[split].add(pid)
     both = sorted(map(str, parts["train"] & parts["test"]))
     if both:
-        text = "persons in both the training and the test set: the test measures what was learned by heart"
+        text = "persons in both the training and the test set: the test measures memorisation"
         one = text.replace("persons", "person", 1)
         yield Finding("leak", "finding", text, len(both), _examples(both), one=one)
     common = sorted(_common(parts["train"]) & _common(parts["test"]) - set(both))
     if common:
-        text = "persons of Market-1501 and MARS, the same recording, in training under one name and in the test under the other"
+        text = "persons in the training set of Market-1501 and the test set of MARS, or the reverse; both are the same recording"
         yield Finding(
             "leak-between-datasets",
             "finding",
@@ -414,8 +412,8 @@ def _sizes(rows: Rows, crops: Sequence[int], pictures: dict[str, _Picture]) -> I
     wide = {path: (w, h) for path, (w, h) in sizes.items() if w > WIDEST * h}
     if wide and rows.name != "veri776":
         examples = _examples(f"{path}: {w} x {h}" for path, (w, h) in wide.items())
-        text = f"images wider than {WIDEST} times their height: whole pictures instead of crops of one person?"
-        one = f"image wider than {WIDEST} times its height: a whole picture instead of a crop of one person?"
+        text = f"images wider than {WIDEST} times their height: whole scenes instead of crops of one person?"
+        one = f"image wider than {WIDEST} times its height: a whole scene instead of a crop of one person?"
         yield Finding("wide", "finding", text, len(wide), examples, one=one)
 
 
@@ -454,31 +452,31 @@ def _same_pictures(rows: Rows, crops: Sequence[int], pictures: dict[str, _Pictur
             if {split[first], split[second]} == {"train", "test"}:
                 leaks[pair] = f"{pair[0]} and {pair[1]}"
     if persons:
-        text = "pairs of pictures that look the same under two persons"
+        text = "pairs of images that look the same but belong to two persons"
         yield Finding(
             "same-picture-two-pids",
             "finding",
             text,
             len(persons),
             _examples(persons.values()),
-            one="pair of pictures that looks the same under two persons",
+            one="pair of images that look the same but belong to two persons",
         )
     if leaks:
-        text = "pairs of pictures that look the same in the training and the test set"
+        text = "pairs of images that look the same, one in the training and one in the test set"
         yield Finding(
             "same-picture-leak",
             "finding",
             text,
             len(leaks),
             _examples(leaks.values()),
-            one="pair of pictures that looks the same in the training and the test set",
+            one="pair of images that look the same, one in the training and one in the test set",
         )
     copies = [group for group in by_content.values() if len({paths[row] for row in group}) > 1]
     if copies:
         examples = _examples(" = ".join(paths[row] for row in group[:3]) for group in copies)
-        text = "files with the very same content as another"
+        text = "files with the same content as another"
         number = sum(len({paths[row] for row in group}) - 1 for group in copies)
-        yield Finding("duplicate", "note", text, number, examples, one="file with the very same content as another")
+        yield Finding("duplicate", "note", text, number, examples, one="file with the same content as another")
 
 
 def _alike(group: Sequence[int], paths: Sequence[str], pictures: dict[str, _Picture]) -> Iterator[tuple[int, int]]:

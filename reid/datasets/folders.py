@@ -109,6 +109,6 @@ def _not_one_tracklet(root: Path, folder: str, found: Mixture) -> str:
     counts = ((found.persons, "person"), (found.cameras, "camera"), (found.tracklets, "tracklet"))
     shown = ", ".join(counted(count, what) for count, what in counts)
     return (
-        f"{root / folder}: expected the images of one tracklet; by their names ({found.layout}) they are of {shown}; "
+        f"{root / folder}: expected the images of one tracklet; by their names ({found.layout}) they show {shown}; "
         f"{_import(dataset, found.layout)}"
     )

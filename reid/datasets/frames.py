@@ -52,7 +52,7 @@ def read(path: str | Path) -> bytes:
                 raise DataError(f"{path}: cannot read this image: {reason}; is the dataset complete?") from None
     row = place.row(name)
     if row is None:
-        raise DataError(f"{path}: cannot read this image: {place.pack.folder} has none of this name")
+        raise DataError(f"{path}: cannot read this image: {place.pack.folder} has no image of this name")
     return place.pack.read(row)
 
 

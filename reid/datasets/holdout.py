@@ -32,7 +32,7 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[np.ndarray, np.ndar
     count = round(share * len(pids))
     if not 2 <= count <= len(pids) - 2:
         raise ConfigError(
-            f"data.holdout: {share} of {len(pids)} identities is {count}; expected at least 2 held out and 2 to train on"
+            f"data.holdout: {share} of {len(pids)} identities is {count}; expected at least 2 held out and at least 2 to train on"
         )
     held = np.random.default_rng(seed_of(seed, "holdout")).choice(pids, count, replace=False)
     is_held = np.isin(split.pid, held)
@@ -58,9 +58,9 @@ def how_to_judge(held: Split, *, any_camera: bool) -> tuple[EvalProtocol, np.nda
     query = np.flatnonzero(able if any_camera else able & (held.camid >= 0))
     if not len(query):
         why = "each has one tracklet" if any_camera else "each is seen by one camera only"
-        advice = "" if any_camera else "; test.any_camera=true counts matches under the query's own camera"
+        advice = "" if any_camera else "; test.any_camera=true counts matches from the query's own camera"
         raise ConfigError(
-            f"held-out identities: {len(np.unique(held.pid))} cannot be judged: {why}{advice}; data.holdout=0, or no rows of the split "
-            "val, trains without them"
+            f"held-out identities: {len(np.unique(held.pid))} cannot be evaluated: {why}{advice}; use "
+            "data.holdout=0, or no rows of the split val, to train without them"
         )
     return get_protocols("market1501", any_camera=any_camera)[0], query

@@ -38,9 +38,7 @@ def joined(datasets: Sequence[Benchmark]) -> Benchmark:
     """
     names = [plain_name(dataset.name) for dataset in datasets]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise ConfigError(
-            f"data.name: two datasets are called {twice[0]}; leave one out, or rename the file of the table"
-        )
+        raise ConfigError(f"data.name: two datasets have the name {twice[0]}; remove one, or rename the table file")
     pids = _Numbers(names, [_ids(dataset, lambda split: split.pid[split.pid > 0]) for dataset in datasets])
     camids = _Numbers(names, [_ids(dataset, lambda split: split.camid[split.camid >= 0]) for dataset in datasets])
 
@@ -141,7 +139,7 @@ def _notes(datasets: Sequence[Benchmark]) -> list[str]:
     for dataset in datasets:
         persons = len(np.unique(dataset.train.pid))
         notes.append(
-            f"{dataset.name}: trained on are {counted(len(dataset.train), 'tracklet')} of {counted(persons, 'person')}"
+            f"{dataset.name}: training on {counted(len(dataset.train), 'tracklet')} of {counted(persons, 'person')}"
         )
         notes += [f"{dataset.name}: {note}" for note in dataset.notes]
     return notes
@@ -155,7 +153,7 @@ def _same_persons(datasets: Mapping[str, Benchmark]) -> list[str]:
         persons = np.unique(tested.test.pid[tested.test.pid > 0])
         if shared := len(np.intersect1d(trained.train.pid, persons)):
             notes.append(
-                f"{shared} of {len(persons)} test persons of {other} are training persons of {one}, the same recording: figures on {other} "
+                f"{shared} of {len(persons)} test persons of {other} are training persons of {one}, the same recording: results on {other} "
                 "are better than on people the model has never seen"
             )
     if len(common) == 2:
@@ -163,6 +161,6 @@ def _same_persons(datasets: Mapping[str, Benchmark]) -> list[str]:
         if shared := len(np.intersect1d(first.train.pid, second.train.pid)):
             notes.append(
                 f"{counted(shared, 'person is', 'persons are')} in the training sets of both {' and '.join(common)}, the same recording, "
-                "each trained as two; corrections of the action merge make them one"
+                "each treated as two persons; corrections with the action merge join them"
             )
     return notes

@@ -132,7 +132,9 @@ def load_manifest(
     rows = load_rows(file)
     split, notes = rows.split, list(rows.notes)
     if not rows.known.any():
-        raise DataError(f"{file}: no person is known, so there is nothing to train on or evaluate; fill a column pid")
+        raise DataError(
+            f"{file}: no row has a known person, so there is nothing to train on or evaluate; fill the column pid"
+        )
     parts = None
     if rows.part is None:
         parts, part = _drawn(rows, draw, drawn, any_camera=any_camera)
@@ -142,7 +144,7 @@ def load_manifest(
     trained = np.flatnonzero((part == "train") & (split.pid > 0))
     notes += _left_out(rows, part)
     if not len(trained) and to_train:
-        raise DataError(f"{file}: no row of a known person is in the split train; expected at least two persons there")
+        raise DataError(f"{file}: the split train has no row of a known person; expected at least two persons")
     val = split.select((part == "val") & (split.pid > 0)) if (part == "val").any() else None
     test_rows = np.flatnonzero(part == "test")
     test = split.select(test_rows)
@@ -202,9 +204,9 @@ def _refuse_two(
         column,
         f"tracklet {keys[code_N[row]]}: expected {expected!r} as in row {table.row[first]}, got {got!r}; "
         + (
-            "a weight is that of a whole tracklet"
+            "all rows of a tracklet need the same weight"
             if column == "weight"
-            else "one tracklet is one person in one camera: give each its own name (camera and number, say)"
+            else "a tracklet shows one person in one camera: give each its own name (camera and number, for example)"
         ),
     )
 
@@ -241,8 +243,8 @@ def _frames(table: Table, code_N: np.ndarray, keys: list[str]) -> tuple[Split, l
     if box_of or frames_of:
         cut = sum(len(others[i]) for i in box_of.keys() | frames_of.keys())
         notes.append(
-            f"{counted(cut, 'picture is', 'pictures are')} cut out of a larger one or of a video whenever one is read; robust-reid import "
-            f"{table.file} --crops crops --out cut.csv cuts them once, and reading is quicker then"
+            f"{counted(cut, 'image is', 'images are')} cut out of a larger one or of a video each time it is read; robust-reid import "
+            f"{table.file} --crops crops --out cut.csv cuts them once, which makes reading faster"
         )
     return split, notes
 
@@ -257,17 +259,17 @@ def _boxes(table: Table) -> dict[int, Box]:
     if not there:
         return {}
     if len(there) < len(SIDES):
-        raise table.error(0, there[0], f"a box has the columns {', '.join(SIDES)}; got {', '.join(there)}")
+        raise table.error(0, there[0], f"a box needs the columns {', '.join(SIDES)}; got {', '.join(there)}")
     sides_N4 = np.stack([table.sides(side) for side in SIDES], axis=1)
     found = {}
     for i in np.flatnonzero(~np.isnan(sides_N4).all(1)).tolist():
         empty = np.isnan(sides_N4[i])
         if empty.any():
             raise table.error(
-                i, SIDES[int(empty.argmax())], "expected a number, as the other sides of the box have one"
+                i, SIDES[int(empty.argmax())], "expected a number, because the other columns of the box have one"
             )
         if (box := Box.of(*sides_N4[i].tolist())) is None:
-            raise table.error(i, "x", f"expected a box of some size inside of its picture, got {sides_N4[i].tolist()}")
+            raise table.error(i, "x", f"expected a non-empty box inside its image, got {sides_N4[i].tolist()}")
         found[i] = box
     return found
 
@@ -278,14 +280,14 @@ def _frames_of_videos(table: Table) -> dict[int, range]:
     if not there:
         return {}
     if len(there) == 1:
-        raise table.error(0, there[0], "a video's frames have the columns first and last; got this one alone")
+        raise table.error(0, there[0], "video frames need the columns first and last; got only this one")
     first, last = (table.numbers(column, low=0, whole=True) for column in there)
     found = {}
     for i in np.flatnonzero(~(np.isnan(first) & np.isnan(last))).tolist():
         if not 0 <= last[i] - first[i] < MOST_FRAMES:
             cells = [table.cells(column)[i] for column in there]
             raise table.error(
-                i, "first", f"expected the first frame of a video and its last, got {cells[0]!r} to {cells[1]!r}"
+                i, "first", f"expected the first and the last frame of a video, got {cells[0]!r} to {cells[1]!r}"
             )
         found[i] = range(int(first[i]), int(last[i]) + 1)
     return found
@@ -296,16 +298,16 @@ def _parts_of(table: Table, i: int, folder: Path, text: str, box: Box | None, nu
     if is_video(text):
         if numbers is None:
             raise table.error(
-                i, "path", "a video: expected the numbers of its frames, counted from 0, in the columns first and last"
+                i, "path", "is a video: expected its frame numbers, counted from 0, in the columns first and last"
             )
         return [regions.named(text, number, box) for number in numbers]
     if numbers is not None:
-        raise table.error(i, "first", f"only a video has frames by number; got {text}")
+        raise table.error(i, "first", f"frame numbers are only for videos; got {text}")
     if is_image(text):
         return [regions.named(text, None, box)]
     images = _images_of(table, i, folder, text)
     if box is not None:
-        raise table.error(i, "x", f"a box is a part of one picture; expected an image or a video, got a folder: {text}")
+        raise table.error(i, "x", f"a box needs an image or a video; got a folder: {text}")
     return images
 
 
@@ -316,7 +318,7 @@ def _images_of(table: Table, i: int, folder: Path, text: str) -> list[str]:
         if names := images_in(place):
             return [f"{text.rstrip('/')}/{name}" for name in names]
         raise table.error(i, "path", f"{place}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, got none")
-    what = "a file that is no image" if os.path.isfile(place) else "nothing there"
+    what = "a file that is not an image" if os.path.isfile(place) else "nothing"
     raise table.error(i, "path", f"expected an image, a folder of frames or a video, got {what}: {place}")
 
 
@@ -327,8 +329,8 @@ def _refuse_missing(table: Table, folder: Path, texts: list[str]) -> None:
         raise table.error(
             0,
             "path",
-            f"no such file {folder / texts[0]}, nor any other of {len(looked)} looked for; a path is relative to the table's folder, "
-            "or absolute",
+            f"no such file {folder / texts[0]}, nor any other of {len(looked)} checked; paths are absolute or "
+            "relative to the table's folder",
         )
 
 
@@ -356,7 +358,7 @@ def _without_repeats(split: Split) -> tuple[Split, list[str]]:
     if shared:
         name, tracklet = shared[0]
         notes.append(
-            f"{counted(len(shared), 'frame stands', 'frames stand')} in two tracklets, such as {os.fsdecode(name)} in "
+            f"{counted(len(shared), 'frame appears', 'frames appear')} in two tracklets, such as {os.fsdecode(name)} in "
             f"{split.key(seen[name])} and {split.key(tracklet)}: is one of them wrong?"
         )
     length_T = np.bincount(tracklet_F[kept], minlength=len(split))
@@ -367,7 +369,7 @@ def _without_repeats(split: Split) -> tuple[Split, list[str]]:
 def _column_notes(table: Table, pid: Ids, camid: Ids, filled: Mapping[str, int]) -> list[str]:
     notes = [pid.note, camid.note]
     for column, ids, consequence in (
-        ("pid", pid, "persons are unknown: features can be extracted and searched, but nothing trained or evaluated"),
+        ("pid", pid, "persons are unknown: features can be extracted and searched, but not trained on or evaluated"),
         ("camid", camid, "cameras are unknown: a match may come from the query's own camera"),
     ):
         if column not in table:
@@ -377,7 +379,7 @@ def _column_notes(table: Table, pid: Ids, camid: Ids, filled: Mapping[str, int])
                 f"column {column}: {counted(filled[column], 'empty cell is', 'empty cells are')} filled from other rows of the tracklet"
             )
         if column in table and (empty := int((ids.number == UNKNOWN).sum())):
-            notes.append(f"column {column}: {empty} of {len(table)} rows are unknown, as their tracklet has none")
+            notes.append(f"column {column}: {empty} of {len(table)} rows are unknown, because their tracklet has none")
     return notes
 
 
@@ -409,26 +411,26 @@ def _drawn_note(parts: Mapping[str, str], earlier: Mapping[str, str] | None, dra
     counts = {part: sum(1 for one in parts.values() if one == part) for part in PARTS}
     divided = ", ".join(f"{count} {part}" for part, count in counts.items())
     if earlier is not None:
-        return f"no column split: persons as this run drew them (split.csv): {divided}"
+        return f"no column split: persons divided as drawn by this run (split.csv): {divided}"
     val = f"{100 * draw.val:g} % val (data.holdout, 10 % where it is 0)"
     if not counts["val"]:
-        val = f"no val, as they are fewer than {ENOUGH_FOR_VAL} or too few can be found again"
+        val = f"no val, because there are fewer than {ENOUGH_FOR_VAL} persons or too few of them have a match"
     how = f"{100 * draw.test:g} % test (data.test_share), {val}"
-    return f"no column split: persons drawn by identity with data.split_seed={draw.seed}: {divided}; asked for: {how}"
+    return f"no column split: persons drawn by identity with data.split_seed={draw.seed}: {divided}; requested: {how}"
 
 
 def _left_out(rows: Rows, part: np.ndarray) -> list[str]:
     notes, pid = [], rows.split.pid
     for chosen, why in (
-        (rows.known & (pid == 0) & np.isin(part, ("train", "val")), "pid 0, a distractor: number persons from 1"),
-        (rows.known & (pid < 0) & np.isin(part, ("train", "val")), "pid -1, junk"),
+        (rows.known & (pid == 0) & np.isin(part, ("train", "val")), "pid 0 means a distractor: number persons from 1"),
+        (rows.known & (pid < 0) & np.isin(part, ("train", "val")), "pid -1 means junk"),
         (~rows.known & np.isin(part, ("train", "val", "")), "no pid"),
     ):
         if count := int(chosen.sum()):
             notes.append(f"{counted(count, 'tracklet is', 'tracklets are')} not trained on: {why}")
     if count := int((~rows.known & (part == "test")).sum()):
         notes.append(
-            f"{counted(count, 'test tracklet has', 'test tracklets have')} no pid: distractors, who match nobody"
+            f"{counted(count, 'test tracklet has', 'test tracklets have')} no pid: distractors, which match nobody"
         )
     return notes
 
@@ -441,13 +443,11 @@ def _refuse_query(file: Path, test: Split, query: np.ndarray, role: np.ndarray, 
             )
         if role[row] == "both" and test.camid[row] < 0 and not any_camera:
             raise DataError(
-                f"{file}: tracklet {test.key(row)}: role both without a camera: the query would find itself; expected role query, "
-                "or a camid"
+                f"{file}: tracklet {test.key(row)}: role both without a camera: the query would find itself; "
+                "expected the role query, or a camid"
             )
     if len(test) and not len(query):
-        raise DataError(
-            f"{file}: column role: no test row is a query; give some the role query, or leave the column out"
-        )
+        raise DataError(f"{file}: column role: no test row is a query; set some to query, or remove the column")
 
 
 def _who_can_be_found(test: Split, *, any_camera: bool) -> list[str]:
@@ -461,8 +461,8 @@ def _who_can_be_found(test: Split, *, any_camera: bool) -> list[str]:
     reasons = [f"{single} {'has' if single == 1 else 'have'} one tracklet"] * bool(single)
     others = len(lost) - single
     reasons += [f"{others} {'is' if others == 1 else 'are'} seen by one camera only"] * bool(others)
-    advice = "; test.any_camera=true counts matches under the query's own camera too" * bool(others)
-    return [f"{len(lost)} of {len(persons)} test persons cannot be found again: {', '.join(reasons)}{advice}"]
+    advice = "; test.any_camera=true counts matches from the query's own camera too" * bool(others)
+    return [f"{len(lost)} of {len(persons)} test persons cannot be matched: {', '.join(reasons)}{advice}"]
 
 
 def _shared_persons(train: Split, val: Split | None, test: Split, names: IdNames) -> list[str]:
@@ -473,6 +473,6 @@ def _shared_persons(train: Split, val: Split | None, test: Split, names: IdNames
             if shared:
                 notes.append(
                     f"{counted(len(shared), 'person is', 'persons are')} in the splits train and {name}, such as "
-                    f"{names.person(shared[0])}: figures are then better than on people the model has never seen"
+                    f"{names.person(shared[0])}: the results will be better than on people the model has never seen"
                 )
     return notes

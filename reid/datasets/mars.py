@@ -65,13 +65,13 @@ def find_dataset(
     for spelling in spellings:
         if (data_root / spelling).is_dir():
             return data_root / spelling
-    place = str(data_root) if data_root.is_dir() else f"{data_root}, which is no folder"
+    place = str(data_root) if data_root.is_dir() else f"{data_root}, which is not a folder"
     if (data_root / "info").is_dir() or data_root.name in spellings:
-        place += f", which looks like the dataset itself (give the folder above it, holding it as {name})"
+        place += f", which looks like the dataset itself (use its parent folder, and call the dataset {name} there)"
     raise DataError(
         f"dataset {name}: looked for {', '.join(spellings[:-1])} or {spellings[-1]} in {place}; "
-        f"expected {name}/{layout}; name the folder that holds {name} by --data-root, "
-        "REID_DATA or data.root (see data/README.md)"
+        f"expected {name}/{layout}; set --data-root, REID_DATA or data.root to the folder that contains {name} (see "
+        "data/README.md)"
     )
 
 
@@ -143,7 +143,7 @@ def _image_folder(folder: Path, name: str) -> Path:
         return root
     _require_folder(folder, name)
     if (folder / (name + SUFFIX)).is_dir():
-        log.info("%s is read; the pack beside it is not, while the folder is there", root)
+        log.info("%s is read instead of the pack next to it; remove the folder to use the pack", root)
     got = "an empty folder"
     with os.scandir(root) as entries:
         for entry in entries:
@@ -152,7 +152,7 @@ def _image_folder(folder: Path, name: str) -> Path:
             if not entry.is_dir():
                 got = f"files such as {entry.name} directly in it"
             elif entry.name == name:
-                got = f"another {name} in it (move that one up one level)"
+                got = f"another {name} in it (move it up one level)"
                 break
             else:
                 return root
@@ -259,14 +259,14 @@ def _read_query(file: Path, test: Split) -> np.ndarray:
     query = index - 1
     repeated = np.isin(np.arange(len(query)), np.unique(query, return_index=True)[1], invert=True)
     _refuse(file, repeated, lambda i: f"test row {index[i]} is a query already")
-    _refuse(file, test.pid[query] < 0, lambda i: f"test row {index[i]} is junk (pid -1) and can be no query")
+    _refuse(file, test.pid[query] < 0, lambda i: f"test row {index[i]} is junk (pid -1) and cannot be a query")
     return query
 
 
 def _check_ranges(file: Path, table: np.ndarray, num_names: int, *, exact: bool) -> None:
     start, end = table[:, 0], table[:, 1]
     _refuse(file, start > end, lambda i: f"start {start[i]} is after end {end[i]}")
-    _refuse(file, start < 1, lambda i: f"frames {start[i]}-{end[i]} begin before 1")
+    _refuse(file, start < 1, lambda i: f"frames {start[i]}-{end[i]} start before 1")
     rebuilt = " as rebuilt from the folders: images are missing there" if exact else ""
     past = f"run past the {num_names} names of the list{rebuilt}"
     _refuse(file, end > num_names, lambda i: f"frames {start[i]}-{end[i]} {past}")
@@ -302,7 +302,7 @@ def _check_names(file: Path, table: np.ndarray, listed: _NameList) -> None:
         def difference(i: int, said: np.ndarray = said, seen: np.ndarray = seen, word: str = word) -> str:
             return (
                 f"the table says {word} {said[i]}, its first name {listed.names[first[i]].decode()} says {seen[i]}; "
-                "to correct a label, robust-reid import makes a table of the dataset, and change it there"
+                "to correct a label, make a table of the dataset with robust-reid import and change it there"
             )
 
         _refuse(file, said != seen, difference)
@@ -317,7 +317,7 @@ def _refuse_a_name_twice(source: Path, names: np.ndarray) -> None:
         more = f" ({len(again) - 1} more names like it)" if len(again) > 1 else ""
         name = names[again.min()].decode()
         raise DataError(
-            f"{source}: line {again.min() + 1}: {name} stands in the list already{more}; a frame has one place"
+            f"{source}: line {again.min() + 1}: {name} appears in the list already{more}; list each frame once"
         )
 
 

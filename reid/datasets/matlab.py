@@ -44,7 +44,7 @@ def read(file: Path) -> dict[str, np.ndarray]:
         DataError: the file is missing, damaged, or in the format of MATLAB 7.3.
     """
     if not file.is_file():
-        raise DataError(f"{file}: missing; it comes with the dataset and cannot be rebuilt (see data/README.md)")
+        raise DataError(f"{file}: is missing; it comes with the dataset and cannot be rebuilt (see data/README.md)")
     if _newer_format(file):
         raise DataError(f"{file}: in the format of MATLAB 7.3 (HDF5); save it again with save(…, '-v7')")
     read_all([file])

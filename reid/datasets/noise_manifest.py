@@ -89,9 +89,9 @@ def _read(file: Path) -> list[tuple[int, dict[str, str]]]:
             header, *rows = list(csv.reader(stream)) or [[]]
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{file}: cannot read this manifest of noise: {reason}; expected a CSV") from None
+        raise DataError(f"{file}: cannot read this noise manifest: {reason}; expected a CSV file") from None
     if missing := [name for name in COLUMNS if name not in header]:
-        raise DataError(f"{file}: row 1: expected the columns {','.join(COLUMNS)}, found no {', '.join(missing)}")
+        raise DataError(f"{file}: row 1: expected the columns {','.join(COLUMNS)}; missing: {', '.join(missing)}")
     for number, row in enumerate(rows, start=2):
         if row and len(row) != len(header):
             raise DataError(f"{file}: row {number}: expected {len(header)} cells, got {len(row)}")
@@ -118,14 +118,14 @@ class _Persons:
         if text in self._of or kind not in NEW_PERSONS:
             return self._known(line, "given_pid", text)
         if text in self._outside or not text or text in _NOBODY or not (self._names.pid or _is_number(text)):
-            raise DataError(f"{self._file}: row {line}, column given_pid: {text!r} cannot be a new person's here")
+            raise DataError(f"{self._file}: row {line}, column given_pid: {text!r} cannot be the id of a new person")
         pid = self._next if self._names.pid else int(text)
         self._of[text], self._next, self.new[pid] = pid, max(self._next, pid) + 1, text
         return pid
 
     def _known(self, line: int, column: str, text: str) -> int:
         if text not in self._of:
-            raise DataError(f"{self._file}: row {line}, column {column}: nobody to train on is called {text!r}")
+            raise DataError(f"{self._file}: row {line}, column {column}: no training person is called {text!r}")
         return self._of[text]
 
 
@@ -140,7 +140,7 @@ def _change(file: Path, line: int, cells: dict[str, str], persons: _Persons) -> 
     source_key = cells.get(SOURCE[0], "")
     if (source_frame is None) == bool(frame is not None and source_key):
         raise DataError(
-            f"{file}: row {line}, column source_frame: goes with a frame and a source_key, and only with them"
+            f"{file}: row {line}, column source_frame: is required with a frame and a source_key, and not allowed without them"
         )
     true_pid, given_pid = (
         persons.true(line, cells["true_pid"]),
@@ -151,7 +151,7 @@ def _change(file: Path, line: int, cells: dict[str, str], persons: _Persons) -> 
 
 def _number(file: Path, line: int, column: str, text: str) -> int:
     if not _is_number(text):
-        raise DataError(f"{file}: row {line}, column {column}: expected a whole number from 0 on, got {text!r}")
+        raise DataError(f"{file}: row {line}, column {column}: expected a whole number of at least 0, got {text!r}")
     return int(text)
 
 

@@ -168,8 +168,8 @@ def _read_about(folder: Path) -> tuple[str, list[Shard]]:
         if wrong := next((shard.file for shard in shards if not _SHARD.fullmatch(shard.file)), None):
             raise ValueError(f"a shard is called {wrong!r}")
     except FileNotFoundError:
-        ways = "robust-reid pack --resume auto goes on with the first, the second is to be copied again"
-        raise DataError(f"{folder}: this pack is unfinished, or a copy without {ABOUT}; {ways}") from None
+        ways = "robust-reid pack --resume auto continues an unfinished pack; copy an incomplete copy again"
+        raise DataError(f"{folder}: this pack is unfinished, or an incomplete copy without {ABOUT}; {ways}") from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{file}: damaged ({error!r}); copy it again, or pack the folder again") from None
     if schema != 1:

@@ -63,7 +63,7 @@ def write(
     """
     plan = _plan(root, names, shard_bytes)
     files = [folder / f"{number:05d}.zip" for number in range(len(plan))]
-    with exclusive_lock(folder, "another process is writing this pack; wait for it"):
+    with exclusive_lock(folder, "another process is writing this pack; wait until it finishes"):
         (folder / _UNFINISHED).touch()
         (folder / ABOUT).unlink(missing_ok=True)
         for left in folder.iterdir():
@@ -92,7 +92,7 @@ def verify(folder: Path, tick: Tick = _silent) -> Pack:
                     pack.read(row)
                     tick(1)
                 if digest_of(folder / shard.file) != shard.sha256:
-                    raise DataError(f"{folder / shard.file}: damaged beside its files; copy this shard again")
+                    raise DataError(f"{folder / shard.file}: damaged outside its member files; copy this shard again")
             except DataError as error:
                 problems += error.problems
     if problems:
@@ -111,7 +111,7 @@ def state(folder: Path) -> str:
     if (folder / _UNFINISHED).is_file():
         return "unfinished"
     if folder.exists() and (not folder.is_dir() or {*os.listdir(folder)} - {LOCK}):
-        raise DataError(f"{folder}: expected a pack or nothing, got something else; move it away")
+        raise DataError(f"{folder}: exists and is not a pack; move it first")
     return "none"
 
 
@@ -123,7 +123,7 @@ def _plan(root: Path, names: list[bytes], shard_bytes: float) -> list[tuple[int,
     if len(names) and sizes.max() > shard_bytes:
         name = os.fsdecode(names[int(sizes.argmax())])
         raise ConfigError(
-            f"{root / name}: {sizes.max()} bytes are more than a shard, {shard_bytes:g}; choose larger shards"
+            f"{root / name}: {sizes.max()} bytes do not fit into a shard of {shard_bytes:g} bytes; choose a larger --shard-size"
         )
     while first < len(names):
         before = ends[first - 1] if first else 0
@@ -131,9 +131,7 @@ def _plan(root: Path, names: list[bytes], shard_bytes: float) -> list[tuple[int,
         plan.append((first, last))
         first = last
     if len(plan) > _MOST_SHARDS:
-        raise ConfigError(
-            f"{root}: {len(plan)} shards, expected {_MOST_SHARDS} at most; choose larger ones with --shard-size"
-        )
+        raise ConfigError(f"{root}: {len(plan)} shards, expected {_MOST_SHARDS} at most; choose a larger --shard-size")
     if not plan:
         raise DataError(f"{root}: expected files to pack, got none")
     return plan
@@ -160,7 +158,7 @@ def _shard(file: Path, root: Path, names: list[bytes], keep: bool, tick: Tick) -
         try:
             rows = _compared(file, root, names, tick)
         except DataError as error:
-            logger.info("%s; this shard is made again", error)
+            logger.info("%s; writing this shard again", error)
         else:
             tick(len(names))
             return rows
@@ -186,7 +184,7 @@ def _compared(file: Path, root: Path, names: list[bytes], tick: Tick) -> np.ndar
     """Compare the files of a shard with those of the folder; returns its index rows."""
     rows = _directory(file)
     if rows["name"].tolist() != names:
-        raise DataError(f"{file}: holds other files than {root} has")
+        raise DataError(f"{file}: contains different files from {root}")
     flush_to_disk(file)
     with open(file, "rb", buffering=0) as shard:
         advise(shard.fileno(), 0, 0, "DONTNEED")  # drop the page cache, to read what is on disk
@@ -212,7 +210,7 @@ def _directory(file: Path) -> np.ndarray:
                 header = read_at(shard.fileno(), _LOCAL_HEADER.size, member.header_offset)
                 signature, *lengths = _LOCAL_HEADER.unpack(header)
                 if signature != b"PK\x03\x04" or member.compress_type != zipfile.ZIP_STORED:
-                    raise ValueError(f"{member.filename} is not stored as it should be")
+                    raise ValueError(f"{member.filename} has an invalid header or is compressed")
                 offset = member.header_offset + _LOCAL_HEADER.size + sum(lengths)
                 rows[row] = member.filename.encode(), offset, member.file_size, member.CRC
     except (OSError, zipfile.BadZipFile, NotImplementedError, OverflowError, ValueError, struct.error) as error:

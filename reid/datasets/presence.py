@@ -80,7 +80,7 @@ def require_images(split: Split, missing_F: np.ndarray, policy: str, advice: str
         first = int(empty[0])
         more = f" (and {counted(len(empty) - 1, 'more tracklet')} like it)" if len(empty) > 1 else ""
         raise DataError(
-            f"{split.path(split.start[first])}: no such image, nor any other of the {split.lengths[first]} of tracklet "
+            f"{split.path(split.start[first])}: no such image, nor any other of the {split.lengths[first]} images of tracklet "
             f"{split.key(first)}{more}; restore them, or {advice}"
         )
 
@@ -99,7 +99,7 @@ def require_all(split: Split, missing_F: np.ndarray) -> None:
         what = "frame" if os.path.exists(regions.file_of(str(path))) else "file"
         raise DataError(
             f"{path}: cannot read this image: no such {what} (of tracklet {split.key(row)}); "
-            f"{len(gone):,} of {counted(len(wanted), 'image')} are not there; restore them, or data.damaged=skip leaves them out"
+            f"{len(gone):,} of {counted(len(wanted), 'image')} are missing; restore them, or use data.damaged=skip to leave them out"
         )
 
 
@@ -112,7 +112,7 @@ def in_words(split: Split, missing_F: np.ndarray) -> str:
     whole = (
         f", all those of {counted(len(empty), 'tracklet')}, such as {split.key(int(empty[0]))}" if len(empty) else ""
     )
-    return f"{gone:,} of {counted(split.num_frames, 'image')} to train on are not there and are left out{whole}"
+    return f"{gone:,} of {counted(split.num_frames, 'image')} to train on are missing and are left out{whole}"
 
 
 def persons_without(split: Split, without_T: np.ndarray) -> list[int]:

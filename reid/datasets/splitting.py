@@ -143,7 +143,7 @@ def read_parts(file: Path) -> dict[str, str]:
         if header != COLUMNS or not set(parts.values()) <= set(PARTS):
             raise ValueError("expected the columns pid,split and train, val or test in the second")
         if len(parts) < len(rows):
-            raise ValueError("a person stands in it twice")
+            raise ValueError("a person appears twice")
         return parts
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{file}: not the split of a run: {error}; train anew with --overwrite") from None
+        raise DataError(f"{file}: not a valid split file of a run: {error}; start a new run with --overwrite") from None

@@ -149,7 +149,7 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED, optional: Sequenc
 
 def _read_csv(path: Path, data: bytes, required: Sequence[str]) -> Table:
     if data.lstrip()[:1] in _JSON:
-        raise DataError(f"{path}: this is JSON, no table; {_how_to_import(path, data)}")
+        raise DataError(f"{path}: this is JSON, not a table; {_how_to_import(path, data)}")
     first_line = data.split(b"\n", 1)[0].rstrip(b"\r").decode()
     delimiter, header = _header(first_line, {*required, *COLUMNS})
     wrong: list[tuple[int, int]] = []
@@ -176,7 +176,7 @@ def _read_csv(path: Path, data: bytes, required: Sequence[str]) -> Table:
         more = f" ({counted(len(wrong) - 1, 'more row')} like it)" if len(wrong) > 1 else ""
         raise DataError(
             f"{path}: row {number}: expected {counted(len(header), 'cell')} ({', '.join(header)}), got {count}{more}; "
-            f'put cells that hold a {delimiter!r} into quotes, and close every "'
+            f'put cells that hold a {delimiter!r} in quotes, and close every "'
         )
     columns = [held.column(i).combine_chunks()[1:] for i in range(len(header))]
     return _table(path, header, columns, required, decimal_comma=delimiter == ";")
@@ -203,7 +203,7 @@ def _as_utf8(path: Path, data: bytes) -> bytes:
         row = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}: row {row}: not text in UTF-8 ({error.reason}); save it as CSV in UTF-8") from None
     if b"\0" in data:
-        raise DataError(f"{path}: not a text file: it holds zero bytes; expected CSV in UTF-8")
+        raise DataError(f"{path}: not a text file: it contains zero bytes; expected CSV in UTF-8")
     return data
 
 
@@ -249,7 +249,7 @@ def _table(
     named: dict[str, pa.Array] = {}
     for name, column in zip(header, columns, strict=True):
         if name in named and (name in COLUMNS or name in required):
-            raise DataError(f"{path}: row 1: the column {name} stands twice; leave one of them out")
+            raise DataError(f"{path}: row 1: the column {name} appears twice; remove one of them")
         text = pc.utf8_trim_whitespace(column.cast(pa.string()))
         if name not in required:  # "NA" may name a folder, but not a person
             text = pc.if_else(pc.is_in(text, pa.array(_EMPTY)), "", text)
@@ -275,10 +275,10 @@ def _checked(table: Table, required: Sequence[str], optional: Sequence[str]) -> 
     for column in required:
         empty = pc.index(table.columns[column], "").as_py()
         if empty >= 0:
-            raise table.error(empty, column, f"is empty; every row names its {column}")
+            raise table.error(empty, column, f"is empty; every row needs a {column}")
         zero = pc.index(pc.match_substring(table.columns[column], "\0"), True).as_py()
         if zero >= 0:  # numpy string arrays, which hold keys, drop trailing zero bytes
-            raise table.error(zero, column, "holds a zero byte; leave it out")
+            raise table.error(zero, column, "contains a zero byte; remove it")
     return table
 
 
@@ -292,7 +292,7 @@ def _missing(table: Table, column: str, required: Sequence[str], optional: Seque
 def also_called(table: Table, column: str) -> str:
     """A hint if the table seems to have a column under another name, else empty."""
     found = next((name for name in _ALSO_CALLED.get(column, ()) if name in table), None)
-    return f"; if {found} is that column, call it {column}" if found else ""
+    return f"; if {found} is that column, rename it to {column}" if found else ""
 
 
 def read_ids(table: Table, column: str) -> Ids:
@@ -315,7 +315,7 @@ def read_ids(table: Table, column: str) -> Ids:
     for i, (text, number) in enumerate(zip(texts, whole, strict=True)):
         if (number is not None and not -1 <= number < 2**63) or (number is None and _NO_ID.fullmatch(text)):
             where = int(np.argmax(codes == i))
-            raise table.error(where, column, f"expected a whole 64-bit number from -1 on, or a name, got {text!r}")
+            raise table.error(where, column, f"expected a whole 64-bit number of at least -1, or a name, got {text!r}")
     meaningful = (-1, 0) if column == "pid" else (-1,)
     words = [i for i, (text, number) in enumerate(zip(texts, whole, strict=True)) if text and number is None]
     numbers = np.array([UNKNOWN if number is None else number for number in whole], np.int64)
@@ -335,7 +335,7 @@ def read_ids(table: Table, column: str) -> Ids:
         where = int(np.argmax(codes == words[0]))
         note = (
             f"column {column}: {len(words)} of {len(name_of)} different values are text, such as {texts[words[0]]!r} in row "
-            f"{table.row[where]}, so all of them are taken as names"
+            f"{table.row[where]}, so all of them are treated as names"
         )
     return Ids(numbers[codes], dict(enumerate(names, start=1)), note)
 
@@ -350,7 +350,7 @@ def paths_of(table: Table) -> list[str]:
     for i, text in enumerate(texts):
         if "\\" in text and os.name != "nt":
             if _DRIVE.match(text):
-                raise table.error(i, "path", f"{text!r} is a path of another machine; write it below the table")
+                raise table.error(i, "path", f"{text!r} is a path of another machine; use a path relative to the table")
             texts[i] = text.replace("\\", "/")
         if text.startswith("~"):
             texts[i] = os.path.expanduser(texts[i])
@@ -369,7 +369,7 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     """
     path = Path(path)
     if missing := [name for name in REQUIRED if name not in columns]:
-        raise DataError(f"{path}: a table of tracklets has a column {missing[0]}, got {', '.join(columns)}")
+        raise DataError(f"{path}: a table of tracklets needs a column {missing[0]}, got {', '.join(columns)}")
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{path}: columns of different lengths: {lengths}")
@@ -396,9 +396,7 @@ def _require_unicode(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     for name, values in columns.items():
         for value in values:
             if isinstance(value, str) and not _is_unicode(value):
-                raise DataError(
-                    f"{path}: column {name}: {value!r} cannot be written in UTF-8; rename it, or leave it out"
-                )
+                raise DataError(f"{path}: column {name}: {value!r} cannot be written in UTF-8; rename or remove it")
 
 
 def _is_unicode(text: str) -> bool:

@@ -89,7 +89,7 @@ class _Drawn:
     def _enough(self, wanted: int, found: int, what: str, most: float) -> None:
         if wanted > found:
             raise ConfigError(
-                f"data.noise: {self.kind}: rate {self.rate:g} asks for {wanted} {what}, and there are {found}; "
+                f"data.noise: {self.kind}: rate {self.rate:g} asks for {wanted} {what}, but there are {found}; "
                 f"expected at most {np.floor(most * 1000) / 1000:g}"
             )
 
@@ -153,7 +153,7 @@ class Nearest(_Drawn):
         split = noisy.split
         labels, pids = split.labels()
         if len(pids) < 2:
-            raise ConfigError("data.noise: nearest: there is one person, and nobody else to be taken for")
+            raise ConfigError("data.noise: nearest: expected at least 2 persons, got 1")
         features_TD = world.reference(split, self.gallery).astype(np.float64)
         mean_KD = np.zeros((len(pids), features_TD.shape[1]))
         np.add.at(mean_KD, labels, features_TD)
@@ -337,7 +337,7 @@ class Background(_Drawn):
         there = set() if split.keys is None else set(split.keys.tolist())
         free = [row for row in rng.permutation(len(nobody)).tolist() if nobody.key(row) not in there]
         wanted = round(self.rate * len(split))
-        self._enough(wanted, len(free), "tracklets of nobody", len(free) / len(split))
+        self._enough(wanted, len(free), "tracklets of no known person", len(free) / len(split))
         for row in free[:wanted]:
             key, pid = nobody.key(row), int(split.pid[rng.integers(len(split))])
             yield Change(key, None, int(nobody.pid[row]), pid, self.kind, self.seed, key)

@@ -19,7 +19,7 @@ import numpy as np
 from reid.errors import DataError
 
 _OPEN = 8  # videos that a process keeps open
-_ADVICE = "robust-reid import TABLE --crops crops --out cut.csv reads it from its beginning"
+_ADVICE = "robust-reid import TABLE --crops crops --out cut.csv reads it sequentially"
 
 
 class _Index(NamedTuple):
@@ -77,11 +77,11 @@ def _index(path: str, state: tuple[int, int]) -> _Index:
         raise DataError(f"{path}: cannot read this video: {error}") from None
     times = [time for time, _ in packets]
     if None in times or len(set(times)) < len(times):
-        raise DataError(f"{path}: its frames have no times of their own; {_ADVICE}")
+        raise DataError(f"{path}: its frames have no timestamps; {_ADVICE}")
     rising = np.array(sorted(times), np.int64)
     keys = np.array(sorted(time for time, is_key in packets if is_key), np.int64)
     if len(rising) and not len(keys):
-        raise DataError(f"{path}: damaged: a video of {len(rising)} frames without a key frame; get the file again")
+        raise DataError(f"{path}: damaged: a video of {len(rising)} frames without a key frame; copy the file again")
     return _Index(rising, np.searchsorted(rising, keys))
 
 
@@ -101,7 +101,7 @@ class _Video:
     def frame(self, number: int) -> np.ndarray:
         if number >= len(self._times):
             raise DataError(
-                f"{self.path}: expected a frame {number} (counted from 0), got a video of {len(self._times)} frames"
+                f"{self.path}: has no frame {number} (counted from 0); it is a video of {len(self._times)} frames"
             )
         with self._lock:
             if number != self._at:
@@ -128,7 +128,7 @@ class _Video:
             raise
         except Exception as error:  # as in `_index`
             raise DataError(f"{self.path}: cannot decode frame {number}: {error}") from None
-        raise DataError(f"{self.path}: cannot find frame {number} by its time; {_ADVICE}")
+        raise DataError(f"{self.path}: cannot find frame {number} by its timestamp; {_ADVICE}")
 
     def _decoded_up_to(self, number: int) -> np.ndarray | None:
         """The frame of this number, where it comes next or after others before it."""

@@ -43,7 +43,7 @@ def read_weights(file: Path, split: Split, dropped: Collection[str] = ()) -> np.
                 f"{file}: line {line}: no training tracklet has the key {key!r}; expected one such as {example}"
             )
         if key in seen:
-            raise DataError(f"{file}: line {line}: the key {key!r} stands twice; leave out one of the lines")
+            raise DataError(f"{file}: line {line}: the key {key!r} appears twice; remove one of the lines")
         seen.add(key)
         weight_T[rows_of.get(key, [])] = _number(file, line, text)
     return weight_T
@@ -84,13 +84,13 @@ def scaled(weight_T: np.ndarray, source: str) -> np.ndarray:
     """
     most = weight_T.max(initial=0)
     if not most > 0:
-        raise DataError(f"{source}: every training tracklet has weight 0; expected some above 0")
+        raise DataError(f"{source}: every training tracklet has weight 0; expected at least one above 0")
     parts_T = weight_T / most  # avoids an infinite sum of very large weights
     return parts_T / parts_T.mean()
 
 
 def in_words(weight_T: np.ndarray) -> str:
-    """Describe weights with mean 1, such as ``0.25 to 1.2, mean 1; 3 of 200 tracklets have 0 and teach nothing``."""
+    """Describe weights with mean 1, such as ``0.25 to 1.2, mean 1; 3 of 200 tracklets have weight 0 and are ignored``."""
     none = int((weight_T == 0).sum())
-    left_out = f"; {none} of {len(weight_T)} tracklets have 0 and teach nothing" if none else ""
+    left_out = f"; {none} of {len(weight_T)} tracklets have weight 0 and are ignored" if none else ""
     return f"{weight_T.min():.3g} to {weight_T.max():.3g}, mean 1{left_out}"

@@ -157,7 +157,7 @@ def _begin(worker: int) -> None:
 def _cause(exitcode: int) -> str:
     if exitcode > 0:
         return f"ended with exit code {exitcode}"
-    why = {"SIGKILL": ", most likely for want of memory", "SIGBUS": ", most likely for want of shared memory"}
+    why = {"SIGKILL": ", most likely out of memory", "SIGBUS": ", most likely out of shared memory"}
     name = signal.Signals(-exitcode).name
     return f"was killed by {name}{why.get(name, '')}"
 

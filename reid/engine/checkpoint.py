@@ -102,11 +102,11 @@ def load(path: Path, *needed: str) -> dict[str, Any]:
         found = f"{schema!r:.40}" if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path}: expected a checkpoint of robust-reid train with schema {SCHEMA}, got {found}")
     if missing := [name for name in needed if name not in content]:
-        raise CheckpointError(f"{path}: expected {', '.join(needed)} in this checkpoint, found no {missing[0]}")
+        raise CheckpointError(f"{path}: expected {', '.join(needed)} in this checkpoint, {missing[0]} is missing")
     for name, is_right in _TYPES.items():
         if name in content and not is_right(content[name]):
             raise CheckpointError(
-                f"{path}: {name} in it is of no type that robust-reid train writes; take another checkpoint"
+                f"{path}: {name} has a type that robust-reid train does not write; use another checkpoint"
             )
     return content
 
@@ -150,7 +150,7 @@ def load_first(paths: Sequence[Path], *needed: str) -> tuple[Path, dict[str, Any
             problems.append(str(error))
             continue
         for problem in problems:
-            logger.warning("%s; going on from %s instead, the checkpoint before it", problem, path)
+            logger.warning("%s; resuming from the previous checkpoint, %s, instead", problem, path)
         return path, content
     raise CheckpointError("; and ".join(problems))
 
@@ -171,6 +171,6 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path | str
             f"{key}: expected {tuple(own[key].shape)}, got {tuple(state[key].shape)}" for key in sorted(shapes)[:1]
         ]
         raise CheckpointError(
-            f"{source}: weights of another model: {'; '.join(details)}; use the config it was trained with"
+            f"{source}: the weights belong to a different model: {'; '.join(details)}; use the config it was trained with"
         )
     module.load_state_dict(state)

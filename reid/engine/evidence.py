@@ -109,7 +109,8 @@ class Evidence(nn.Module):
             if name not in state or state[name].shape != value.shape:
                 found = tuple(state[name].shape) if name in state else "nothing"
                 raise CheckpointError(
-                    f"{source}: evidence of other tracklets: {name}: expected {tuple(value.shape)}, got {found}; use the same data"
+                    f"{source}: the evidence belongs to other tracklets: {name}: expected {tuple(value.shape)}, "
+                    f"got {found}; use the same data"
                 )
             value.copy_(state[name] if is_main else torch.zeros_like(value))
 
@@ -172,7 +173,9 @@ def late_confidence(path: Path, split: Split) -> np.ndarray | None:
             confidence = np.where(total > 0, np.nansum(p * count, axis=1) / np.maximum(total, 1), np.nan)
     except Exception as error:  # a damaged file can raise almost any exception
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"{path}: damaged evidence of training: {reason}; delete it: a report does without") from None
+        raise DataError(
+            f"{path}: damaged training evidence: {reason}; delete it (reports can be made without it)"
+        ) from None
     if key != [split.key(row) for row in range(len(split))]:
         return None
     return confidence

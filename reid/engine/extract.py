@@ -182,7 +182,7 @@ def _no_frames(split: Split, rows: np.ndarray, left_out: Mapping[str, str]) -> D
         f"none of the {counted(split.lengths[rows[0]], 'image')} of tracklet {split.key(rows[0])}{more} can be read"
     )
     return DataError(
-        f"{path}: {reason}; {images}; restore them, or take the tracklet out of the dataset (extract --skip-tracklets leaves it out)"
+        f"{path}: {reason}; {images}; restore them, or remove the tracklet from the dataset (extract --skip-tracklets leaves it out)"
     )
 
 

@@ -132,7 +132,7 @@ def _join(ray: Any) -> None:
         where = None if os.environ.get("RAY_ADDRESS") else "local"
         ray.init(where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        token = "a cluster that asks for a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
+        token = "if the cluster needs a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
         raise ReidError(f"RAY_ADDRESS: {os.environ.get('RAY_ADDRESS', 'not set')}: {error}; {token}") from error
     signal.signal(signal.SIGTERM, before)  # ray.init has replaced it by a handler with another exit code
     # Quiet, because `extract_on` reports an actor's failure in one line without tracebacks, and shows the one progress bar.
@@ -150,7 +150,7 @@ def _require_answer(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
     except (OSError, OverflowError) as error:
-        raise ConfigError(f"RAY_ADDRESS: {address} does not answer: {error}; is that cluster up?") from None
+        raise ConfigError(f"RAY_ADDRESS: {address} does not answer: {error}; is the cluster running?") from None
 
 
 def _team(ray: Any, device: str, dtype: str, cpus: int | None) -> Team:
@@ -158,17 +158,17 @@ def _team(ray: Any, device: str, dtype: str, cpus: int | None) -> Team:
     having = [machine for machine in machines if machine.get("GPU", 0) >= 1]
     gpus = int(device == "cuda" or (device == "auto" and bool(having)))
     if gpus and not having:
-        raise ConfigError("device: cuda asked for, but no machine of the cluster has a GPU; use device=cpu")
+        raise ConfigError("device: cuda requested, but no machine of the cluster has a GPU; use device=cpu")
     able = having if gpus else machines
     if not able:
-        raise ConfigError("--engine ray: no machine of the cluster has a core to give")
+        raise ConfigError("--engine ray: no machine of the cluster has a free core")
     if cpus is None:
         share = min(int(machine["CPU"] // machine["GPU"] if gpus else machine["CPU"]) for machine in able)
         cpus = max(1, min(MOST_CPUS, share))
     rooms = [int(machine["CPU"] // cpus) for machine in able]
     actors = sum(min(room, int(machine["GPU"])) if gpus else room for room, machine in zip(rooms, able, strict=True))
     if not actors:
-        raise ConfigError(f"--ray-cpus: no machine has {counted(cpus, 'core')}; the cluster's have {_cores(able)}")
+        raise ConfigError(f"--ray-cpus: no machine has {counted(cpus, 'core')}; available: {_cores(able)}")
     if gpus:
         told = ray.get(ray.remote(num_gpus=1)(_number_format).remote("cuda", dtype))
     else:
@@ -239,7 +239,9 @@ def extract_on(asked: Team, work: Work, *, progress: str = "") -> Iterator[tuple
     except ray.exceptions.RayError as error:
         first, *more = [line for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
         cause = f" … {more[-1].strip()}" if more else ""
-        raise ReidError(f"ray: {asked.address}: {first}{cause}; is the same robust-reid on all machines?") from error
+        raise ReidError(
+            f"ray: {asked.address}: {first}{cause}; is the same version of robust-reid installed on all machines?"
+        ) from error
 
 
 def _place() -> dict[str, str]:
@@ -261,7 +263,7 @@ class _Actor:
         here = _place()
         self.where = "" if here["machine"] == asking["machine"] else f"on machine {here['machine']}: "
         self.other = (
-            here["torch"] != asking["torch"] and f"torch {here['torch']}, and {asking['torch']} where it was asked for"
+            here["torch"] != asking["torch"] and f"torch {here['torch']}, but {asking['torch']} on the calling machine"
         )
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
@@ -272,13 +274,11 @@ class _Actor:
         attempt = ray.get(self.attempts.begin.remote(number))
         try:
             if self.other:
-                raise ReidError(f"ray: {self.where}{self.other}; install the same on all machines")
+                raise ReidError(f"ray: {self.where}{self.other}; install the same versions on all machines")
             if attempt > MOST_ATTEMPTS:
-                died = (
-                    f"the actor that embedded part {number} died {MOST_ATTEMPTS} times, most likely for want of memory"
-                )
+                died = f"the actor that embedded part {number} died {MOST_ATTEMPTS} times, most likely out of memory"
                 raise ReidError(
-                    f"ray: {self.where}{died}; lower test.batch_size, or give fewer actors more cores (--ray-cpus)"
+                    f"ray: {self.where}{died}; lower test.batch_size, or start fewer actors with more cores each (--ray-cpus)"
                 )
             features = self._features(self.work.shards[number], damaged).tobytes()
         except ReidError as error:  # returned as a value: raised here it would arrive wrapped in a traceback

@@ -37,12 +37,14 @@ class SumOfLosses(nn.Module):
         of_logits = [loss for loss in losses.values() if not isinstance(loss, MetricLoss)]
         if not of_logits:
             raise ConfigError(
-                f"loss: {' and '.join(self.names)} would leave the classifier untrained; expected a loss such as imae or cce beside"
+                f"loss: {' and '.join(self.names)} would leave the classifier untrained; add a loss such as imae or cce"
             )
         self.has_trust = any(isinstance(loss, MetricLoss) and loss.weights == "w" for loss in losses.values())
         weighing = [name for name in self.names if hasattr(losses[name], "weight")]
         if self.has_trust and not weighing:
-            raise ConfigError("loss: weights: w needs a loss with a w(p) beside, such as imae, gce or cce; got none")
+            raise ConfigError(
+                "loss: weights: w needs another loss with a weight function w(p), such as imae, gce or cce; got none"
+            )
         self.weighing = weighing[0] if weighing else ""
 
     def forward(

@@ -180,7 +180,7 @@ def parameter_groups(
     if layer_decay is not None:
         in_range("layer_decay", layer_decay, 0, 1, above=True)
         if isinstance(model, Classifier) and not hasattr(backbone, "group_matcher"):
-            raise ConfigError(f"layer_decay: {type(backbone).__name__} does not tell its layers; leave it out")
+            raise ConfigError(f"layer_decay: {type(backbone).__name__} has no list of layers; remove this setting")
         undecayed: Collection[str] = getattr(backbone, "no_weight_decay", tuple)()
         if _trained(backbone):
             groups = param_groups_layer_decay(backbone, weight_decay, undecayed, layer_decay=layer_decay)

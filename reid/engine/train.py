@@ -359,7 +359,7 @@ def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, 
     seen, weight = seen_c + seen_i, weight_c + weight_i
     if not np.isfinite(loss):
         raise ReidError(
-            f"training diverged: loss {loss} by step {done}; lower train.lr or set train.clip_grad, then start anew"
+            f"training diverged: loss {loss} by step {done}; lower train.lr or set train.clip_grad, and start again"
         )
     row = {
         "step": done,

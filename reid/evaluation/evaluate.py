@@ -139,7 +139,7 @@ def analyse(
 def _skipped(features: FeatureSet, protocol: EvalProtocol) -> EvalResult:
     """The result of a protocol without a gallery row: no figures, all queries without a match."""
     logger.warning(
-        "%s: skipped: gallery: %s leaves none of %d rows to search (%d queries); its figures are null",
+        "%s: skipped: gallery: %s leaves none of %d rows to search (%d queries); its results are null",
         protocol.name,
         protocol.gallery,
         len(features.gallery),
@@ -190,8 +190,8 @@ def _report(features: FeatureSet, protocol: EvalProtocol, matches: Matches, has_
     itself = int((matches.columns[matches.column] == of_query).sum())
     if itself:
         logger.warning(
-            "%s: %d queries of unknown camera are in the gallery and match themselves; "
-            "protocol mars-torchreid, or --any-camera, leaves them out",
+            "%s: %d queries of unknown camera are in the gallery and match themselves; use the protocol "
+            "mars-torchreid or --any-camera to leave them out",
             protocol.name,
             itself,
         )

@@ -148,17 +148,19 @@ def match_queries(a: tuple[FeatureSet, EvalResult], b: tuple[FeatureSet, EvalRes
         DataError: as for `compare`.
     """
     if a[1].protocol != b[1].protocol:
-        raise DataError(f"protocol: {a[1].protocol.name} in A, {b[1].protocol.name} in B; compare under one protocol")
+        raise DataError(
+            f"protocol: {a[1].protocol.name} in A, {b[1].protocol.name} in B; use the same protocol for both"
+        )
     keyed = a[0].key is not None and b[0].key is not None
     names_a, names_b = (_names(features, result, keyed, side) for (features, result), side in ((a, "A"), (b, "B")))
     if not len(names_a):
-        raise DataError(f"queries: none counts under {a[1].protocol.name}, so there is nothing to compare")
+        raise DataError(f"queries: no query is valid under {a[1].protocol.name}, so there is nothing to compare")
     what = "key" if keyed else "row"
     for one, other, here, there in ((names_a, names_b, "A", "B"), (names_b, names_a, "B", "A")):
         alone = one[~np.isin(one, other)]
         if len(alone):
             raise DataError(
-                f"queries: {len(alone)} of {len(one)} that count in {here} do not in {there}, the first has {what} "
+                f"queries: {len(alone)} of {len(one)} that are valid in {here} are not valid in {there}; the first has {what} "
                 f"{alone[0]}; compare features of the same queries and gallery"
             )
     order_a, order_b = np.argsort(names_a), np.argsort(names_b)
@@ -169,7 +171,7 @@ def match_queries(a: tuple[FeatureSet, EvalResult], b: tuple[FeatureSet, EvalRes
 def _names(features: FeatureSet, result: EvalResult, keyed: bool, side: str) -> np.ndarray:
     names = features.key[result.query] if keyed and features.key is not None else result.query
     if len(np.unique(names)) < len(names):
-        raise DataError(f"queries: keys in {side} occur more than once; give each row a key of its own, or none a key")
+        raise DataError(f"queries: keys in {side} occur more than once; give each row its own key, or remove all keys")
     return names
 
 

@@ -13,15 +13,18 @@ from reid.errors import DataError
 from reid.features import FeatureSet
 from reid.protocol import EvalProtocol
 
-_OWN_CAMERA = "meet their identity only under their own camera: --any-camera (test.any_camera: true) counts those"
+_OWN_CAMERA = "have matches only from their own camera: --any-camera (test.any_camera: true) counts those"
 # Changes of the protocol that may give a query its match, tried in this order, each with its advice.
 OPTIONS: Sequence[tuple[dict[str, Any], str]] = (
     (
         {"gallery": "as_given"},
-        "have their matches among the query rows only: gallery: as_given (as in market1501) searches those too",
+        "have matches only among the query rows: gallery: as_given (as in market1501) searches those too",
     ),
-    ({"camera_filter": False}, f"{_OWN_CAMERA}; where a camera is not known, camid -1 says so"),
-    ({"gallery": "as_given", "camera_filter": False}, f"{_OWN_CAMERA}, with gallery: as_given, as they are query rows"),
+    ({"camera_filter": False}, f"{_OWN_CAMERA}; use camid -1 if a camera is unknown"),
+    (
+        {"gallery": "as_given", "camera_filter": False},
+        f"{_OWN_CAMERA}, with gallery: as_given, because they are query rows",
+    ),
 )
 
 
@@ -58,7 +61,7 @@ def gallery_rows(features: FeatureSet, protocol: EvalProtocol) -> np.ndarray:
         DataError: no query, or no gallery row is left.
     """
     if not len(features.query):
-        raise DataError("query: no rows: nothing to evaluate; name at least one query row")
+        raise DataError("query: no rows, so there is nothing to evaluate; expected at least one query row")
     rows = searched_rows(features, protocol)
     if not len(rows):
         raise DataError(
@@ -132,13 +135,13 @@ def explain_without_match(features: FeatureSet, protocol: EvalProtocol, matches:
     """
     lost = np.diff(matches.start) == 0
     junk = features.pid[features.query] < 0
-    counted, left = [((lost & junk).sum(), "are junk themselves (pid < 0): drop them from the queries")], lost & ~junk
+    counted, left = [((lost & junk).sum(), "are junk themselves (pid < 0): remove them from the queries")], lost & ~junk
     for rules, text in OPTIONS:
         found = left & _meets_another(features, replace(protocol, **rules))
         counted.append((found.sum(), text))
         left &= ~found
     absent = f"have no other row of their identity in the gallery ({len(features.gallery)} rows)"
-    counted.append((left.sum(), absent + ": are queries and gallery numbered alike?" * bool(left.all())))
+    counted.append((left.sum(), absent + ": do queries and gallery use the same ids?" * bool(left.all())))
     causes = "; ".join(f"{count} {text}" for count, text in counted if count)
     return f"{protocol.name}: {lost.sum()} of {len(lost)} queries have no match: {causes}"
 

@@ -68,9 +68,9 @@ def _of_dataset(place: str, one: Dataset) -> list[str]:
         problems.append(f"{place}.name: {DUKE_WITHDRAWN if is_duke(one.name) else unknown}")
     if (one.name == "manifest") != (one.path is not None):
         got = f"got data.name {one.name!r} and data.path {one.path!r}"
-        problems.append(f"{place}.path: the table of the dataset manifest, and of no other; {got}")
+        problems.append(f"{place}.path: only allowed for the dataset manifest; {got}")
     if one.split is not None and one.name not in SPLITS:
-        problems.append(f"{place}.split: only {' and '.join(SPLITS)} have several, got {one.name!r}")
+        problems.append(f"{place}.split: only {' and '.join(SPLITS)} have several splits, got {one.name!r}")
     return problems
 
 
@@ -78,40 +78,36 @@ def _contradictions(config: Config) -> list[str]:
     """Returns the errors of settings that are valid alone, but not in combination."""
     problems = []
     if config.data.split == "all" and config.data.name not in SPLITS:
-        problems.append(f"data.split: only {' and '.join(SPLITS)} have several, got {config.data.name!r}")
+        problems.append(f"data.split: only {' and '.join(SPLITS)} have several splits, got {config.data.name!r}")
     several = [] if isinstance(config.data.name, str) else [one.name for one in config.data.name]
     if config.data.labels == "truth" and config.data.name != "demo":
         got = several or repr(config.data.name)
-        problems.append(f"data.labels: truth needs a dataset that knows it (demo), alone, got {got}")
+        problems.append(f"data.labels: truth needs a dataset with true labels (demo), and no other dataset, got {got}")
     for key in ("path", "split") if several else ():
         if getattr(config.data, key) is not None:
             problems.append(
-                f"data.{key}: of which of the datasets {', '.join(several)}? expected it beside the name of one: "
+                f"data.{key}: ambiguous with several datasets ({', '.join(several)}); set it for one of them: "
                 f"data: {{name: [{{name: {several[0]}, {key}: …}}, …], {key}: null}}"
             )
     if config.data.labels == "truth" and config.data.corrections is not None and not config.data.noises:
-        problems.append("data.corrections: corrects labels as given, and data.labels is truth; leave out one of them")
+        problems.append("data.corrections: corrects the given labels, but data.labels is truth; remove one of the two")
     drawn = [(noise.name, noise.options["seed"]) for noise in config.data.noises.values() if "seed" in noise.options]
     if twice := [f"{name} with seed {seed}" for i, (name, seed) in enumerate(drawn) if (name, seed) in drawn[:i]]:
-        problems.append(f"data.noise: {twice[0]} stands twice; give the second another seed, or leave it out")
+        problems.append(f"data.noise: {twice[0]} appears twice; give the second a different seed, or remove it")
     if config.model.freeze_norm and config.model.neck == "bn":
-        problems.append(
-            "model.neck: bn does nothing when model.freeze_norm keeps it as it starts; leave out one of them"
-        )
+        problems.append("model.neck: bn has no effect with model.freeze_norm; remove one of the two")
     if config.model.freeze_norm and config.machine.sync_norm:
-        problems.append(
-            "machine.sync_norm: does nothing when model.freeze_norm keeps the statistics; leave out one of them"
-        )
+        problems.append("machine.sync_norm: has no effect with model.freeze_norm; remove one of the two")
     for name in sorted(config.model.options.keys() & _NOT_OPTIONS):
-        problems.append(f"model.options.{name}: not to be set here; the sections model and augment say all of it")
+        problems.append(f"model.options.{name}: cannot be set here; it follows from the sections model and augment")
     if config.train.warmup_start and not config.train.warmup:
-        problems.append("train.warmup_start: there is no train.warmup that rises from it; leave it out")
+        problems.append("train.warmup_start: has no effect without train.warmup; remove it")
     if config.train.freeze >= config.train.iterations:
         problems.append(
             f"train.freeze: expected less than train.iterations {config.train.iterations}, got {config.train.freeze}"
         )
     if config.train.warmup and "warmup" in config.train.schedule.options:
-        problems.append("train.warmup: the schedule has a warmup of its own; leave out one of them")
+        problems.append("train.warmup: the schedule has its own warmup; remove one of the two")
     return problems
 
 
@@ -121,8 +117,7 @@ def _in_parts(config: Config) -> list[str]:
     parts = loss.losses if isinstance(loss, SumOfLosses) else {config.losses[0].name: loss}
     whole = [name for name, part in parts.items() if getattr(part, "needs_whole_batch", False)]
     return [
-        f"train.accumulate: {name} compares or remembers the samples of a step and needs all of them at once; expected 1, "
-        f"got {config.train.accumulate}"
+        f"train.accumulate: {name} needs all samples of a step at once; expected 1, got {config.train.accumulate}"
         for name in whole
     ]
 

@@ -140,7 +140,7 @@ def load_benchmark(config: Config, drawn: Mapping[str, str] | None = None, *, to
         DataError: a dataset is missing or inconsistent.
     """
     if config.data.split == "all":
-        raise ConfigError("data.split: all is for robust-reid train, a run for each split; expected one of 0 to 9 here")
+        raise ConfigError("data.split: all is only for robust-reid train (one run per split); expected 0 to 9 here")
     sets = config.data.sets
     if len(sets) == 1:
         return _load(config, sets["data"], "data", drawn, to_train=to_train)
@@ -154,11 +154,13 @@ def load_benchmark(config: Config, drawn: Mapping[str, str] | None = None, *, to
 def _load(config: Config, one: Dataset, place: str, drawn: Mapping[str, str] | None, *, to_train: bool) -> Benchmark:
     if one.name == "manifest":
         if one.path is None:
-            raise ConfigError(f"{place}.path: the dataset manifest needs a table; expected data.path=tracks.csv, say")
+            raise ConfigError(
+                f"{place}.path: the dataset manifest needs a table; expected data.path=FILE, for example data.path=tracks.csv"
+            )
         draw = Draw(config.data.test_share, config.data.holdout or Draw.val, config.data.split_seed)
         table = Path(one.path).expanduser()
         if not table.exists():
-            raise DataError(f"{table}: no such table; name the place where it is now by {place}.path=FILE")
+            raise DataError(f"{table}: no such table; set {place}.path=FILE to its present path")
         return load_manifest(table, draw=draw, drawn=drawn, any_camera=config.test.any_camera, to_train=to_train)
     folder = find_dataset(data_root(one.root), one.name, *PLACES.get(one.name, ()))
     if one.split is not None:
@@ -216,11 +218,11 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
     truth = None if true_pid is None else _after(noisy.persons(true_pid, clean), rounds)
     rows, held = np.arange(len(split)), benchmark.val
     if held is not None and config.data.holdout and benchmark.drawn is None:
-        raise ConfigError("data.holdout: the table's split val chooses the checkpoint; leave out one of them")
+        raise ConfigError("data.holdout: the table's split val already chooses the checkpoint; remove one of the two")
     if config.data.holdout and benchmark.parts and benchmark.drawn is not None:
         raise ConfigError(
-            "data.holdout: a table without a column split has its own persons to choose the checkpoint, the other datasets have none; "
-            "expected data.holdout=0, or a column split"
+            "data.holdout: a table without a column split holds out its own persons to choose the checkpoint, but "
+            "the other datasets have none; expected data.holdout=0, or a column split"
         )
     if config.data.holdout and benchmark.drawn is None:
         rows, held_rows = hold_out(split, config.data.holdout, config.seed)
@@ -230,9 +232,7 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
     train = split.select(rows)
     labels, pids = train.labels()
     if len(pids) < 2:
-        raise DataError(
-            f"{benchmark.name}: expected at least 2 training identities, got {len(pids)}; there is nothing to tell apart"
-        )
+        raise DataError(f"{benchmark.name}: expected at least 2 training identities, got {len(pids)}")
     label_F = torch.from_numpy(per_frame(train, labels, fill=-1))
     trained = None if truth is None else truth.of_rows(rows)
     true_F = None if trained is None else torch.from_numpy(_classes(trained.pid_F, pids))
@@ -277,7 +277,7 @@ def _weights(config: Config, benchmark: Benchmark, noisy: Noisy, rounds: list[Co
         row_T = noisy.row_T[source_T]  # row in the dataset; -1 for tracklets added by noise
         return None if benchmark.weight is None else np.where(row_T < 0, 1.0, benchmark.weight[row_T])
     if benchmark.weight is not None:
-        raise ConfigError("data.weights: the table has a column weight; leave out one of them")
+        raise ConfigError("data.weights: the table already has a column weight; remove one of the two")
     *before, left = ({mended.split.key(row) for row in range(len(mended.split))} for mended in rounds)
     return read_weights(Path(config.data.weights).expanduser(), rounds[-1].split, set().union(*before) - left)
 
@@ -314,7 +314,7 @@ def _labelled(config: Config, split: Split) -> tuple[Split, np.ndarray | None, n
     truth = load_truth(find_dataset(data_root(config.data.root), "demo"))
     if len(truth.true_pid) != len(split):
         raise DataError(
-            f"demo dataset: {len(split)} training tracklets, but the truth of {len(truth.true_pid)}; make it anew"
+            f"demo dataset: {len(split)} training tracklets, but true labels of {len(truth.true_pid)}; render it again"
         )
     labelled = split.with_pid(truth.true_pid) if config.data.labels == "truth" else split
     return labelled, truth.true_pid, np.argsort(truth.true_row)

@@ -30,16 +30,16 @@ def require_same_past(before: Config, now: Config, done: int, source: object) ->
         return
     refused = f"{source}: cannot resume with train.iterations={new} in place of {old}"
     if new < done:
-        raise ConfigError(f"{refused}: {done} steps are done already; expected at least as many, or train anew")
+        raise ConfigError(f"{refused}: {done} steps are done already; expected at least that many, or start a new run")
     was, would_be = _rates(before), _rates(now)
     for step in range(done):
         if was(step) != would_be(step):
             raise ConfigError(
-                f"{refused}: the schedule {now.train.schedule.name} depends on it: step {step + 1} was done at rate {was(step):.6g} "
-                f"of train.lr and would have been at {would_be(step):.6g}; train anew, or use the schedule constant or step"
+                f"{refused}: the schedule {now.train.schedule.name} depends on it: step {step + 1} was done at {was(step):.6g} "
+                f"times train.lr and would now be at {would_be(step):.6g} times; start a new run, or use the schedule constant or step"
             )
     if _settings(build_loss(before)) != _settings(build_loss(now)):
-        raise ConfigError(f"{refused}: the loss depends on it; train anew")
+        raise ConfigError(f"{refused}: the loss depends on it; start a new run")
 
 
 def _rates(config: Config) -> Schedule:

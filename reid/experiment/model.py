@@ -71,7 +71,7 @@ def _backbone(config: Config, **given: Any) -> nn.Module:
         if not options:
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"model.options: {name} cannot be made with {config.model.options}: {reason}") from error
+        raise ConfigError(f"model.options: {name} cannot be built with {config.model.options}: {reason}") from error
 
 
 def build_classifier(config: Config, embedding: Embedding, num_classes: int) -> Classifier:
@@ -103,7 +103,7 @@ def with_shared_norm(config: Config, model: Classifier, runtime: Runtime) -> Cla
     if not config.machine.sync_norm:
         return model
     if runtime.device.type != "cuda":
-        raise ConfigError(f"machine.sync_norm: needs CUDA devices, got {runtime.device.type}; leave it out")
+        raise ConfigError(f"machine.sync_norm: needs CUDA devices, got {runtime.device.type}; remove this setting")
     return timm.layers.convert_sync_batchnorm(model)  # torch's own conversion drops the activation in timm's layers
 
 

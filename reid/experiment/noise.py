@@ -75,7 +75,7 @@ def _refuse_twice(before: Noisy, after: Noisy) -> None:
     )
     if twice := sorted(drawn & new):
         kind, seed = twice[0]
-        raise ConfigError(f"data.noise: {kind} with seed {seed} stands in a manifest too; give it another seed")
+        raise ConfigError(f"data.noise: {kind} with seed {seed} is in a manifest too; use a different seed")
 
 
 def notes_on(noisy: Noisy) -> tuple[str, ...]:
@@ -89,10 +89,10 @@ def notes_on(noisy: Noisy) -> tuple[str, ...]:
         tracklets = share_of(len({change.key for change in changes}), all_tracklets, "tracklets")
         within = sum(change.frame is not None for change in changes)
         frames = f", {share_of(within, all_frames, 'frames')}" if within else ""
-        notes.append(f"noise made on purpose: {kind}, seed {seed}: {tracklets}{frames}")
+        notes.append(f"artificial noise: {kind}, seed {seed}: {tracklets}{frames}")
     if added := sum(change.kind == Background.kind for change in noisy.changes):
         notes.append(
-            f"{added} distractors and junk of the test set are trained on, so a test that searches them is not of unseen tracklets alone"
+            f"{added} distractors and junk of the test set are trained on, so the test gallery contains tracklets that the model has seen"
         )
     return tuple(notes)
 
@@ -116,13 +116,13 @@ def _features(config: Config, split: Split, gallery: str | None) -> np.ndarray:
     place = Path(gallery).expanduser()
     features = store.open_gallery(place).features if place.is_dir() else FeatureSet.load(place)
     if features.key is None:
-        raise DataError(f"{place}: has no keys, so its rows name no tracklets; write an array `key`")
+        raise DataError(f"{place}: has no keys, so its rows cannot be matched to tracklets; add an array `key`")
     row_of = {key: row for row, key in enumerate(features.key.tolist())}
     keys = [split.key(i) for i in range(len(split))]
     if missing := [key for key in keys if key not in row_of]:
         raise DataError(
-            f"{place}: lacks {len(missing)} of {len(keys)} training tracklets, such as {missing[0]!r}; "
-            "nearest needs features of all of them, by their keys"
+            f"{place}: {len(missing)} of {len(keys)} training tracklets are missing, such as {missing[0]!r}; "
+            "nearest needs features of all of them, matched by key"
         )
     return np.asarray(features.features[[row_of[key] for key in keys]])
 
@@ -149,6 +149,6 @@ def _colours(split: Split, damaged: DamagedImages, workers: int) -> np.ndarray:
     norm = sums.norm(dim=1, keepdim=True)
     if not bool((norm > 0).all()):
         raise DataError(
-            f"tracklet {split.key(int(norm.argmin()))}: no frame of it can be read, so nobody is nearest to it"
+            f"tracklet {split.key(int(norm.argmin()))}: none of its frames can be read, so its nearest person is unknown"
         )
     return (sums / norm).numpy()

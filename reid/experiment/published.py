@@ -68,7 +68,7 @@ class OfFolder:
         except (*JSON_ERRORS, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = str(error) or type(error).__name__
             raise CheckpointError(
-                f"{file}: not of a folder that save_pretrained wrote: {reason}; save it again"
+                f"{file}: not from a folder written by save_pretrained: {reason}; save it again"
             ) from None
         return settings
 
@@ -94,8 +94,10 @@ class OfFolder:
         about = {"run": str(self.path.absolute())} | dict(settings.get("about") or {})
         trained = Trained(config, runtime.place(embedding).eval(), preprocess, about)
         if trained.fingerprint != settings["fingerprint"]:
-            told = f"fingerprint {settings['fingerprint']}, its weights and settings make {trained.fingerprint}"
-            raise CheckpointError(f"{self.path / SETTINGS}: says {told}: one of them was changed; save it again")
+            told = f"fingerprint {settings['fingerprint']}, but its weights and settings give {trained.fingerprint}"
+            raise CheckpointError(
+                f"{self.path / SETTINGS}: contains {told}: the weights or the settings were changed; save it again"
+            )
         return trained
 
 
@@ -125,8 +127,8 @@ def find(place: str | Path, choice: str = "last") -> Source:
         return OfExport(folder)
     if folder.is_file():
         raise DataError(
-            f"{place}: a file; expected a run directory, a folder of save_pretrained, an exported ONNX file, or an id of the Hugging Face "
-            "hub. Weights are read by the commands' --weights, other exported files by the runtime that they are for"
+            f"{place}: is a file; expected a run directory, a folder of save_pretrained, an exported ONNX file, or an id of the Hugging "
+            "Face hub. Use --weights of the commands for weight files, and their own runtime for other exported files"
         )
     if isinstance(place, Path) or not _HUB_ID.fullmatch(place):
         raise DataError(
@@ -145,8 +147,8 @@ def _fetched(hub_id: str) -> Path:
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
         raise CheckpointError(
-            f"{hub_id}: no such folder, and the Hugging Face hub does not give it ({reason}); check the name and the network, or "
-            "give the path of a copy"
+            f"{hub_id}: no such folder, and the Hugging Face hub does not provide it ({reason}); check the name and "
+            "the network connection, or use the path of a local copy"
         ) from error
 
 
@@ -226,7 +228,7 @@ def _card(trained: Trained, about: Mapping[str, Any], licence: str | None) -> st
     data, config = about.get("trained_on", "unknown"), trained.config
     (height, width), (h, w) = trained.preprocess.resize, trained.preprocess.crop
     entry = f"license: {licence}" if licence else "license: other\nlicense_name: not-stated"
-    terms = f"Weights: {licence}." if licence else "Not stated by whoever trained it: ask before you use it."
+    terms = f"Weights: {licence}." if licence else "Not stated by the author: ask before you use it."
     return f"""---
 library_name: robust-reid
 tags: [person-re-identification, image-feature-extraction]
@@ -235,7 +237,7 @@ tags: [person-re-identification, image-feature-extraction]
 
 # {config.name or config.model.name}
 
-{config.model.name}, which turns a picture of a person into {trained.embedding.num_features} numbers: the more alike those
+{config.model.name}, which maps an image of a person to {trained.embedding.num_features} numbers: the more alike those
 of two pictures, the likelier one person.
 
 ```python
@@ -267,7 +269,7 @@ middle. Fingerprint of the features: `{trained.fingerprint}`.
 
 - **Evaluating on the training persons of {data}**, or on any data set that holds them: the network has seen them,
   and the figures would be too good.
-- Deciding about anybody without a person who looks: a similarity is no proof of identity.
+- Decisions about people without human review: a similarity is not proof of identity.
 
 ## Licence
 

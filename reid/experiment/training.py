@@ -44,7 +44,7 @@ def build_loss(config: Config, num_samples: int = 1, num_classes: int = 2, num_f
         return SumOfLosses({config.loss.name: loss}, {config.loss.name: 1}) if isinstance(loss, MetricLoss) else loss
     names = [component.name for component in config.loss]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"loss: {twice[0]} stands twice; expected each loss once, its weight says how much it counts")
+        raise ConfigError(f"loss: {twice[0]} appears twice; expected each loss once (use weight to scale it)")
     terms = [_without_factor(i, component) for i, component in enumerate(config.loss)]
     losses = {one.name: build(f"loss.{i}", ALL_LOSSES, one, **given) for i, (one, _) in enumerate(terms)}
     return SumOfLosses(losses, {one.name: factor for one, factor in terms})

@@ -36,7 +36,7 @@ def holds(folder: Path, keys: Sequence[str], fingerprint: str, *, among_others: 
         return same_model and set(keys) <= {*there, *left_out}
     if not same_model or there != [key for key in keys if key not in left_out]:
         difference = f"{len(there)} tracklets by model {held.features.fingerprint}; here {len(keys)} by {fingerprint}"
-        raise DataError(f"{folder}: holds another gallery ({difference}); --add adds to it, --overwrite replaces it")
+        raise DataError(f"{folder}: contains another gallery ({difference}); --add adds to it, --overwrite replaces it")
     return True
 
 
@@ -49,13 +49,13 @@ def require_addable(held: Gallery, keys: Iterable[str], fingerprint: str) -> Non
     if held.features.fingerprint != fingerprint:
         made_by = f"{held.about.get('run')}, checkpoint {held.about.get('checkpoint')}"
         raise DataError(
-            f"{held.folder}: made by model {held.features.fingerprint}, the checkpoint given is {fingerprint}: two models never mix; "
-            f"add with the one that made it ({made_by}), or extract all anew"
+            f"{held.folder}: made by model {held.features.fingerprint}, but the given checkpoint is {fingerprint}: "
+            f"features of different models cannot be mixed; use the model that made it ({made_by}), or extract everything again"
         )
     there = store.rows_by_key(held)
     if twice := [key for key in keys if key in there]:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
-        raise DataError(f"{held.folder}: has a tracklet {twice[0]!r} already{more}; rename or leave out what is there")
+        raise DataError(f"{held.folder}: already has a tracklet {twice[0]!r}{more}; rename it or leave it out")
 
 
 def joined(held: Gallery, new: Gallery, features: np.ndarray) -> Gallery:
@@ -146,7 +146,7 @@ def remove(folder: Path, keys: Iterable[str]) -> int:
         held = store.open_gallery(folder)
         kept = np.delete(np.arange(len(held.features.pid)), _rows(held, keys))
         if not len(kept):
-            raise DataError(f"{folder}: nothing would be left; delete the folder instead")
+            raise DataError(f"{folder}: no tracklet would be left; delete the folder instead")
         index = store.open_index(held)
         features = store.draft(
             folder, store.blocks(held.features.features, kept), (len(kept), held.features.features.shape[1])

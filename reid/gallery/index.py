@@ -44,7 +44,9 @@ class Index:
         try:
             self.faiss: Any = faiss.index_factory(dim, structure, faiss.METRIC_INNER_PRODUCT)
         except RuntimeError as error:
-            raise ConfigError(f"index: faiss makes no {structure!r} of {dim} dimensions: {_reason(error)}") from None
+            raise ConfigError(
+                f"index: faiss cannot make {structure!r} with {dim} dimensions: {_reason(error)}"
+            ) from None
         if parameters:
             self.set(parameters)
 
@@ -83,7 +85,7 @@ class Index:
             self.add(features)
         except RuntimeError as error:
             rows = f"{len(features)} rows of {features.shape[1]} dimensions"
-            raise ConfigError(f"index: faiss builds no {self.factory!r} of {rows}: {_reason(error)}") from None
+            raise ConfigError(f"index: faiss cannot build {self.factory!r} from {rows}: {_reason(error)}") from None
         return self
 
     def add(self, features: np.ndarray) -> None:
@@ -148,7 +150,7 @@ def read_index(
         DataError: the index is missing, damaged, or stale.
     """
     faiss, factory = import_faiss(), str(record.get("factory", "FACTORY"))
-    again = f"build it again: robust-reid gallery index {folder} '{factory}'; or search exactly: --index Flat"
+    again = f"rebuild it: robust-reid gallery index {folder} '{factory}'; or search exactly: --index Flat"
     try:
         held = faiss.read_index(str(file))
     except (RuntimeError, MemoryError) as error:
@@ -157,7 +159,7 @@ def read_index(
     if made != (*shape, shape[0], fingerprint, faiss.METRIC_INNER_PRODUCT):
         of = f"{held.ntotal} rows of {held.d} dimensions by model {record.get('fingerprint')}"
         rows = f"{shape[0]} rows of {shape[1]} dimensions by model {fingerprint}"
-        raise DataError(f"{file}: stale: made of {of}, the gallery holds {rows}; {again}")
+        raise DataError(f"{file}: out of date: made from {of}, but the gallery has {rows}; {again}")
     index = Index(factory.partition(":")[0], shape[1])
     index.factory, index.faiss = factory, held
     return index

@@ -167,10 +167,10 @@ def opened(where: Address) -> Iterator[Collection]:
     with connected(where) as client:
         if not client.has_collection(where.collection):
             others = ", ".join(sorted(client.list_collections())) or "none"
-            raise DataError(f"{where}: no such collection; there are: {others}")
+            raise DataError(f"{where}: no such collection; existing: {others}")
         collection = _collection(where, client)
         if not collection.index:
-            raise DataError(f"{where}: is empty: the push that made it was killed; give it again")
+            raise DataError(f"{where}: is empty: the push that created it was interrupted; repeat it")
         client.load_collection(where.collection)
         yield collection
 
@@ -281,8 +281,8 @@ def held_rows(gallery: Gallery, where: Address, *, index: str | None = None) -> 
         key, known = rows.key[row], [rows.columns[name][row] for name in compared]
         if [there[key][name] for name in compared] != known:
             raise DataError(
-                f"{where}: has another tracklet of the key {key!r}: {', '.join(compared)} {[there[key][n] for n in compared]} there, "
-                f"{known} in {gallery.folder}; rename it, or take out what is there (robust-reid gallery remove)"
+                f"{where}: has a different tracklet with the key {key!r}: {', '.join(compared)} {[there[key][n] for n in compared]} there, "
+                f"{known} in {gallery.folder}; rename it, or remove the existing one (robust-reid gallery remove)"
             )
     return np.array([key in there for key in rows.key])
 
@@ -379,7 +379,7 @@ def nearest(
     lists = collection.candidates(query, DEEPER * top_k + 1, expr)
     fetched = {row["key"]: row for rows in [*lists, [row for row in own if row is not None]] for row in rows}
     if not fetched:
-        raise DataError(f"{collection.address}: no row is left to search among")
+        raise DataError(f"{collection.address}: no rows left to search")
     row_of, gallery = _local(collection, fetched)
     near, similarity = np.full((len(query), top_k), -1, np.int64), np.zeros((len(query), top_k))
     for i, rows in enumerate(lists):
@@ -420,9 +420,7 @@ class _Rows:
         store.rows_by_key(gallery)
         features, names = gallery.features, gallery.names
         if features.fingerprint is None:
-            raise DataError(
-                f"{gallery.folder}: has no fingerprint of the model that made it; extract it with this program"
-            )
+            raise DataError(f"{gallery.folder}: has no model fingerprint; extract it again with robust-reid extract")
         assert features.key is not None, "rows of a gallery have keys"
         self.gallery, self.features = gallery, features.features
         self.row = list(range(len(features.pid))) if numbers is None else numbers.tolist()
@@ -438,7 +436,7 @@ class _Rows:
         for name, texts in {"key": self.key, **{name: self.columns[name] for name in TEXTS}}.items():
             if (row := next((row for row, text in enumerate(texts) if not _storable(text)), None)) is not None:
                 raise DataError(
-                    f"{gallery.folder}: meta.csv, row {row}: {name}: a database stores UTF-8 of at most {LONGEST_TEXT} bytes, got "
+                    f"{gallery.folder}: meta.csv, row {row}: {name}: a database stores at most {LONGEST_TEXT} bytes of UTF-8, got "
                     f"{texts[row]!r}; rename it and extract again"
                 )
         texts_of = zip(self.key, *(self.columns[name] for name in TEXTS), strict=True)
@@ -494,7 +492,7 @@ def _index(text: str) -> tuple[str, dict[str, float]]:
     pairs = [part.partition("=") for part in given.split(",") if part]
     if not re.fullmatch(r"\w+", kind) or not all(name and number.isdecimal() for name, _, number in pairs):
         raise ConfigError(
-            f"--index: expected Milvus' name of one, such as FLAT or HNSW:M=16,efConstruction=200, got {text!r}"
+            f"--index: expected the name of a Milvus index, such as FLAT or HNSW:M=16,efConstruction=200, got {text!r}"
         )
     return kind, {name: int(number) for name, _, number in pairs}
 
@@ -551,7 +549,7 @@ def _collection(where: Address, client: Any) -> Collection:
         )
     except (KeyError, ValueError, TypeError):
         raise DataError(
-            f"{where}: no collection of robust-reid gallery push: its properties do not say what made it; choose another name"
+            f"{where}: not a collection made by robust-reid gallery push (its properties name no model); choose another name"
         ) from None
 
 
@@ -559,19 +557,21 @@ def _require_same(collection: Collection, gallery: Gallery, rows: _Rows, index: 
     if collection.fingerprint != gallery.features.fingerprint:
         raise DataError(
             f"{collection.address}: made by model {collection.fingerprint}, {gallery.folder} by {gallery.features.fingerprint}: "
-            "two models never mix; push to another collection"
+            "features of different models cannot be mixed; push to another collection"
         )
     if collection.dim != rows.features.shape[1]:
         raise DataError(
             f"{collection.address}: rows of {collection.dim} dimensions, {gallery.folder} of {rows.features.shape[1]}"
         )
     if index is not None and collection.index and index.partition(":")[0] != collection.index:
-        raise ConfigError(f"--index: {collection.address} has the index {collection.index}, got {index}; leave it out")
+        raise ConfigError(
+            f"--index: {collection.address} already has the index {collection.index}, got {index}; remove --index"
+        )
     if collection.named != frozenset(filter(None, _named(gallery.names).split(","))):
         has = " and ".join(sorted(collection.named)) or "nothing"
         raise DataError(
-            f"{collection.address}: has names for {has}, {gallery.folder} for {_named(gallery.names) or 'nothing'}: their numbers are not "
-            "the same persons and cameras; push to another collection"
+            f"{collection.address}: has names for {has}, {gallery.folder} for {_named(gallery.names) or 'nothing'}: "
+            "the same number would mean different persons or cameras; push to another collection"
         )
 
 
@@ -591,8 +591,9 @@ def _require_same_ids(collection: Collection, gallery: Gallery) -> None:
                 tests += [f"({kind} != {number} and {kind}_name == {quoted(name)})"] * bool(name)
             for row in collection.query(" or ".join(tests), [kind, f"{kind}_name"], limit=1):
                 raise DataError(
-                    f"{collection.address}: {kind} {row[kind]} is {row[f'{kind}_name']!r} there and not in {gallery.folder}: ids in words "
-                    "are numbered by each folder; join the folders first (robust-reid extract --add), or push to another collection"
+                    f"{collection.address}: {kind} {row[kind]} is {row[f'{kind}_name']!r} there, but not in "
+                    f"{gallery.folder}: each folder numbers its text ids by itself; join the folders first (robust-reid extract --add), "
+                    "or push to another collection"
                 )
 
 
@@ -615,7 +616,7 @@ def _missing(collection: Collection, rows: _Rows, *, overwrite: bool) -> np.ndar
     if different and not overwrite:
         more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
         raise DataError(
-            f"{collection.address}: has another tracklet of the key {different[0]!r}{more}: other features, ids or pictures; "
-            "--overwrite replaces what is there"
+            f"{collection.address}: has a different tracklet with the key {different[0]!r}{more} (features, ids or "
+            "images differ); --overwrite replaces it"
         )
     return np.array(todo, np.int64)

@@ -69,7 +69,7 @@ def address(text: str) -> Address:
         raise ConfigError(f"{where}: expected FILE.db#COLLECTION or http://HOST:19530#COLLECTION")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", collection):
         raise ConfigError(
-            f"{where}: expected a collection's name of letters, digits and _, no digit first, got {collection!r}"
+            f"{where}: expected a collection name of letters, digits and _ that does not start with a digit, got {collection!r}"
         )
     return where
 
@@ -117,13 +117,13 @@ def _embedded(where: Address, *, make: bool) -> Iterator[None]:
         raise ConfigError(f"{where}: needs milvus-lite, 3 or later: pip install 'robust-reid[milvus-lite]'") from None
     folder = Path(where.database)
     if store.exists(folder):
-        raise DataError(f"{folder}: is a feature folder; a database needs a place of its own")
+        raise DataError(f"{folder}: is a feature folder; a database needs a separate folder")
     if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: is a file; expected a folder of milvus-lite 3, or nothing yet")
+        raise DataError(f"{folder}: is a file; expected a folder of milvus-lite 3, or a path that does not exist")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "collections").is_dir():
-        raise DataError(f"{folder}: is a folder of something else; expected one of milvus-lite, or nothing yet")
+        raise DataError(f"{folder}: is not a folder of milvus-lite; expected one, or a path that does not exist")
     if not make and not folder.exists():
-        raise DataError(f"{folder}: no such database; robust-reid gallery push makes one")
+        raise DataError(f"{folder}: no such database; robust-reid gallery push creates one")
     if not folder.parent.is_dir():
         raise DataError(f"{folder}: no such folder: {folder.parent}")
     heard = _Heard()
@@ -131,7 +131,7 @@ def _embedded(where: Address, *, make: bool) -> Iterator[None]:
         if servers.start_and_get_uri(where.database) is None:
             reason = heard.error if isinstance(heard.error, MilvusLiteError | OSError) else repr(heard.error)
             raise DataError(
-                f"{folder}: cannot be opened: {reason}; one program at a time uses such a database, a server takes many"
+                f"{folder}: cannot be opened: {reason}; only one program can use it at a time (a Milvus server allows many)"
             )
         try:
             yield

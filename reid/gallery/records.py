@@ -96,7 +96,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         return about | {"fingerprint": about["fingerprint"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{folder / ABOUT}: no complete feature folder of robust-reid extract: {error}; extract the features again"
+            f"{folder / ABOUT}: not a complete feature folder of robust-reid extract: {error}; extract the features again"
         ) from None
 
 
@@ -104,12 +104,12 @@ def _no_gallery(folder: Path) -> str:
     """Error message for a folder without gallery.json: why it is no gallery, and the command that makes one."""
     command = f"robust-reid extract RUN DATA --out {folder}"
     if (folder / "shards").is_dir():
-        return f"{folder}: an extraction that was not finished; the same robust-reid extract with --resume auto goes on with it"
+        return f"{folder}: an unfinished extraction; run the same robust-reid extract with --resume auto to continue"
     if folder.is_dir():
-        return f"{folder}: no complete feature folder of robust-reid extract: no {ABOUT} in it; {command} writes one into a new folder"
+        return f"{folder}: not a complete feature folder of robust-reid extract: {ABOUT} is missing; {command} writes one into a new folder"
     if folder.exists():
-        return f"{folder}: a file, no feature folder; expected the folder that robust-reid extract has written"
-    return f"{folder}: no such folder; {command} makes a gallery of the tracklets of DATA, embedded by RUN"
+        return f"{folder}: is a file; expected the folder written by robust-reid extract"
+    return f"{folder}: no such folder; {command} extracts the tracklets of DATA with RUN"
 
 
 def read_meta(file: Path) -> dict[str, np.ndarray]:

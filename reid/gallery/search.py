@@ -102,9 +102,9 @@ def rows_of(
     if not kept.any():
         if person is None and not_person is None:
             cameras = ", ".join(map(str, np.unique(features.camid)))
-            raise DataError(f"camera: no row of the gallery is left; it has cameras {cameras} (-1 = unknown)")
+            raise DataError(f"camera: no row of the gallery matches; it has cameras {cameras} (-1 = unknown)")
         raise DataError(
-            "person: no row of the gallery is left; meta.csv lists the pid of each (0 = distractor or unknown)"
+            "person: no row of the gallery matches; meta.csv lists the pid of each (0 = distractor or unknown)"
         )
     return np.flatnonzero(kept)
 
@@ -112,11 +112,11 @@ def rows_of(
 def unit_rows(query_QD: np.ndarray, dim: int) -> np.ndarray:
     query = np.asarray(query_QD, np.float64)
     if query.ndim != 2 or query.shape[1] != dim:
-        raise DataError(f"query: expected features of shape (Q, {dim}), as the gallery's, got {query.shape}")
+        raise DataError(f"query: expected features of shape (Q, {dim}), like the gallery, got {query.shape}")
     norm = np.linalg.norm(query, axis=1)
     if not (np.isfinite(norm) & (norm > 0)).all():
         bad = int(np.argmin(np.isfinite(norm) & (norm > 0)))
-        raise DataError(f"query: the feature of query {bad} is zero or not finite: a cosine is undefined for it")
+        raise DataError(f"query: the feature of query {bad} is zero or not finite: the cosine similarity is undefined")
     return (query / norm[:, None]).astype(np.float32)
 
 
@@ -168,7 +168,7 @@ def _by_index(
     for near, one, itself in zip(index.search(query, min(len(features), DEEPER * top_k + 1)), query, own, strict=True):
         near = near[near >= 0]
         if len(near) and (near.max() >= len(features) or len(np.unique(near)) < len(near)):
-            raise DataError("the index names rows that are not there, or one twice: it is damaged; build it again")
+            raise DataError("the index returns a row that does not exist, or one twice: it is damaged; rebuild it")
         found.append(_cut(near, _similarity(features, near, one), itself, top_k))
     return found
 

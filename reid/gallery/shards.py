@@ -54,12 +54,12 @@ class Shards:
                 return
             if not overwrite:
                 raise DataError(
-                    f"{plan.parent}: cannot resume: {'; '.join(changed)}; give what it was begun with, or delete shards/"
+                    f"{plan.parent}: cannot resume: {'; '.join(changed)}; use the settings it was started with, or delete shards/"
                 )
         elif plan.is_file() and not overwrite:
             raise DataError(
-                f"{plan.parent}: an extraction into this folder was not finished; --resume auto goes on with it, "
-                "deleting shards/ forgets it"
+                f"{plan.parent}: an extraction into this folder is unfinished; --resume auto continues it; delete "
+                "shards/ to discard it"
             )
         self.remove()
         with atomic(plan) as temporary:
@@ -85,10 +85,10 @@ class Shards:
             try:
                 part = np.load(file, allow_pickle=False)
             except NPY_ERRORS as error:
-                raise DataError(f"{file}: damaged: {error}; delete it and go on with --resume auto") from None
+                raise DataError(f"{file}: damaged: {error}; delete it and continue with --resume auto") from None
             if part.shape != (len(rows), self.dim) or part.dtype != np.float32:
                 got = f"expected float32 {(len(rows), self.dim)}, got {part.dtype} {part.shape}"
-                raise DataError(f"{file}: {got}; delete it and go on with --resume auto")
+                raise DataError(f"{file}: {got}; delete it and continue with --resume auto")
             yield part
 
     def remove(self) -> None:
@@ -126,9 +126,9 @@ def _read(plan: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(plan.read_text(encoding="utf-8")))
     except (*JSON_ERRORS, TypeError) as error:
-        raise DataError(f"{plan}: damaged: {error}; delete {plan.parent} and extract anew") from None
+        raise DataError(f"{plan}: damaged: {error}; delete {plan.parent} and extract again") from None
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     names = sorted(there.keys() | here.keys())
-    return [f"{n}: {there.get(n)!r} there, {here.get(n)!r} here" for n in names if there.get(n) != here.get(n)]
+    return [f"{n}: {there.get(n)!r} before, {here.get(n)!r} now" for n in names if there.get(n) != here.get(n)]

@@ -93,7 +93,9 @@ def rows_by_key(gallery: Gallery) -> dict[str, int]:
     if len(row_of) < len(keys):
         row = next(row for row, key in enumerate(keys) if row_of[key] != row)
         twice = f"rows {row} and {row_of[keys[row]]} share the key {keys[row]!r}"
-        raise DataError(f"{gallery.folder}: {twice}, so it names no tracklet; give each its own and extract again")
+        raise DataError(
+            f"{gallery.folder}: {twice}, so it does not identify a tracklet; give each its own key and extract again"
+        )
     return row_of
 
 
@@ -130,7 +132,7 @@ def changing(folder: Path, *, make: bool = False) -> AbstractContextManager[None
     """
     if not make and not folder.is_dir():
         read_about(folder)  # raises an error that names the command to make a gallery
-    return exclusive_lock(folder, "another program is changing this gallery; wait until it is done, and try again")
+    return exclusive_lock(folder, "another program is changing this gallery; wait until it finishes, and try again")
 
 
 def middle_frames(split: Split) -> np.ndarray:
@@ -281,7 +283,7 @@ def open_gallery(folder: Path) -> Gallery:
             if reading == READINGS or (state(folder) == before and not moving):
                 raise
         time.sleep(PAUSE)
-    raise DataError(f"{folder}: changes all the time; read it when the program that changes it is done")
+    raise DataError(f"{folder}: keeps changing; try again when the program that changes it has finished")
 
 
 def _opened(folder: Path) -> Gallery:
@@ -317,14 +319,16 @@ def _compare(folder: Path, about: Mapping[str, Any], rows: FeatureSet, meta: Map
     counts = {"tracklets": len(rows.pid), "frames": int(meta["num_frames"].sum()), "dim": rows.features.shape[1]}
     said = {name: about["counts"].get(name, value) for name, value in counts.items()}
     if said != counts:
-        raise DataError(f"{folder}: {counts} found, gallery.json says {said}; copy the folder again, or extract anew")
+        raise DataError(
+            f"{folder}: {counts} found, but gallery.json says {said}; copy the folder again, or extract again"
+        )
     checksums = about.get("checksums", {})
     found = {name: crc32_of(current(folder, name)) for name in (FEATURES, META) if name in checksums}
     found |= {ROWS: crc32_of_rows(about)} if ROWS in checksums else {}
     if wrong := [name for name, checksum in found.items() if checksum != checksums[name]]:
         raise DataError(
-            f"{folder}: {wrong[0]}: damaged: its checksum is not the one in gallery.json; copy the folder again, or extract anew; "
-            "where you have changed it on purpose, take it out of the `checksums` there"
+            f"{folder}: {wrong[0]}: damaged: its checksum does not match gallery.json; copy the folder again, or "
+            "extract again; if you changed it on purpose, remove it from `checksums` there"
         )
 
 
@@ -347,10 +351,10 @@ def open_index(gallery: Gallery) -> Index | None:
     ):
         again = f"robust-reid gallery index {gallery.folder} '{record.get('factory')}'"
         raise DataError(
-            f"{file}: stale or damaged: its checksum is not the one in gallery.json; build it again: {again}; "
+            f"{file}: out of date or damaged: its checksum does not match gallery.json; rebuild it: {again}; "
             "or search exactly: --index Flat"
         )
     index = read_index(file, record, rows.features.shape, rows.fingerprint, gallery.folder)
     if state(gallery.folder) != gallery.state:
-        raise DataError(f"{gallery.folder}: changed since it was opened; open it again")
+        raise DataError(f"{gallery.folder}: has changed since it was opened; open it again")
     return index

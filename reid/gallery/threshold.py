@@ -48,13 +48,13 @@ def false_match_threshold(features: FeatureSet, rate: float) -> Threshold:
         DataError: there are fewer than two persons, or too few impostor pairs for this rate.
     """
     if not 0 < rate < 1:
-        raise ConfigError(f"false_match_rate: expected a share above 0 and below 1, such as 0.001, got {rate:g}")
+        raise ConfigError(f"false_match_rate: expected a fraction above 0 and below 1, such as 0.001, got {rate:g}")
     labelled = np.flatnonzero(features.pid >= 1)
     persons = len(np.unique(features.pid[labelled]))
     if persons < 2:
         got = f"this gallery has {len(labelled)} labelled rows of {persons} persons"
         raise DataError(
-            f"false_match_rate: needs rows of two persons (pid >= 1), and {got}; give --min-similarity instead"
+            f"false_match_rate: needs rows of two persons (pid >= 1), but {got}; use --min-similarity instead"
         )
     rows = labelled
     if len(rows) > ROWS:
@@ -63,7 +63,7 @@ def false_match_threshold(features: FeatureSet, rate: float) -> Threshold:
     passing = int(rate * len(impostor))
     if passing < 1:
         raise DataError(
-            f"false_match_rate: {rate:g} cannot be told from {len(impostor)} pairs of different persons; expected at least "
+            f"false_match_rate: {rate:g} cannot be estimated from {len(impostor)} pairs of different persons; expected at least "
             f"1/{len(impostor)}"
         )
     largest = np.partition(impostor, len(impostor) - 1 - passing)[len(impostor) - 1 - passing]

@@ -95,7 +95,7 @@ def _from_file(name: str, weights: Weights, kwargs: dict[str, Any]) -> nn.Module
     heads = {f"{classifier}.{part}" for classifier in _classifiers(name) for part in ("weight", "bias")}
     backbone = {key: value for key, value in weights.backbone.items() if key not in heads}
     rest = [*weights.rest, *(key for key in weights.backbone if key in heads)]
-    left_out = f"; left out, the classifier and what goes with it: {some(rest)}" if rest else ""
+    left_out = f"; left out the classifier and its parts: {some(rest)}" if rest else ""
     overlay = dict(state_dict=backbone, num_classes=0, label_offset=None)
     origin = f"{weights.path}{f' ({weights.layout})' if weights.layout else ''}"
     model = _load(name, kwargs, origin, left_out, num_classes=0, pretrained_cfg_overlay=overlay)
@@ -119,7 +119,7 @@ def _load(name: str, kwargs: dict[str, Any], origin: str, left_out: str = "", **
         raise
     except Exception as error:
         expected = timm.create_model(name, pretrained=False, **door, **kwargs).state_dict()  # raises on bad kwargs
-        raise CheckpointError(f"weights in {origin} do not fit {name}: {_misfit(error, expected)}") from error
+        raise CheckpointError(f"weights in {origin} do not match {name}: {_misfit(error, expected)}") from error
     model.reset_classifier(0)  # type: ignore[operator]
     logger.info("%s: all %d tensors from %s%s", name, len(model.state_dict()), origin, left_out)
     return model
@@ -140,7 +140,7 @@ def _misfit(error: Exception, expected: dict[str, Tensor]) -> str:
     # A batch counter may be absent: PyTorch before 0.4.1 had none, and torch does not count it as missing.
     total = sum(not key.endswith("num_batches_tracked") for key in expected)
     matched = total - len(missing) - len(reshaped)
-    found = {"missing": missing, "not expected": unexpected, "of another shape": reshaped}
+    found = {"missing": missing, "not expected": unexpected, "of a different shape": reshaped}
     return f"{matched} of {total} tensors match; " + "; ".join(
         f"{kind}: {some(keys)}" for kind, keys in found.items() if keys
     )

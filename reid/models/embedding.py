@@ -43,7 +43,7 @@ class Embedding(nn.Module):
     def _freeze(self) -> None:
         norms = self._norms()
         if not norms:
-            raise ConfigError("model.freeze_norm: this model has no normalisation layers; leave it out")
+            raise ConfigError("model.freeze_norm: this model has no normalisation layers; remove this setting")
         for norm in norms:
             norm.requires_grad_(False)
 

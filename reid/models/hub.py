@@ -33,4 +33,4 @@ class _OneLine(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if not self._told:
             self._told = True
-            logger.warning("%s: no answer yet; trying again for a minute or two (Ctrl-C ends it)", self._what)
+            logger.warning("%s: no answer yet; retrying for a minute or two (Ctrl-C to stop)", self._what)

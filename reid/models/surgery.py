@@ -22,7 +22,9 @@ def keep_size_in_last_stage(backbone: nn.Module) -> None:
         ConfigError: the backbone is not a ResNet of timm, or its last stage downsamples by an unknown type of layer.
     """
     if not isinstance(backbone, ResNet):
-        raise ConfigError(f"model.last_stride: 1 is for ResNets, got {type(backbone).__name__}; leave it out")
+        raise ConfigError(
+            f"model.last_stride: 1 is only for ResNets, got {type(backbone).__name__}; remove this setting"
+        )
     block: nn.Module = backbone.layer4[0]  # type: ignore[assignment, index]
     for name, module in list(block.named_modules()):
         stride = getattr(module, "stride", 1)
@@ -33,7 +35,9 @@ def keep_size_in_last_stage(backbone: nn.Module) -> None:
         elif isinstance(module, nn.AvgPool2d):  # in the shortcut, before a convolution of stride 1
             block.set_submodule(name, nn.Identity())
         else:
-            raise ConfigError(f"model.last_stride: cannot be 1 in a network that thins out by {type(module).__name__}")
+            raise ConfigError(
+                f"model.last_stride: cannot be 1 in a network that downsamples with {type(module).__name__}"
+            )
 
 
 class GeM(nn.Module):
@@ -75,5 +79,5 @@ def pool_by_gem(backbone: nn.Module) -> None:
     example = torch.zeros(1, 2, 3, 3)
     pooled = [pool(example) for _, pool in found]
     if len(found) != 1 or pooled[0].shape[1] != 2:  # the latter: networks with channels last
-        raise ConfigError(f"model.pooling: {type(backbone).__name__} has no mean over positions that gem could replace")
+        raise ConfigError(f"model.pooling: {type(backbone).__name__} has no average pooling that gem could replace")
     backbone.set_submodule(found[0][0], GeM(flatten=pooled[0].ndim == 2))

@@ -120,9 +120,9 @@ def load_neck(neck: nn.Module, weights: Weights) -> str:
         CheckpointError: a tensor of the file's BNNeck is missing or has another shape.
     """
     if isinstance(neck, nn.Identity):
-        return "its BNNeck is left out; model.neck=bn takes it" if weights.neck else ""
+        return "its BNNeck is not loaded; set model.neck=bn to load it" if weights.neck else ""
     if not weights.neck:
-        return "it has no BNNeck; ours starts anew"
+        return "it has no BNNeck; the BNNeck starts untrained"
     own = neck.state_dict()
     given = {key: weights.neck.get(key, own[key] if key == "num_batches_tracked" else None) for key in own}
     for key, value in given.items():
@@ -132,7 +132,7 @@ def load_neck(neck: nn.Module, weights: Weights) -> str:
                 f"model.weights: {weights.path}: {key} of its BNNeck: expected {tuple(own[key].shape)}, got {got}; set model.neck=none"
             )
     neck.load_state_dict(given)
-    return "its BNNeck is taken too"
+    return "its BNNeck is loaded too"
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
@@ -152,7 +152,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     if not tensors:
         found = [f"{key!s:.40}" for key in state] if isinstance(state, dict) else [type(state).__name__]
         raise CheckpointError(
-            f"model.weights: {path} has no tensors, neither at the top nor under 'state_dict' or 'model'; found {some(found)}"
+            f"model.weights: {path} has no tensors at the top level or under 'state_dict' or 'model'; found {some(found)}"
         )
     return {_unwrapped(key): value for key, value in tensors.items()}
 

@@ -74,7 +74,7 @@ def write_audit_page(
     keys = [split.key(row) for row in range(len(split))]
     if shared := len(keys) - len(set(keys)):
         logger.warning(
-            "audit page: %s called as others are; corrections cannot tell them apart",
+            "audit page: %s with the same key as another; corrections cannot distinguish them",
             counted(shared, "tracklet is", "tracklets are"),
         )
     sheets = _Sheets(split)
@@ -149,11 +149,13 @@ def _check(split: Split, findings: Sequence[Finding]) -> None:
     rows = [one.row for one in findings]
     if len(set(rows)) < len(rows):
         twice = next(row for row in rows if rows.count(row) > 1)
-        raise DataError(f"audit page: two findings are of tracklet {twice} ({split.key(twice)}), expected one of each")
+        raise DataError(
+            f"audit page: two findings for tracklet {twice} ({split.key(twice)}), expected one per tracklet"
+        )
     for one in findings:
         for row in (one.row, *(exemplar.row for exemplar in (*one.own, *one.other))):
             if not 0 <= row < len(split):
-                raise DataError(f"audit page: a finding names tracklet {row}, expected 0 to {len(split) - 1}")
+                raise DataError(f"audit page: finding for tracklet {row}, expected 0 to {len(split) - 1}")
 
 
 def _finding(one: Finding, split: Split, sheets: _Sheets, frames: int) -> dict[str, Any]:
@@ -257,7 +259,7 @@ def _about(about: Mapping[str, Any]) -> tuple[str, dict[str, str], list[tuple[st
     pairs = ((one, "") if isinstance(one, str) else one for one in about.get("commands", ()))
     commands = [(str(command), str(does)) for command, does in pairs]
     facts = {str(key): _said(value) for key, value in about.items() if key not in ("title", "commands")}
-    return str(about.get("title", "Labels to look at")), facts, commands
+    return str(about.get("title", "Labels to review")), facts, commands
 
 
 def _said(value: Any) -> str:

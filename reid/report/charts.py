@@ -84,9 +84,9 @@ def save(path: str | Path, charts: Sequence[Chart], columns: int = 3) -> None:
     """
     path = Path(path)
     if path.suffix not in _UNDATED:
-        raise ConfigError(f"{path}: a picture's name ends in .svg or .png, got '{path.suffix}'; rename it")
+        raise ConfigError(f"{path}: expected a file name that ends in .svg or .png, got '{path.suffix}'; rename it")
     if not charts:
-        raise ConfigError(f"{path}: expected one chart or more to draw, got none; the records hold nothing to show")
+        raise ConfigError(f"{path}: expected at least one chart to draw, got none; the records contain nothing to show")
     with on_paper(ascii(path.stem)), atomic(path) as temporary:
         figure = _sheet(charts, min(columns, len(charts)))
         figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=_UNDATED[path.suffix])

@@ -62,7 +62,7 @@ def _memorised(report: ReportInput) -> str:
     last = report.metrics[-1] if report.metrics else {}
     right, wrong = last.get("accuracy_intact"), last.get("accuracy_corrupted")
     if right is None:
-        return "Which labels are wrong is not known, so what they did cannot be told."
+        return "It is not known which labels are wrong, so their effect cannot be measured."
     if wrong is None:
         return "No training label is known to be wrong."
     return (
@@ -90,15 +90,15 @@ def _curves(report: ReportInput) -> Iterator[tuple[str, Plot | None, str]]:
     yield (
         "Training",
         plots.training_curves(report.metrics),
-        "Loss: what training lowers, a mean over images. Gradient L1 norm: how hard an image pulls at the network, its weight, a mean. "
-        "Effective share: as if so many of the images had one weight and the others none, (sum w)² / (n sum w²). Step: one batch of "
-        "images. Thin: as logged; thick: running mean.",
+        "Loss: mean over images. Gradient L1 norm: weight w of an image in the training step, mean over images. Effective share: "
+        "fraction of images that would have the same effect with equal weights, (sum w)² / (n sum w²). Step: one batch of images. "
+        "Thin: as logged; thick: running mean.",
     )
     yield (
         "Training accuracy",
         plots.accuracy_curves(report.metrics),
-        "Share of the training images for which the network predicts the label as given. Where that label is wrong, a rising curve means "
-        "that it is memorised. Against the truth: who is really there is predicted, whatever the label says.",
+        "Share of the training images for which the network predicts the label as given. For wrong labels, a rising "
+        "curve means memorisation. Against the truth: the network predicts the true person, whatever the label says.",
     )
     entries = [(f"this run, {r.protocol.name}", r) for r in report.results[:1]]
     entries += [(f"{name}, {r.protocol.name}", r) for name, r in report.baselines]

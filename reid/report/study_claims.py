@@ -221,7 +221,7 @@ _CLAIMS: tuple[tuple[str, str, Callable[[Sequence[Cell]], list[Outcome]]], ...] 
         ),
     ),
     (
-        "CCE over-fits wrong labels: it loses more of its best test accuracy by the end than MAE and IMAE do.",
+        "CCE over-fits wrong labels: it loses more of its best test accuracy by the end than MAE and IMAE.",
         "best less final test accuracy: CCE above MAE and IMAE",
         _three_losses(_noisy, {"best − final": _gap}, lambda cce, mae, imae: cce - max(mae, imae)),
     ),

@@ -34,8 +34,8 @@ def results_table(results: Sequence[EvalResult]) -> str:
 def _block(result: EvalResult) -> str:
     dataset = "" if result.dataset is None else f"dataset {result.dataset}, "
     counts = (
-        f"{dataset}protocol {result.protocol.name}: {result.num_queries} valid queries, "
-        f"{result.num_without_match} lost (no match), {result.num_gallery} gallery rows"
+        f"{dataset}protocol {result.protocol.name}: {result.num_queries} valid queries, {result.num_without_match} "
+        f"lost (no match), {result.num_gallery} gallery rows"
     )
     ranks = [f"{f'Rank-{k}':<8}: {percent(result.at_rank(k))}" for k in RANKS]
     further = [] if result.inp is None else [f"mINP: {percent(result.mINP)}"]
@@ -80,7 +80,7 @@ def analysis_text(
         ("verification", _verification_table),
     )
     given = [write(analysis[name]) for name, write in parts if analysis[name] is not None]
-    return "\n\n".join([f"== {result.title} ==", *(given or ["no row to search: no figures"])])
+    return "\n\n".join([f"== {result.title} ==", *(given or ["no rows to search, no results"])])
 
 
 def _interval_table(result: EvalResult, interval: Mapping[str, Any]) -> str:
@@ -148,17 +148,17 @@ def verdict(a: str, b: str, comparison: Mapping[str, Any]) -> str:
     )
     where = f"{counts} ({comparison['protocol']})"
     if figure["interval"] is None:
-        return f"no difference between {a} and {b} can be told: {where} are too few"
+        return f"no difference between {a} and {b} can be shown: {where} are too few"
     low, high = (100 * end for end in figure["interval"])
     if not figure["difference"]:
-        return f"no difference between {a} and {b} can be told: {a} and {b} have the same mAP, on {where}"
+        return f"no difference between {a} and {b} can be shown: {a} and {b} have the same mAP, on {where}"
     better, worse, sign = (a, b, 1) if figure["difference"] > 0 else (b, a, -1)
     low, high = sorted((sign * low, sign * high))
     points = f"{100 * abs(figure['difference']):.1f} points mAP, {100 * comparison['level']:g} % interval {low:.1f} to {high:.1f}"
     points += f", p = {figure['p']:.4f}"
     if figure["real"]:
-        return f"{better} is better than {worse} by {points}: real, on {where}"
-    return f"no difference between {a} and {b} can be told: {better} is ahead by {points}, on {where}"
+        return f"{better} is better than {worse} by {points}: significant, on {where}"
+    return f"no difference between {a} and {b} can be shown: {better} is ahead by {points}, on {where}"
 
 
 def weight_table(

@@ -1,4 +1,4 @@
-"""Find labels that are wrong: rank training tracklets by how badly their label fits, show them on a page to be reviewed."""
+"""Find wrong labels: rank training tracklets by how badly their label fits, and make a page to review them."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from reid import cli
 
 EXAMPLES = """\
   robust-reid audit runs/mars_imae
-  # sixteen frames of each tracklet are enough to find wrong tracklets
+  # 16 frames of each tracklet are enough to find wrong tracklets
   robust-reid audit runs/mars_imae --frames 16 machine.workers=4
-  # harder cases: networks that have not seen the label judge it too
+  # for harder cases, networks that have not seen a label judge it too
   robust-reid audit runs/mars_imae --folds 3
-  # a gallery with pids, wherever it comes from
+  # any gallery with pids
   robust-reid audit galleries/mine --out review/
 
 Open audit/index.html, review by keyboard, export corrections.csv; then
@@ -27,24 +27,24 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the results (default: RUN, or GALLERY-audit)"
     )
-    parser.add_argument("--checkpoint", default="last", metavar="last|best|PATH", help="of the run (default: last)")
     parser.add_argument(
-        "--frames", type=int, default=0, metavar="N", help="frames looked at per tracklet (default: all)"
+        "--checkpoint", default="last", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
     )
+    parser.add_argument("--frames", type=int, default=0, metavar="N", help="frames used per tracklet (default: all)")
     parser.add_argument(
         "--folds",
         type=int,
         default=0,
         metavar="N",
-        help="train N more networks, each without a part of the tracklets, which it then judges; resumed if killed",
+        help="train N more networks, each without one fold of the tracklets, which it then judges; resumed if killed",
     )
     parser.add_argument(
         "--folds-of",
         choices=["tracklets", "persons"],
         default="tracklets",
-        help="what a part is; persons: finds two persons under one pid (default: tracklets)",
+        help="what is held out together; persons finds two persons under one pid (default: tracklets)",
     )
-    parser.add_argument("--no-page", dest="page", action="store_false", help="write the tables only")
+    parser.add_argument("--no-page", dest="page", action="store_false", help="write only the tables")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Compare two runs, or features of two models, on the same queries: is the difference real?"""
+"""Compare two runs, or features of two models, on the same queries: is the difference significant?"""
 
 import argparse
 from collections.abc import Sequence
@@ -17,12 +17,10 @@ def parser() -> argparse.ArgumentParser:
     """Build the argument parser of `robust-reid compare`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     for name in ("a", "b"):
-        parser.add_argument(
-            name, type=Path, metavar=name.upper(), help="run directory, .npz file or folder of robust-reid extract"
-        )
+        parser.add_argument(name, type=Path, metavar=name.upper(), help="run directory, .npz file or feature folder")
     parser.add_argument("--protocol", metavar="NAME|all|FILE.yaml", default="all", help="default: all")
-    parser.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparisons there too")
+    parser.add_argument("--any-camera", action="store_true", help="count matches from the query's own camera too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the comparisons to this file")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Print the completion of robust-reid's commands and flags for a shell, to be kept in a file that the shell reads."""
+"""Print the shell completion script for robust-reid's commands and flags; save it to a file that the shell reads."""
 
 import argparse
 import pkgutil
@@ -20,7 +20,7 @@ EXAMPLES = """\
 def parser() -> argparse.ArgumentParser:
     """Build the argument parser of `robust-reid completion`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="for which shell")
+    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="the shell")
     return parser
 
 

@@ -8,19 +8,21 @@ from reid import cli
 from reid.errors import ConfigError
 
 EXAMPLES = """\
-  # data/demo and runs/demo, in the folder you are in
+  # data/demo and runs/demo, in the current folder
   robust-reid demo
   # /tmp/try/data/demo and /tmp/try/runs/demo
   robust-reid demo /tmp/try
   # any setting of the config may follow
   robust-reid demo /tmp/quick train.iterations=50
-What is there already is used again; a training that was stopped goes on."""
+Existing data and runs are used again; a stopped training is resumed."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the argument parser of `robust-reid demo`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="DIR", help="where to work")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path(), metavar="DIR", help="working folder (default: the current one)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting of the config")
     return parser
 
@@ -51,6 +53,6 @@ def _require_folder(word: Path) -> None:
 
     if str(word).partition(".")[0] in Config.model_fields and not word.is_dir():
         raise ConfigError(
-            f"demo: {word} is a setting, and the first word after demo is the folder to work in; expected {word}=VALUE, "
+            f"demo: {word} is a setting, but the first word after demo is the working folder; expected {word}=VALUE, "
             f"or a folder before it, as in: robust-reid demo . {word} VALUE"
         )

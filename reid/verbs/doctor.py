@@ -1,4 +1,4 @@
-"""Look a dataset or table over before it is trained on: counts, images, duplicates, labels that contradict each other, leaks."""
+"""Check a dataset or table before training: counts, images, duplicates, contradicting labels, leaks."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ EXAMPLES = """\
   robust-reid doctor Market-1501-v15.09.15/ --json market.json
   # tables and names only; opens no image
   robust-reid doctor data/mars --quick
-  # writes people.fixed.csv without what is certainly wrong
+  # writes people.fixed.csv without the rows that are certainly wrong
   robust-reid doctor people.csv --fix
 
 exit codes: 0 clean (notes are no findings), 3 findings, 2 unusable"""
@@ -22,16 +22,20 @@ def parser() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("data", type=Path, metavar="DATA", help="dataset folder, or table (.csv, .parquet)")
     parser.add_argument(
-        "--as", dest="kind", default="auto", metavar="KIND", help="as in robust-reid import (default: found out)"
+        "--as",
+        dest="kind",
+        default="auto",
+        metavar="KIND",
+        help="kind of source, as in robust-reid import (default: detected)",
     )
-    parser.add_argument("--pattern", help="of file names, as in robust-reid import --as flat")
-    parser.add_argument("--layout", metavar="LEVELS", help="of folders, as in robust-reid import --as folders")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings to this file too")
-    parser.add_argument("--quick", action="store_true", help="open no image")
+    parser.add_argument("--pattern", help="pattern of file names, as in robust-reid import --as flat")
+    parser.add_argument("--layout", metavar="LEVELS", help="layout of folders, as in robust-reid import --as folders")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file")
+    parser.add_argument("--quick", action="store_true", help="do not open images")
     parser.add_argument(
         "--fix",
         action="store_true",
-        help="do what is safe: system files go into DATA.removed/, a table is copied without its faulty rows; deletes nothing",
+        help="make safe corrections: move system files to DATA.removed/, or copy the table without faulty rows; deletes nothing",
     )
     return parser
 

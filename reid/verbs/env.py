@@ -1,4 +1,4 @@
-"""Print versions and devices, and name other installed packages that get in the way."""
+"""Print versions and devices, and report conflicting packages."""
 
 import argparse
 from collections.abc import Sequence

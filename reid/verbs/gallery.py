@@ -1,4 +1,4 @@
-"""Change a gallery without a model: take tracklets out, index it, push it to a database. (robust-reid extract --add puts tracklets in.)"""
+"""Change a gallery without a model: remove tracklets, build an index, push to a database. (robust-reid extract --add adds tracklets.)"""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from reid import cli
 
 EXAMPLES = """\
   robust-reid gallery remove galleries/mine monday_0017 monday_0018
-  # robust-reid search galleries/mine --tune shows which index is worth it
+  # robust-reid search galleries/mine --tune compares indexes
   robust-reid gallery index galleries/mine IVF1024,Flat:nprobe=16
   # a database in a folder (pip install 'robust-reid[milvus-lite]'), or a server
   robust-reid gallery push galleries/mine people.db#mine
@@ -21,22 +21,22 @@ def parser() -> argparse.ArgumentParser:
     """Build the argument parser of `robust-reid gallery`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="remove|index|push")
-    remove = commands.add_parser("remove", help="take tracklets out")
+    remove = commands.add_parser("remove", help="remove tracklets")
     remove.add_argument(
         "folder", type=cli.path_or_text, metavar="DIR|URI", help="feature folder of robust-reid extract, or a database"
     )
-    remove.add_argument("keys", nargs="+", metavar="KEY", help="tracklets, as meta.csv names them")
+    remove.add_argument("keys", nargs="+", metavar="KEY", help="keys of the tracklets, as in meta.csv")
     index = commands.add_parser("index", help="build a faiss index")
     index.add_argument("folder", type=Path, metavar="DIR", help="feature folder of robust-reid extract")
     index.add_argument("factory", metavar="FACTORY", help="faiss factory string; search parameters after a colon")
-    push = commands.add_parser("push", help="copy it into a Milvus database; goes on where a killed push was")
+    push = commands.add_parser("push", help="copy a gallery into a Milvus database; an interrupted push is resumed")
     push.add_argument("folder", type=Path, metavar="DIR", help="feature folder of robust-reid extract")
     push.add_argument(
         "uri", type=cli.path_or_text, metavar="URI", help="FILE.db#COLLECTION or http://HOST:19530#COLLECTION"
     )
-    push.add_argument("--overwrite", action="store_true", help="replace other rows of the same keys")
+    push.add_argument("--overwrite", action="store_true", help="replace rows that have the same keys")
     push.add_argument(
-        "--index", metavar="KIND", help="Milvus' index of a new collection, e.g. HNSW:M=16 (default: FLAT, exact)"
+        "--index", metavar="KIND", help="Milvus index of a new collection, e.g. HNSW:M=16 (default: FLAT, exact)"
     )
     return parser
 
@@ -73,4 +73,4 @@ def _push(flags: argparse.Namespace) -> None:
     done = milvus.push(
         store.open_gallery(flags.folder), where, index=flags.index, overwrite=flags.overwrite, progress=bar
     )
-    print(f"{where}: {done.written} tracklets written, {done.same} were there; {done.total} in all")
+    print(f"{where}: {done.written} tracklets written, {done.same} already there; {done.total} in total")

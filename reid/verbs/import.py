@@ -1,4 +1,4 @@
-"""One table of tracklets from what trackers, annotators and public datasets write; crops where boxes are given."""
+"""Make one table of tracklets from folders, tracker or annotation files, or public datasets; cut out crops if there are boxes."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from reid import cli
 
 EXAMPLES = """\
-  robust-reid import people/ --out people.csv      # finds out what it is
+  robust-reid import people/ --out people.csv      # detects the kind
   robust-reid import people/ --as folders --layout person/tracklet \\
       --out people.csv
   robust-reid import crops/ --as flat --out crops.csv \\
@@ -21,7 +21,7 @@ EXAMPLES = """\
       --crops crops/ --out people.csv
   robust-reid import Market-1501-v15.09.15/ MSMT17_V1/ --out both.parquet
 
-Then look it over and train on it:
+Then check it and train on it:
   robust-reid doctor people.csv
   robust-reid train own_tracklets data.path=people.csv"""
 
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the argument parser of `robust-reid import`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument(
-        "sources", nargs="+", type=Path, metavar="SOURCE", help="folder or file; several become one table"
+        "sources", nargs="+", type=Path, metavar="SOURCE", help="folder or file; several are joined into one table"
     )
     parser.add_argument(
         "--as",
@@ -38,34 +38,42 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         metavar="KIND",
         help="folders, flat, mot, coco, video, jsonl, market1501, msmt17, cuhk03, ilids-vid, prid2011, ls-vid, veri776, "
-        "mars; auto finds out (default)",
+        "mars; auto detects it (default)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="TABLE", help="table to write, .csv or .parquet")
-    parser.add_argument("--crops", type=Path, metavar="DIR", help="cut the boxes into image files below this folder")
-    parser.add_argument("--png", action="store_true", help="crops as PNG, without loss (default: JPEG)")
-    parser.add_argument("--quality", type=int, default=95, metavar="Q", help="of JPEG crops, 1 to 100 (default: 95)")
-    parser.add_argument("--pattern", help="flat: how names are made, such as '{pid}_c{camid}_{tracklet}_{frame}.jpg'")
+    parser.add_argument("--crops", type=Path, metavar="DIR", help="cut the boxes out as image files into this folder")
+    parser.add_argument("--png", action="store_true", help="write crops as lossless PNG (default: JPEG)")
     parser.add_argument(
-        "--layout", metavar="LEVELS", help="folders: person/tracklet, person or tracklet (default: found out)"
+        "--quality", type=int, default=95, metavar="Q", help="quality of JPEG crops, 1 to 100 (default: 95)"
+    )
+    parser.add_argument(
+        "--pattern", help="flat: pattern of the file names, such as '{pid}_c{camid}_{tracklet}_{frame}.jpg'"
+    )
+    parser.add_argument(
+        "--layout", metavar="LEVELS", help="folders: person/tracklet, person or tracklet (default: detected)"
     )
     parser.add_argument(
         "--tracks", type=Path, metavar="FILE|DIR", help="mot: a tracker's output; video: the table of boxes"
     )
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="coco, jsonl: folder that image names are relative to"
+        "--images", type=Path, metavar="DIR", help="coco, jsonl: folder that image paths are relative to"
     )
     parser.add_argument(
         "--ids",
         choices=["shared", "separate"],
-        help="whether an id that occurs in several sources (mot, coco: sequences) is the same person everywhere",
+        help="whether the same id in several sources (mot, coco: sequences) means the same person",
     )
     parser.add_argument(
         "--camera-per-source", action="store_true", help="each source is one camera, named after its folder or file"
     )
     parser.add_argument(
-        "--split", type=int, default=0, metavar="N", help="ilids-vid, prid2011: which of the ten splits (default: 0)"
+        "--split",
+        type=int,
+        default=0,
+        metavar="N",
+        help="ilids-vid, prid2011: number of the split, 0 to 9 (default: 0)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the table, and crops of other boxes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing table and existing crops")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Make wrong labels on purpose and write them as a manifest, without training; nothing is touched on disk."""
+"""Draw label noise and write it as a manifest, without training; the dataset on disk is not changed."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ EXAMPLES = """\
       data.noise='{name: nearest, rate: 0.1, seed: 0}'
   # then, on any copy of the data
   robust-reid train demo data.noise='{name: manifest, path: noise.csv}'
-A list of kinds, in brackets, is made one after another.
+A list of kinds, in brackets, is applied in order.
 kinds: symmetric, exact_count, uniform_others, nearest, switches, intruders,
   fragments, split_identities, merged_identities, background, manifest"""
 
@@ -21,10 +21,10 @@ kinds: symmetric, exact_count, uniform_others, nearest, switches, intruders,
 def parser() -> argparse.ArgumentParser:
     """Build the argument parser of `robust-reid noise`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged one, e.g. demo")
+    parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged config, e.g. demo")
     cli.add_config_flags(parser, example="data.labels=truth")
-    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="the manifest, a CSV")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="manifest to write (CSV)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser
 
 

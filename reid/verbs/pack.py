@@ -1,4 +1,4 @@
-"""Pack the small image files of a dataset in MARS layout into a few large ones, which are read faster and stand in for the folders."""
+"""Pack the small image files of a dataset in MARS layout into a few large files, which are read faster and can replace the folders."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,30 +9,32 @@ from reid import cli
 EXAMPLES = """\
   # writes data/mars/bbox_train.pack and bbox_test.pack, deletes nothing
   robust-reid pack data/mars
-  # after a kill, or after images have changed
+  # after an interruption, or after images have changed
   robust-reid pack data/mars --resume auto
   # check every byte of the packs
   robust-reid pack data/mars --verify
-  # a dataset by itself, info/ included
+  # a complete copy of a dataset, info/ included
   robust-reid pack /mnt/share/mars --out /scratch/mars"""
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the argument parser of `robust-reid pack`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="dataset in MARS layout; a pack too, with --verify")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="dataset in MARS layout; with --verify also a pack")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the packs go (default: beside the image folders)"
+        "--out", type=Path, metavar="DIR", help="folder for the packs (default: next to the image folders)"
     )
     parser.add_argument(
-        "--shard-size", type=float, default=1000, metavar="MB", help="of images in one file (default: 1000, up to 4000)"
+        "--shard-size",
+        type=float,
+        default=1000,
+        metavar="MB",
+        help="size of one file of images (default: 1000, at most 4000)",
     )
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--verify", action="store_true", help="only check the packs that are there")
-    mode.add_argument(
-        "--resume", choices=["auto"], help="keep what is done and right of the packs that are there, if any"
-    )
-    mode.add_argument("--overwrite", action="store_true", help="replace the packs that are there")
+    mode.add_argument("--verify", action="store_true", help="only check existing packs")
+    mode.add_argument("--resume", choices=["auto"], help="keep finished and correct parts of existing packs")
+    mode.add_argument("--overwrite", action="store_true", help="replace existing packs")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Make the demo dataset: rendered people in the MARS layout; says "reusing" where it is there already with the same settings."""
+"""Make the demo dataset: rendered people in the MARS layout; prints "reusing" if it exists already with the same settings."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ EXAMPLES = """\
 MEANING = {
     "train_ids": "training identities, each seen by 2 to 6 cameras",
     "test_ids": "test identities",
-    "tracklets_per_id": "tracklets of an identity, on average",
+    "tracklets_per_id": "tracklets per identity, on average",
     "min_frames": "frames of the shortest tracklet",
-    "max_frames": "frames of the longest",
-    "distractors": "test tracklets of nobody in particular (pid 0)",
-    "junk": "test tracklets that do not count (pid -1)",
-    "intruders": "expected share of frames that show somebody else or background, 0 to 0.15",
-    "label_noise": "share of training tracklets with another person's label",
-    "noise_seed": "draws the wrong labels and nothing else",
-    "seed": "draws everything else",
+    "max_frames": "frames of the longest tracklet",
+    "distractors": "distractors: test tracklets of no query person (pid 0)",
+    "junk": "junk: test tracklets that are ignored (pid -1)",
+    "intruders": "expected fraction of frames that show another person or background, 0 to 0.15",
+    "label_noise": "fraction of training tracklets with another person's label",
+    "noise_seed": "seed of the wrong labels only",
+    "seed": "seed of everything else",
 }
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the argument parser of `robust-reid render`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("--out", type=Path, default=Path("data/demo"), help="folder to make (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("data/demo"), help="folder to create (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
     for field in dataclasses.fields(DemoSettings):
         flag, kind = f"--{field.name.replace('_', '-')}", type(field.default)

@@ -10,18 +10,18 @@ EXAMPLES = """\
   robust-reid train demo
   robust-reid train mars_imae --data-root /data --device cuda
   robust-reid train mars_imae loss.T=4 train.lr 0.02 --output-dir runs/imae_T4
-  # go on after Ctrl-C, or start
+  # continue after Ctrl-C, or start
   robust-reid train mars_imae --resume auto
   # a run for each of the ten published splits: mean, standard deviation
   robust-reid train mars_osnet data.name=prid2011 data.split=all
-  # build everything, do one step, write nothing
+  # check everything with one step; writes nothing
   robust-reid train mars_imae --dry-run
   # where a step's time goes: table and trace
   robust-reid train mars_imae --profile 20
   # four processes, one GPU each
   torchrun --nproc-per-node 4 -m reid train mars_imae
 exit codes:
-  0 done, 2 your input (one line per mistake), 1 our bug; 130, 143 and 138
+  0 success, 2 user error (one line per mistake), 1 bug; 130, 143 and 138
   stopped by SIGINT, SIGTERM and SIGUSR1 (resumable; with torchrun, SIGUSR1
   needs --signals-to-handle SIGTERM,SIGINT,SIGUSR1)"""
 
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the argument parser of `robust-reid train`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.usage = "%(prog)s CONFIG [key.path=value ...] [flags]"
-    parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged one, e.g. demo")
+    parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged config, e.g. demo")
     cli.add_config_flags(parser, example="loss.T=4")
     run = parser.add_argument_group("the run")
     run.add_argument("--output-dir", type=Path, metavar="DIR", help="run directory (default: runs/NAME)")
@@ -39,12 +39,12 @@ def parser() -> argparse.ArgumentParser:
         "--resume", metavar="auto|PATH", help="auto: continue this run, or start it; PATH: from that checkpoint"
     )
     how.add_argument("--overwrite", action="store_true", help="replace an existing run")
-    how.add_argument("--dry-run", action="store_true", help="build everything, do one step, write nothing")
+    how.add_argument("--dry-run", action="store_true", help="check everything with one step; write nothing")
     how.add_argument(
         "--profile",
         type=int,
         metavar="N",
-        help="train N steps, write only profile.txt and trace.json.gz to DIR/profile",
+        help="train N steps; write only profile.txt and trace.json.gz to DIR/profile",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Train one run for each value of a setting, and choose among them on training identities held out; the test set is not read."""
+"""Train one run for each value of a setting, and choose the best on held-out training identities; the test set is not used."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from reid import cli
 
 EXAMPLES = """\
   robust-reid tune demo --over loss.T=0.5,4,8,16
-  # every pair of values, two settings at a time
+  # a grid over two settings
   robust-reid tune mars_imae --over loss.T=4,8 --over train.lr=0.01,0.02 \\
       --data-root /data --device cuda
-  # go on after Ctrl-C; finished runs are not trained again
+  # continue after Ctrl-C; finished runs are not trained again
   robust-reid tune demo --over loss.T=0.5,4,8,16 --resume auto
-  # a study of the choice itself: afterwards test every run
+  # to study the choice itself, also test every run
   robust-reid tune demo --over loss.T=0.5,4,8,16 --resume auto --judge \\
       --json tune.json
 
@@ -23,22 +23,26 @@ Labels of held-out identities are taken as given, wrong ones included."""
 def parser() -> argparse.ArgumentParser:
     """Build the argument parser of `robust-reid tune`."""
     parser = cli.parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged one, e.g. demo")
+    parser.add_argument("config", type=Path, help="YAML file, or the name of a packaged config, e.g. demo")
     cli.add_config_flags(parser, example="train.iterations=2000")
     runs = parser.add_argument_group("the runs")
     runs.add_argument(
-        "--over", action="append", required=True, metavar="key=a,b,…", help="values to try; may stand several times"
+        "--over",
+        action="append",
+        required=True,
+        metavar="key=a,b,…",
+        help="values to try; can be repeated for several settings",
     )
     runs.add_argument(
-        "--output-dir", type=Path, metavar="DIR", help="holds a run for each value (default: runs/NAME_tune)"
+        "--output-dir", type=Path, metavar="DIR", help="folder of the runs, one per value (default: runs/NAME_tune)"
     )
     how = runs.add_mutually_exclusive_group()
     how.add_argument("--resume", choices=["auto"], help="auto: continue these runs, or start them")
     how.add_argument("--overwrite", action="store_true", help="replace existing runs")
-    how.add_argument("--dry-run", action="store_true", help="check every config, name the runs, write nothing")
+    how.add_argument("--dry-run", action="store_true", help="check every config and list the runs; write nothing")
     output = parser.add_argument_group("output")
-    output.add_argument("--judge", action="store_true", help="afterwards test every run: does the choice hold?")
-    output.add_argument("--json", type=Path, metavar="FILE", help="write the table there too")
+    output.add_argument("--judge", action="store_true", help="also test every run, to check the choice")
+    output.add_argument("--json", type=Path, metavar="FILE", help="also write the table to this file")
     return parser
 
 

@@ -85,7 +85,9 @@ def test_frames_are_pooled_and_foreign_ones_told() -> None:
 
 def test_too_little_to_compare() -> None:
     world = make_world(persons=2, each=1, rate=0)
-    with pytest.raises(DataError, match="2 tracklets of 2 persons; expected at least 3 of 2"):
+    with pytest.raises(
+        DataError, match="2 tracklets of 2 persons; expected at least 3 tracklets of at least 2 persons"
+    ):
         audit(world.features, None, world.given, world.camid)
     one = make_world(persons=2, each=3, rate=0)
     with pytest.raises(DataError, match="6 tracklets of 1 persons"):
@@ -96,7 +98,7 @@ def test_too_little_to_compare() -> None:
 
 def test_features_that_say_nothing_are_refused(world: World) -> None:
     same = np.tile(world.features[:1], (400, 1))
-    with pytest.raises(DataError, match="the features tell nobody apart"):
+    with pytest.raises(DataError, match="the features do not separate any persons"):
         audit(same, None, world.given, world.camid)
     features = world.features.copy()
     features[7, 3] = np.nan
@@ -166,9 +168,9 @@ def test_two_persons_are_seen_by_a_network_that_was_not_told_they_are_one() -> N
     told = audit(blind, None, given, world.camid, out_of_fold=unseen)
     assert {found.row for found in told.findings if found.kind == "split"} == set(found[0][0].tolist())
     assert not [one for one in audit(blind, None, given, world.camid).findings if one.kind == "split"]
-    with pytest.raises(DataError, match="a fold of one person"):
+    with pytest.raises(DataError, match="a fold contains a single person"):
         judged_by([(0, world.features)], np.where(given == 1, 0, 1), ones, given, world.camid, persons=True)
     random = np.random.default_rng(1).normal(size=world.features.shape)
     random[:] = random[:1] + 1e-6 * random
-    with pytest.raises(DataError, match="tell nobody apart"):
+    with pytest.raises(DataError, match="do not separate any persons"):
         judged_by([(0, unit(random))], np.zeros(len(given), int), ones, given, world.camid, persons=True)

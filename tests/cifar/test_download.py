@@ -75,9 +75,11 @@ def test_an_archive_that_is_not_the_official_one_is_not_unpacked(server, tmp_pat
 def test_without_a_server_the_error_says_what_to_put_where(server, tmp_path, monkeypatch):
     (server / CIFAR100.filename).unlink()
     fetch = functools.partial(download.download_cifar, tmp_path / "root", "cifar100")
-    refused(DataError, fetch, CIFAR100.url, "cannot be fetched", f"put it at {tmp_path / 'root' / CIFAR100.filename}")
+    refused(
+        DataError, fetch, CIFAR100.url, "cannot be downloaded", f"put it at {tmp_path / 'root' / CIFAR100.filename}"
+    )
     monkeypatch.setattr(CIFAR100, "url", "http://127.0.0.1:9/cifar-100-python.tar.gz")
-    refused(DataError, fetch, "http://127.0.0.1:9/", "refused", "cannot be fetched")
+    refused(DataError, fetch, "http://127.0.0.1:9/", "refused", "cannot be downloaded")
     (tmp_path / "file").touch()
     refused(DataError, lambda: download.download_cifar(tmp_path / "file", "cifar100"), "cannot write")
     refused(ConfigError, lambda: download.download_cifar(tmp_path, "imagenet"), "'imagenet'")

@@ -76,9 +76,9 @@ def test_human_labels_of_the_public_kind_of_file(tmp_path, numpy):
         (human(worse_label=CLEAN_N + 1), ["worse_label in 0..9, got 1..10"]),
         (human(worse_label=CLEAN_N - 1), ["worse_label in 0..9, got -1..8"]),
         (human(clean_label=(CLEAN_N + (np.arange(100) < 7)) % 10), ["got 7 of 100 that differ", "another order"]),
-        (human(worse_label=CLEAN_N / 1), ["asks for numpy.dtypes.Float64DType"]),
-        (human(worse_label=np.array([os.mkdir] * 100)), ["asks for numpy.dtypes.ObjectDType"]),
-        (human(worse_label=Call(os.mkdir, "trace")), ["asks for posix.mkdir", "nothing of it was run"]),
+        (human(worse_label=CLEAN_N / 1), ["imports numpy.dtypes.Float64DType"]),
+        (human(worse_label=np.array([os.mkdir] * 100)), ["imports numpy.dtypes.ObjectDType"]),
+        (human(worse_label=Call(os.mkdir, "trace")), ["imports posix.mkdir", "nothing in it was executed"]),
         (CLEAN_N.tolist(), ["expected a dict", "got list"]),
     ],
 )

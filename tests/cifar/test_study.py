@@ -76,7 +76,7 @@ def test_every_mistake_is_reported_at_once(official: Path) -> None:
     text = "\n".join(caught.value.problems)
     for part in ("cce takes no 'T'", "did you mean 'mae'", "rate: expected", "unknown 'best'", "at most 6"):
         assert part in text, part
-    with pytest.raises(ConfigError, match="imae-T8_seed0 stands twice"):
+    with pytest.raises(ConfigError, match="imae-T8_seed0 appears twice"):
         check(study(official, "loss=[{name: imae, T: 8}, {name: imae}]"))  # the same network, however it is written
 
 
@@ -207,7 +207,7 @@ def test_a_checkpoint_or_record_of_other_settings_data_or_format_is_refused(
         with pytest.raises(DataError, match="damaged"):
             files.read_record(spec, trainer.fingerprint(spec))
     files.checkpoint(spec).write_bytes(b"PK")
-    with pytest.raises(DataError, match="remove it, and the cell is trained from its start"):
+    with pytest.raises(DataError, match="remove it to train the cell from the start"):
         files.read_checkpoint(spec, trainer.fingerprint(spec))
 
 

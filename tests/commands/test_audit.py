@@ -132,8 +132,8 @@ def test_what_it_refuses(tmp_path: Path, trained: Path, fails) -> None:
     assert "no row has a pid above 0, so there is no label to audit" in fails("audit", nobody)
     with np.load(file) as arrays:
         np.savez(tmp_path / "c.npz", features=arrays["features"], pid=arrays["pid"])
-    assert "no array camid; found features, pid, query; camid is -1 where" in fails("audit", tmp_path / "c.npz")
-    assert "missing: not there; expected a run directory, a feature folder" in fails("audit", tmp_path / "missing")
+    assert "missing array camid; found features, pid, query; use camid -1 for" in fails("audit", tmp_path / "c.npz")
+    assert "missing: not found; expected a run directory, a feature folder" in fails("audit", tmp_path / "missing")
     assert "frames" in fails("audit", trained, "--frames", "-1")
     assert not list(tmp_path.glob("*-audit"))
 
@@ -186,7 +186,7 @@ def test_networks_that_have_not_seen_a_tracklet_judge_it_too(trained: Path, tmp_
     persons = folds_of(split.pid, 2, 0, "persons")
     assert all(len(set(persons[split.pid == pid])) == 1 for pid in split.pid) and len(set(persons)) == 2
     assert "folds" in fails("audit", run, "--folds", "1")
-    assert "of how many folds?" in fails("audit", run, "--folds-of", "persons")
+    assert "needs --folds N as well" in fails("audit", run, "--folds-of", "persons")
     with (run / "folds/2-of-tracklets/0/config.yaml").open() as file:
         assert "holdout: 0.0" in file.read()  # those that the run holds out are left out by name
     message = fails("audit", run, "--folds", "2", "train.lr=0.5", "--no-page")

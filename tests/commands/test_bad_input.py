@@ -43,7 +43,9 @@ def test_a_truncated_image_is_named(workplace: Path, data_root: Path, fails) -> 
 
 def test_checkpoints_that_do_not_fit(trained: Path, workplace: Path, fails) -> None:
     last = trained / "checkpoints/last.pt"
-    assert "weights of another model" in fails("test", trained, "--checkpoint", last, "model.name=resnet18")
+    assert "the weights belong to a different model" in fails(
+        "test", trained, "--checkpoint", last, "model.name=resnet18"
+    )
     assert "no such checkpoint" in fails("test", trained, "--checkpoint", "no.pt")
     write_demo(workplace / "other" / "demo", train_ids=7, test_ids=3, tracklets_per_id=3, distractors=1, junk=1)
     options = ["--resume", last, *HELD_OUT, "test.baselines=false", "--data-root", "other"]

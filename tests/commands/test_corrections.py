@@ -83,7 +83,7 @@ def test_a_second_file_corrects_what_the_first_has_left(place: Path, capsys: pyt
     capsys.readouterr()
     assert call("audit", "one round") == 0
     command = next(
-        line for line in capsys.readouterr().err.splitlines() if "then train on what you corrected: " in line
+        line for line in capsys.readouterr().err.splitlines() if "then train on the corrected labels: " in line
     )
     _, *words = shlex.split(command.partition("corrected: ")[2])
     shutil.copy("second.csv", "corrections.csv")
@@ -132,8 +132,8 @@ def test_held_out_persons_are_drawn_from_corrected_labels(place: Path) -> None:
 @pytest.mark.parametrize(
     "rows, words",
     [
-        (["data.labels=truth"], "data.corrections: corrects labels as given, and data.labels is truth"),
-        (["data.corrections=none.csv"], "none.csv: no such file of corrections"),
+        (["data.labels=truth"], "data.corrections: corrects the given labels, but data.labels is truth"),
+        (["data.corrections=none.csv"], "none.csv: no such corrections file"),
     ],
 )
 def test_settings_that_cannot_be(place: Path, fails, rows: list[str], words: str) -> None:

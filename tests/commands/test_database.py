@@ -20,7 +20,7 @@ def test_a_database_answers_as_its_folder(
     key, everything = str(store.read(gallery).key[5]), len(store.read(gallery).pid)
     assert call("gallery", "push", gallery, PLACE) == 0
     captured = capsys.readouterr()
-    assert f"{PLACE}: {everything} tracklets written, 0 were there; {everything} in all" in captured.out
+    assert f"{PLACE}: {everything} tracklets written, 0 already there; {everything} in total" in captured.out
     assert "Traceback" not in captured.err
     [name] = tracklets(data_root, Path("mine"), slice(6, 7))
     os.rename(Path("mine", name), "mine/new")  # a folder of frames, whose name is no key
@@ -87,7 +87,7 @@ def test_extracted_into_a_database_is_extracted_and_pushed(
     image = sorted((Path("mine") / names[0]).iterdir())[0]
     image.rename(image.with_suffix(".png"))  # another length, under the key that is there
     (Path("mine") / names[0] / "more.png").write_bytes(image.with_suffix(".png").read_bytes())
-    assert "has another tracklet of the key" in fails("extract", run, *options, "--resume", "auto")
+    assert "has a different tracklet with the key" in fails("extract", run, *options, "--resume", "auto")
 
 
 def test_what_a_database_takes_of_an_extraction(

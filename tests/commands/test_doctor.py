@@ -53,7 +53,7 @@ def test_one_person_is_nobody_to_tell_apart(rows, capsys):
     code, found = diagnose(one, "--quick")
     assert (code, found["one-person"]["kind"]) == (FINDINGS, "finding")
     out = capsys.readouterr().out
-    assert "finding: 1 person to train on: expected 2 or more" in out
+    assert "finding: 1 person to train on: expected at least 2" in out
     assert out.rstrip().endswith("1 finding")
     assert "one" not in found["one-person"]
     two = one + [row for row in train_rows(rows) if row["pid"] == another(rows, one[0])["pid"]]
@@ -65,7 +65,7 @@ def test_one_person_is_nobody_to_tell_apart(rows, capsys):
 
 def test_one_of_a_kind_is_told_in_the_singular(rows, capsys):
     assert diagnose([*rows, rows[0]], "--quick")[0] == FINDINGS
-    assert "finding: 1 row that stands twice in one tracklet (repeated-row)" in capsys.readouterr().out
+    assert "finding: 1 row that appears twice in one tracklet (repeated-row)" in capsys.readouterr().out
 
 
 def test_a_clean_table_is_clean(rows, capsys):
@@ -199,7 +199,7 @@ def test_fix_writes_a_copy_of_the_table_without_what_is_certainly_wrong(rows, ca
 def test_fix_leaves_alone_what_a_person_must_decide(rows, capsys):
     train_rows(rows)[0]["camid"] = "9"
     assert diagnose(rows, "--fix", "--quick")[0] == FINDINGS
-    assert "nothing here is safe to mend" in capsys.readouterr().out
+    assert "none of these findings can be fixed safely" in capsys.readouterr().out
     assert not Path("table.fixed.csv").exists()
 
 
@@ -263,7 +263,7 @@ def test_unusable_data_is_exit_code_2_and_one_line(rows, fails):
     Path("demo/bbox_train").rename("bt")
     Path("demo/bbox_train").mkdir()
     Path("bt").rename("demo/bbox_train/bbox_train")
-    assert "another bbox_train in it (move that one up one level)" in fails("doctor", "demo")
+    assert "another bbox_train in it (move it up one level)" in fails("doctor", "demo")
     Path("t.csv").write_text("path;tracklet\n")
     assert "expected one row per frame" in fails("doctor", "t.csv")
 

@@ -233,7 +233,7 @@ def test_boxes_and_videos_need_not_be_cut(
     uncut = arguments[: arguments.index("--crops")]
     assert call("import", *arguments, "--out", "cut.csv") == 0
     assert call("import", *uncut, "--out", "uncut.csv") == 0
-    assert "boxes and frames of videos are cut out whenever they are read" in capsys.readouterr().out
+    assert "boxes and video frames are cut out each time they are read" in capsys.readouterr().out
     assert not {"x", "first"} & table(Path("cut.csv"))[0].keys() and "x" in table(Path("uncut.csv"))[0]
     for name in ("cut", "uncut"):
         assert call("extract", run, f"{name}.csv", "--out", name) == 0
@@ -247,4 +247,4 @@ def test_boxes_and_videos_need_not_be_cut(
     assert "no picture" not in capsys.readouterr().err
     if shape == "videos":  # processes that decode have containers of their own
         assert call("train", "own_tracklets", "data.path=uncut.csv", *SHORT, "machine.workers=2", "--dry-run") == 0
-        assert "24 pictures are cut out of a larger one or of a video whenever one is read" in capsys.readouterr().err
+        assert "24 images are cut out of a larger one or of a video each time it is read" in capsys.readouterr().err

@@ -90,8 +90,8 @@ GOOD = np.zeros((40, 20, 3), np.uint8)
     ("image", "message"),
     [
         (GOOD.transpose(2, 0, 1), r"expected an array \(height, width, 3\), got \(3, 40, 20\); channels come last"),
-        (GOOD[:, :, 0], r"got \(40, 20\); a grey image is np.stack"),
-        (np.zeros((40, 20, 4), np.uint8), r"leave out the fourth channel"),
+        (GOOD[:, :, 0], r"got \(40, 20\); for a grey image use np.stack"),
+        (np.zeros((40, 20, 4), np.uint8), r"drop the fourth channel"),
         (GOOD[:0], r"got \(0, 20, 3\)"),
         (GOOD + 3.5, r"expected floats in \[0, 1\], got 3.5 to 3.5; give uint8"),
         (GOOD - 0.5, r"expected floats in \[0, 1\], got -0.5 to -0.5"),
@@ -128,7 +128,7 @@ def test_detections(model) -> None:
     np.testing.assert_allclose(bgr, rows, atol=2e-6)
     assert model.embed_detections(frame, SimpleNamespace(xyxy=np.zeros((0, 4)))).shape == (0, model.num_features)
     for box in ([40, 5, 10, 85], [200, 0, 220, 50], [0, 0, np.nan, 5]):
-        with pytest.raises(DataError, match="box 1: expected left < right and top < bottom inside of 160 x 90 pixels"):
+        with pytest.raises(DataError, match="box 1: expected left < right and top < bottom inside 160 x 90 pixels"):
             model.embed_detections(frame, SimpleNamespace(xyxy=[boxes[0], box]))
     with pytest.raises(DataError, match="expected boxes `xyxy`"):
         model.embed_detections(frame, boxes)
@@ -161,7 +161,7 @@ def test_the_card(model, trained, data_root, tmp_path, monkeypatch) -> None:
     assert '"name": "imae"' in text
     assert "Weights: cc-by-nc-4.0." in text
     model.save_pretrained(tmp_path / "out")
-    assert "Not stated by whoever trained it" in (tmp_path / "out/README.md").read_text()
+    assert "Not stated by the author" in (tmp_path / "out/README.md").read_text()
 
 
 def test_what_was_changed_is_refused(model, tmp_path) -> None:
@@ -169,10 +169,13 @@ def test_what_was_changed_is_refused(model, tmp_path) -> None:
     settings = tmp_path / "out/config.json"
     good = settings.read_text()
     changes = {
-        ('"mean": [\n  0.485', '"mean": [\n  0.5'): "says fingerprint [0-9a-f]{16}, its weights and settings make",
+        (
+            '"mean": [\n  0.485',
+            '"mean": [\n  0.5',
+        ): "contains fingerprint [0-9a-f]{16}, but its weights and settings give",
         ('"robust-reid"', '"other"'): "format 'other', schema 1; expected 'robust-reid' and 1",
         ('"schema": 1', '"schema": 2'): "schema 2; expected",
-        ('"resnet10t"', '"resnet18"'): "weights of another model",
+        ('"resnet10t"', '"resnet18"'): "the weights belong to a different model",
     }
     for (old, new), message in changes.items():
         assert old in good
@@ -180,7 +183,7 @@ def test_what_was_changed_is_refused(model, tmp_path) -> None:
         with pytest.raises(CheckpointError, match=message):
             reid.load(tmp_path / "out", device="cpu")
     settings.write_text("{")
-    with pytest.raises(CheckpointError, match="not of a folder that save_pretrained wrote"):
+    with pytest.raises(CheckpointError, match="not from a folder written by save_pretrained"):
         reid.load(tmp_path / "out", device="cpu")
     settings.write_text(good)
     weights = tmp_path / "out/model.safetensors"
@@ -200,7 +203,7 @@ def test_a_repository_of_the_hub(model, picture, tmp_path, monkeypatch) -> None:
     again = Embedder.from_pretrained("someone/model", device="cpu")
     np.testing.assert_array_equal(again.embed(picture), model.embed(picture))
     with pytest.raises(
-        CheckpointError, match="someone/other: no such folder, and the Hugging Face hub does not give it"
+        CheckpointError, match="someone/other: no such folder, and the Hugging Face hub does not provide it"
     ) as error:
         reid.load("someone/other")
     assert "check the name and the network" in str(error.value)

@@ -46,11 +46,11 @@ def test_one_program_at_a_time_extracts_into_a_gallery(run: Path, gallery: Path,
 
 def test_bad_index_and_places_show_before_the_work(run: Path, workplace: Path, data_root: Path, fails) -> None:
     tracklets(data_root, Path("mine"), slice(0, 3))
-    assert "faiss makes no 'XX'" in fails("extract", run, "mine", "--out", "g", "--index", "XX")
+    assert "faiss cannot make 'XX'" in fails("extract", run, "mine", "--out", "g", "--index", "XX")
     assert not (Path("g") / "shards").exists()
     assert "nowhere: no such folder; robust-reid extract" in fails("extract", run, "mine", "--out", "nowhere", "--add")
     assert "shard: expected >= 1, got 0" in fails("extract", run, "mine", "--out", "g", "--shard", "0")
-    assert "builds no 'IVF64,Flat'" in fails("extract", run, "mine", "--out", "g", "--index", "IVF64,Flat")
+    assert "cannot build 'IVF64,Flat'" in fails("extract", run, "mine", "--out", "g", "--index", "IVF64,Flat")
     assert call("extract", run, "mine", "--out", "g", "--resume", "auto") == 0  # the features were kept
     assert sorted(path.name for path in Path("g").iterdir()) == ["features.npy", "gallery.json", "meta.csv"]
 
@@ -70,9 +70,9 @@ def test_killed_and_resumed_is_never_killed(run: Path, workplace: Path, data_roo
     process.stderr.close()
     parts = len(list(saved.glob("[0-9]*.npy")))
     assert not (Path("killed") / "gallery.json").exists()
-    assert "not finished; --resume auto goes on" in fails("extract", run, *options)
+    assert "unfinished; --resume auto continues" in fails("extract", run, *options)
     assert "cannot resume: shard_frames: 16 there" in fails("extract", run, *options[:-1], "5", "--resume", "auto")
-    assert "killed: an extraction that was not finished; the same" in fails("search", "killed", "a")
+    assert "killed: an unfinished extraction; run the same" in fails("search", "killed", "a")
     kept = {path.name: path.stat().st_mtime_ns for path in saved.glob("[0-9]*.npy")}
     assert len(kept) == parts
     assert call("extract", run, *options, "--resume", "auto") == 0

@@ -58,7 +58,7 @@ def test_queries_and_gallery_apart(arrays: dict[str, Any]) -> None:
 def test_parts_that_do_not_fit(arrays: dict[str, Any], fails) -> None:
     np.savez("q.npz", features=np.eye(3), pid=np.arange(3), camid=np.arange(3))
     line = fails("test", "--query-file", "q.npz", "--gallery-file", "a.npz")
-    assert line == "error: features: the queries have 3 dimensions, the gallery 8; expected those of one model"
+    assert line == "error: features: the queries have 3 dimensions, the gallery 8; expected features of the same model"
 
 
 def test_every_row_against_the_rest(arrays: dict[str, Any], fails) -> None:
@@ -83,7 +83,7 @@ def test_queries_that_are_nobody_are_told_of_with_their_effect(
     said = capsys.readouterr().err
     np.savez("c.npz", **arrays | {"pid": pid, "query": np.arange(5, 20)})
     without = result("--features", "c.npz")
-    assert "b.npz: queries that are nobody: 5 of pid 0; all of pid 0 count as one person; mAP" in said
+    assert "b.npz: queries of no known person: 5 of pid 0; all queries of pid 0 count as one person; mAP" in said
     assert f"{100 * with_them['mAP']:.1f}% with them, {100 * without['mAP']:.1f}% without (market1501)" in said
     assert with_them != plain
     assert "nobody" not in capsys.readouterr().err

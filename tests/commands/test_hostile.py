@@ -126,7 +126,7 @@ def test_what_is_not_normalised_is_and_that_is_said(scale: float, dtype: Any, go
         query=good.query,
     )
     assert call("test", "--features", "raw.npz", "--protocol", "market1501") == 0
-    assert "60 of 60 rows were not of unit norm and have been normalised" in capsys.readouterr().err
+    assert "60 of 60 rows did not have unit norm and were normalised" in capsys.readouterr().err
 
 
 def test_keys_of_two_rows_are_no_matter_until_they_name_something(good: FeatureSet, fails) -> None:
@@ -160,11 +160,14 @@ def rows(change_of: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], obje
 
 LINE_4 = "4,t4,4,-1,3,"
 GALLERIES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "is none": (lambda folder: (folder / "gallery.json").unlink(), "no complete feature folder"),
+    "is none": (lambda folder: (folder / "gallery.json").unlink(), "not a complete feature folder"),
     "of a newer schema": (about(schema=2), "schema 2, expected 1: written by a newer version"),
     "of no schema": (about(schema=None), "schema None, expected 1"),
-    "json cut": (lambda folder: (folder / "gallery.json").write_text('{"schema": 1'), "no complete feature folder"),
-    "json too deep": (lambda folder: (folder / "gallery.json").write_text("[" * 99999), "no complete feature folder"),
+    "json cut": (lambda folder: (folder / "gallery.json").write_text('{"schema": 1'), "not a complete feature folder"),
+    "json too deep": (
+        lambda folder: (folder / "gallery.json").write_text("[" * 99999),
+        "not a complete feature folder",
+    ),
     "run is a number": (about(run=3), "run, checkpoint, weights and source must be texts"),
     "query beyond": (about(query=[40]), "query: 1 of 1 row numbers are outside 0..39"),
     "query is a text": (about(query="all"), "query and gallery must be lists of row numbers"),
@@ -210,7 +213,7 @@ def test_a_gallery_by_another_model_than_its_index(tmp_path: Path, fails) -> Non
     folder = make_gallery(tmp_path / "g")
     change.reindex(folder, "Flat")
     about(fingerprint="f11")(folder)
-    assert "stale: made of 40 rows of 8 dimensions by model f00, the gallery holds 40 rows" in fails(
+    assert "out of date: made from 40 rows of 8 dimensions by model f00, but the gallery has 40 rows" in fails(
         "search", folder, "t5"
     )
     assert call("test", "--features", folder) == 0

@@ -99,7 +99,7 @@ def test_folders_of_persons_and_tracklets(here, people, capsys):
     assert call("import", "people", "--out", "people.csv") == 0
     said = capsys.readouterr().out
     assert "people: folders" in said
-    assert "layout person/tracklet/frames, found out" in said
+    assert "layout person/tracklet/frames, detected" in said
     rows = table(here / "people.csv")
     assert {row["pid"] for row in rows} == {f"person {track.pid}" for track in people}
     assert len(rows) == sum(len(track.paths) for track in people)
@@ -112,7 +112,7 @@ def test_folders_of_tracklets_or_of_persons(here, people, capsys, fails):
     for track in people[:4]:
         shutil.copytree(track.paths[0].parent, here / "in" / f"t{track.key}", dirs_exist_ok=True)
     message = fails("import", "in", "--as", "folders", "--out", "t.csv")  # one folder of MARS holds several tracklets
-    assert "by their names (mars) they are of 1 persons" in message or "cameras" in message
+    assert "by their names (mars) they show 1 persons" in message or "cameras" in message
     shutil.rmtree(here / "in")
     for track in people[:4]:
         (here / "in" / track.key).mkdir(parents=True)
@@ -143,10 +143,10 @@ def test_flat_names_by_a_pattern(here, people, fails, capsys):
     message = fails("import", "crops", "--as", "flat", "--pattern", pattern, "--out", "other.csv")
     assert "expected names such as {pid}_c{camid}_{tracklet}_{frame}.jpg, got group photo.jpg" in message
     assert not (here / "other.csv").exists()
-    assert "expected each field once" in fails(
+    assert "expected each field only once" in fails(
         "import", "crops", "--as", "flat", "--pattern", "{pid}_{pid}.jpg", "--out", "o.csv"
     )
-    assert "is there already; --overwrite" in fails("import", "crops", "--out", "crops.csv")
+    assert "already exists; --overwrite" in fails("import", "crops", "--out", "crops.csv")
 
 
 def test_flat_finds_the_pattern_of_market_and_reads_folders_too(here, people, capsys):
@@ -157,7 +157,7 @@ def test_flat_finds_the_pattern_of_market_and_reads_folders_too(here, people, ca
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(track.paths[0], place / f"{i}.jpg")
     assert call("import", "flat", "--out", "flat.csv") == 0
-    assert "pattern {pid}_c{camid}s{}_{frame}_{}.jpg, found out" in capsys.readouterr().out
+    assert "pattern {pid}_c{camid}s{}_{frame}_{}.jpg, detected" in capsys.readouterr().out
     assert {int(row["pid"]) for row in table(here / "flat.csv")} == {track.pid for track in people[:5]}
     assert call("import", "deep", "--as", "flat", "--pattern", "{camid}/{pid}/{frame}.jpg", "--out", "deep.csv") == 0
     assert {(row["camid"], int(row["pid"])) for row in table(here / "deep.csv")} == {
@@ -198,10 +198,10 @@ def test_flat_guesses_only_what_can_be_read_in_one_way(here, people, fails, caps
     named(
         "unsure", "{who}_c3_2_00{i}.jpg"
     )  # VeRi-776 has a frame and a place in it there, others a tracklet and a frame
-    assert "may be read in 2 ways; say which, --pattern" in fails("import", "unsure", "--out", "unsure.csv")
+    assert "matches 2 patterns; choose one with --pattern" in fails("import", "unsure", "--out", "unsure.csv")
     assert not (here / "unsure.csv").exists()
     named("letters", "{who}_2_c3_{i:03d}.jpg")  # once taken for LS-VID, whose cameras are numbers
-    assert "the names say nothing that is known" in fails("import", "letters", "--out", "letters.csv")
+    assert "the file names match no known pattern" in fails("import", "letters", "--out", "letters.csv")
 
 
 def test_mot_ground_truth_of_two_cameras(here, people, capsys):
@@ -213,7 +213,7 @@ def test_mot_ground_truth_of_two_cameras(here, people, capsys):
     said = capsys.readouterr().out
     assert "1 boxes of flag 0 left out" in said
     assert "1 boxes of other classes left out" in said
-    assert "ids of different sequences are taken for different persons" in said
+    assert "the same id in different sequences means different persons" in said
     rows = table(here / "mot.csv")
     tracks = {
         f"{name}/{i + 1:04d}": track
@@ -248,7 +248,7 @@ def test_mot_a_trackers_output_knows_no_person(here, people, capsys, fails):
     (here / "gate/tracker.txt").write_text("1,1,5,5,20,40,0.9\n1,1,6,6,20,40,0.9\n")
     assert "expected one box in frame 1, got two" in fails("import", "gate", "--out", "x.csv")
     (here / "gate/tracker.txt").unlink()
-    assert "name the file with --tracks" in fails("import", "gate", "--out", "x.csv")
+    assert "set the file with --tracks" in fails("import", "gate", "--out", "x.csv")
 
 
 def test_mot17_has_each_sequence_three_times(here, people, capsys):
@@ -286,7 +286,7 @@ def test_coco_with_track_ids(here, people, capsys, fails):
     cameras = {"gate": of_size(people, 2), "yard": of_size(people, 3, skip=2)}
     content = coco(here / "images", cameras)
     (here / "labels.json").write_text(json.dumps(content))
-    assert "names this image, which is not there; --images names their folder" in fails(
+    assert "names this image, but it is missing; set --images to the folder of the images" in fails(
         "import", "labels.json", "--out", "x.csv"
     )
     assert call("import", "labels.json", "--images", "images", "--crops", "crops", "--png", "--out", "coco.csv") == 0
@@ -330,7 +330,7 @@ def test_json_lines_with_and_without_boxes(here, people, fails):
     (here / "t.jsonl").write_text("[1, 2\n")
     assert "t.jsonl: not a readable JSON list (" in fails("import", "t.jsonl", "--out", "x.csv")
     (here / "t.jsonl").write_text('{"path": "gone.png", "tracklet": 1}\n')
-    assert "gone.png is not there" in fails("import", "t.jsonl", "--out", "x.csv")
+    assert "gone.png is missing" in fails("import", "t.jsonl", "--out", "x.csv")
 
 
 def test_a_json_list_is_read_as_json_lines_whatever_the_file_is_called(here, people, fails):
@@ -378,9 +378,9 @@ def test_video_is_cut_exactly_at_its_frames(here, people, fails):
     with open(here / "gate.csv", "a") as file:
         file.write(f"{count},9,1,1,20,20,p9\n")
     message = fails("import", "gate.mkv", "--crops", "other", "--out", "x.csv")
-    assert f"expected a frame {count} (counted from 0), got a video of {count} frames" in message
+    assert f"has no frame {count} (counted from 0); it is a video of {count} frames" in message
     (here / "gate.csv").write_text("frame,x,y,w,h\n0,1,1,2,2\n")
-    assert "got no track in 'frame,x,y,w,h'" in fails("import", "gate.mkv", "--out", "x.csv")
+    assert "track is missing in 'frame,x,y,w,h'" in fails("import", "gate.mkv", "--out", "x.csv")
     (here / "noise.avi").write_bytes(os.urandom(5000))
     (here / "noise.csv").write_text("frame,track,x,y,w,h\n0,1,1,1,20,20\n")
     assert "noise.avi: cannot decode this video" in fails("import", "noise.avi", "--crops", "n", "--out", "x.csv")
@@ -414,7 +414,9 @@ def test_crops_are_written_once_gone_on_with_and_never_mixed(here, people, fails
     record = json.loads((here / "crops/gate/crops.json").read_text())
     assert (record["schema"], record["format"]) == (1, "JPEG of quality 95")
     message = fails("import", "gate", "--crops", "crops", "--quality", "80", "--out", "u.csv")
-    assert "holds crops of other boxes or another format (JPEG of quality 95); --overwrite replaces them" in message
+    assert (
+        "contains crops of other boxes or of another format (JPEG of quality 95); --overwrite replaces them" in message
+    )
     assert not (here / "u.csv").exists()
     assert call("import", "gate", "--crops", "crops", "--quality", "80", "--out", "u.csv", "--overwrite") == 0
     assert crops[0].stat().st_size < len(before[crops[0]][1])
@@ -458,7 +460,7 @@ def test_several_sources_one_table_and_ids_kept_apart(here, people, fails):
             shutil.copy(track.paths[0], here / place / str(track.pid) / f"t{track.key}" / "1.jpg")
     pids = {str(track.pid) for track in people[:3]}
     message = fails("import", "monday", "tuesday", "--out", "t.csv")
-    assert "occurs in monday and in tuesday: say --ids shared" in message
+    assert "occurs in monday and in tuesday: use --ids shared" in message
     assert call("import", "monday", "tuesday", "--ids", "shared", "--camera-per-source", "--out", "t.csv") == 0
     rows = table(here / "t.csv")
     assert {row["pid"] for row in rows} == pids
@@ -477,7 +479,7 @@ def test_only_sources_with_boxes_are_cut(here, people, fails):
     assert call("import", "gate", "kept", "--crops", "crops", "--out", "t.csv") == 0
     places = {row["tracklet"]: Path(row["path"]).parts[0] for row in table(here / "t.csv")}
     assert places == {"gate/gate/0001": "crops", "gate/gate/0002": "crops", "kept/somebody": "kept"}
-    assert "no boxes there" in fails("import", "kept", "--crops", "crops", "--out", "u.csv")
+    assert "no boxes to cut" in fails("import", "kept", "--crops", "crops", "--out", "u.csv")
 
 
 def market(root: Path, data_root: Path) -> Path:

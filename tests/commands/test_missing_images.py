@@ -37,7 +37,7 @@ def test_a_wrong_path_is_told_before_weights_are_fetched(table: Path, fails) -> 
     (table / "dan/3.jpg").unlink()
     # No file of weights is there either: what is asked for first is told first.
     line = fails("train", "run.yaml", "model.weights=nowhere.pth")
-    assert "/dan/3.jpg: cannot read this image: no such file (of tracklet dan-1); 1 of 12 images are not there" in line
+    assert "/dan/3.jpg: cannot read this image: no such file (of tracklet dan-1); 1 of 12 images are missing" in line
     assert not (table / "runs").exists()
 
 
@@ -55,8 +55,8 @@ def test_a_person_whose_pictures_are_not_there_is_told_at_the_start(
     assert call("train", "run.yaml", *SETTINGS, *flags) == 0
     lines = capsys.readouterr().err.splitlines()
     expected = [
-        "tracks: 4 of 12 images to train on are not there and are left out, all those of 2 tracklets, such as dan-0",
-        "tracks: 1 person has no image that is there, so nothing is learned of them: dan",
+        "tracks: 4 of 12 images to train on are missing and are left out, all those of 2 tracklets, such as dan-0",
+        "tracks: 1 person has no image that is there, so nothing is learned about them: dan",
     ]
     places = [lines.index(line) for line in expected]
     step = next(i for i, line in enumerate(lines) if line.startswith(("iter ", "one step")))
@@ -70,7 +70,7 @@ def test_one_person_left_is_nobody_to_tell_apart(table: Path, fails) -> None:
     for person in ("dan", "eve"):
         damage(table / person, away=True)
     line = fails("train", "run.yaml", *SETTINGS)
-    assert "tracks: 2 of 3 persons to train on have no image that is there, such as dan; expected at least 2" in line
+    assert "tracks: 2 of 3 persons to train on have no existing image, such as dan; expected at least 2" in line
 
 
 def test_a_person_whose_pictures_are_damaged_is_told_at_the_end(
@@ -79,14 +79,16 @@ def test_a_person_whose_pictures_are_damaged_is_told_at_the_end(
     damage(table / "dan")
     assert call("train", "run.yaml", *SETTINGS) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "nothing is learned" in line]
-    assert told == ["1 person has no image that could be read, so nothing is learned of them: dan"]
+    assert told == ["1 person has no image that could be read, so nothing is learned about them: dan"]
 
 
 def test_a_tracklet_that_cannot_be_tested_is_told_at_the_start(table: Path, fails) -> None:
     for i in (2, 3):
         (table / "ben" / f"{i}.jpg").unlink()
     line = fails("train", "run.yaml", *SETTINGS)
-    assert "/ben/2.jpg: no such image, nor any other of the 2 of tracklet ben-1; restore them, or take it out" in line
+    assert (
+        "/ben/2.jpg: no such image, nor any other of the 2 images of tracklet ben-1; restore them, or remove it" in line
+    )
     assert not (table / "runs").exists()
 
 

@@ -73,7 +73,7 @@ def noisy_run(clean_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_run_keeps_its_noise_and_the_manifest_makes_it_again(here: Path, noisy_run: Path, clean_root: Path) -> None:
     log = (noisy_run / "log.txt").read_text()
     tracklets = len(load().train.split)
-    assert f"noise made on purpose: nearest, seed 5: {round(0.2 * tracklets)} of {tracklets} tracklets" in log
+    assert f"artificial noise: nearest, seed 5: {round(0.2 * tracklets)} of {tracklets} tracklets" in log
     assert "frames show another person than their label" in log
     with open(noisy_run / "noise.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -121,7 +121,7 @@ def test_nearest_by_a_gallery_of_the_training_tracklets(here: Path, fails) -> No
         assert change.given_pid == others[int(np.argmax(cosine))]
     np.savez("few.npz", features=features[:3], **{name: value[:3] for name, value in rows.items()})
     message = fails("train", "run.yaml", noise.replace("features.npz", "few.npz"))
-    assert f"lacks {len(split) - 3} of {len(split)} training tracklets" in message
+    assert f"{len(split) - 3} of {len(split)} training tracklets are missing" in message
     assert not Path("runs").exists()
 
 
@@ -140,20 +140,20 @@ def test_background_is_warned_of(here: Path) -> None:
     [
         ("{name: swiches, rate: 0.1, seed: 0}", r"data.noise.name: unknown 'swiches'; did you mean 'switches'"),
         ("{name: switches, rate: 2.0, seed: 0}", "data.noise.rate: expected >= 0 and <= 1, got 2"),
-        ("{name: switches, seed: 0}", "data.noise.rate: missing; switches needs it"),
-        ("{rate: 0.1}", "data.noise.name: missing; expected a value"),
+        ("{name: switches, seed: 0}", "data.noise.rate: is missing; switches needs it"),
+        ("{rate: 0.1}", "data.noise.name: is missing; expected a value"),
         (
             "[{name: switches, rate: 0.1, seed: 0}, {name: intruders, rate: 0.1, seed: 0, longest: 0}]",
             "data.noise[1].longest: expected >= 1",
         ),
         (
             "[{name: switches, rate: 0.1, seed: 0}, {name: switches, rate: 0.2, seed: 0}]",
-            "switches with seed 0 stands twice",
+            "switches with seed 0 appears twice",
         ),
-        ("{name: manifest, path: none.csv}", "none.csv: cannot read this manifest of noise"),
+        ("{name: manifest, path: none.csv}", "none.csv: cannot read this noise manifest"),
         (
             "{name: fragments, rate: 0.5, seed: 0, pieces: 9}",
-            "tracklets of 9 frames or more, and there are 0; expected at most 0",
+            "tracklets of 9 frames or more, but there are 0; expected at most 0",
         ),
         ("switches", "data.noise: expected "),
     ],
@@ -165,16 +165,16 @@ def test_what_is_wrong_with_a_noise_is_one_line(here: Path, fails, noise: str, w
 
 def test_a_manifest_without_training(here: Path, fails, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("noise", "run.yaml", TWO, "--out", "made/noise.csv") == 0
-    assert "noise made on purpose: switches, seed 3: " in capsys.readouterr().out
+    assert "artificial noise: switches, seed 3: " in capsys.readouterr().out
     changes, data = len(Path("made/noise.csv").read_text().splitlines()) - 1, load(TWO)
     assert changes == len(data.noisy.changes)
     again = load("data.noise={name: manifest, path: made/noise.csv}")
     assert torch.equal(again.train.label_F, data.train.label_F)
-    assert "made/noise.csv: exists" in fails("noise", "run.yaml", TWO, "--out", "made/noise.csv")
-    assert "data.noise: missing" in fails("noise", "run.yaml", "--out", "other.csv")
+    assert "made/noise.csv: already exists" in fails("noise", "run.yaml", TWO, "--out", "made/noise.csv")
+    assert "data.noise: is missing" in fails("noise", "run.yaml", "--out", "other.csv")
     assert sorted(path.name for path in here.iterdir()) == ["made", "run.yaml"]
     write_twice = "data.noise=[{name: manifest, path: made/noise.csv}, {name: switches, rate: 0.1, seed: 3}]"
-    assert "switches with seed 3 stands in a manifest too" in fails("train", "run.yaml", write_twice)
+    assert "switches with seed 3 is in a manifest too" in fails("train", "run.yaml", write_twice)
 
 
 def test_persons_of_a_table_keep_their_names(here: Path, clean_root: Path) -> None:

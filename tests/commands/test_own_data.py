@@ -150,7 +150,7 @@ def test_another_table_is_tested_whole_and_the_run_s_own_people_are_told(
     assert call("test", run, "data.path=other.csv", "--protocol", "market1501") == 0
     shown = capsys.readouterr().err
     assert "other: no column split: all 6 persons are tested" in shown
-    assert "persons are called as persons the run was trained with, such as " in shown
+    assert "persons have the same id as persons that the run was trained on, such as " in shown
 
 
 def test_a_moved_table_is_named(own: Path, run: Path, here: Path, fails) -> None:
@@ -158,7 +158,7 @@ def test_a_moved_table_is_named(own: Path, run: Path, here: Path, fails) -> None
     text = Path("moved/config.yaml").read_text()
     assert f"path: {own / 'tracks.csv'}" in text
     Path("moved/config.yaml").write_text(text.replace(str(own / "tracks.csv"), "/gone/tracks.csv"))
-    assert "/gone/tracks.csv: no such table; name the place where it is now by data.path=FILE" in fails("test", "moved")
+    assert "/gone/tracks.csv: no such table; set data.path=FILE" in fails("test", "moved")
     assert call("test", "moved", f"data.path={own / 'tracks.csv'}", "--json", "a.json") == 0
     assert (
         Path("a.json").read_text() == (run / "eval.json").read_text()
@@ -209,7 +209,7 @@ def test_no_test_set_is_needed(own: Path, here: Path, fails, capsys: pytest.Capt
     with_columns(own, lambda row: {**row, "split": "train"} if row["pid"] in PEOPLE else None)
     assert call("train", "run.yaml", *SHORT) == 0
     shown = capsys.readouterr()
-    assert "tracks: no test set, so no mAP and no CMC" in shown.out
+    assert "tracks: no test set, so there is no mAP and no CMC" in shown.out
     assert json.loads(Path("runs/run/eval.json").read_text()) == []
     assert "nothing: the dataset has no queries" in Path("runs/run/report.html").read_text()
     assert "no test set" in fails("test", "runs/run")
@@ -231,10 +231,10 @@ def test_no_test_set_is_needed_in_the_layout_of_mars_either(
     savemat("mars/info/query_IDX.mat", {"query_IDX": np.zeros((1, 0))})
     Path("run.yaml").write_text(CONFIG.replace("name: demo", "name: mars, root: ."))
     assert call("train", "run.yaml", "data.holdout=0.4", *SHORT) == 0
-    assert "mars-subset: no test set, so no mAP and no CMC" in capsys.readouterr().out
+    assert "mars-subset: no test set, so there is no mAP and no CMC" in capsys.readouterr().out
     assert json.loads(Path("runs/run/eval.json").read_text()) == []
     assert Path("runs/run/checkpoints/best.pt").is_file()
-    assert "mars-subset: no test set, so no mAP" in fails("test", "runs/run")
+    assert "mars-subset: no test set, so there is no mAP" in fails("test", "runs/run")
     message = fails("extract", "runs/run", "mars", "--out", "g")
     assert "mars: no test set, which is what is embedded of a MARS layout" in message
     assert not Path("g").exists()
@@ -277,7 +277,8 @@ def test_one_camera(own: Path, here: Path, fails, capsys: pytest.CaptureFixture[
     for flags in ([], ["--dry-run"]):
         message = fails("train", "run.yaml", "data.holdout=0.4", *SHORT, *flags)
         assert (
-            "held-out identities: 4 cannot be judged: each is seen by one camera only; test.any_camera=true" in message
+            "held-out identities: 4 cannot be evaluated: each is seen by one camera only; test.any_camera=true"
+            in message
         )
     assert not Path("runs").exists()
     assert call("train", "run.yaml", "data.holdout=0.4", "test.any_camera=true", *SHORT) == 0
@@ -289,8 +290,8 @@ def test_one_camera(own: Path, here: Path, fails, capsys: pytest.CaptureFixture[
 def test_settings_that_contradict_the_table(own: Path, here: Path, fails) -> None:
     shutil.copy(own / "run.yaml", "run.yaml")
     assert "tracks.csv: no such table" in fails("train", "run.yaml")
-    assert "data.path: the table of the dataset manifest" in fails("train", "run.yaml", "data.path=null")
-    assert "data.path: the table of the dataset manifest" in fails("train", "run.yaml", "data.name=mars")
+    assert "data.path: only allowed for the dataset manifest" in fails("train", "run.yaml", "data.path=null")
+    assert "data.path: only allowed for the dataset manifest" in fails("train", "run.yaml", "data.name=mars")
     Path("tracks.csv").write_text('[{"path": "a"}' + ', {"path": "b"}' * 30_000 + "]")
     for message in (fails("train", "run.yaml"), fails("train", "run.yaml", "--dry-run")):
         assert "this is JSON" in message

@@ -84,8 +84,8 @@ def test_nothing_of_the_source_is_touched_and_it_says_what_may_go(
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 4
     assert "bbox_train.pack: " in said[0] and "images, each equal to its file" in said[0]
-    assert "bbox_train may be deleted now, but for the 1 file in it that is no image" in said[1]
-    assert "bbox_test may be deleted now; while it is there, it is read" in said[3]
+    assert "bbox_train can be deleted now, except for the 1 file in it that is not an image" in said[1]
+    assert "bbox_test can be deleted now; as long as it exists, it is read" in said[3]
 
 
 def test_packed_elsewhere_it_is_a_dataset_by_itself(dataset: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_verify_finds_what_is_damaged(dataset: Path, fails: Fails, capsys: pytes
     assert call("pack", dataset, "--verify") == 0
     said = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[0] for line in said] == [str(dataset / f"bbox_{part}.pack") for part in ("test", "train")]
-    assert all(line.endswith("all as they were packed") for line in said)
+    assert all(line.endswith("all intact") for line in said)
     shard = dataset / "bbox_train.pack" / "00000.zip"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1

@@ -82,7 +82,7 @@ def test_two_processes_are_killed_and_go_on(tmp_path: Path, start: Start, both: 
     place = tmp_path / "run"
     main, other = start(place, place, overrides=REMEMBERING, kill_at=5)
     assert end(main) == -signal.SIGKILL
-    assert "error: another process is gone, killed or out of reach" in line_of([other], place)
+    assert "error: another process was killed or cannot be reached" in line_of([other], place)
     assert checkpoint.load(place / "runs/run/checkpoints/last.pt")["step"] == 15
     go_on(place, start)
     assert_same_run(place, both)
@@ -132,7 +132,7 @@ def test_an_error_before_the_first_step_is_one_line(tmp_path: Path, start: Start
     shutil.copytree(stopped, place)
     (place / "stderr.txt").unlink()
     line = line_of(start(place, place, overrides=[*OVERRIDES, "train.lr=0.02"]), place)
-    assert "cannot resume, trained with another config" in line
+    assert "cannot resume, trained with a different config" in line
 
 
 @pytest.mark.parametrize(("found", "steps"), [("older", "9, 6"), ("none", "9, 0")])
@@ -154,5 +154,5 @@ def test_processes_that_find_different_checkpoints_are_one_line(
         files.previous.unlink()
     before = (here / "runs/run/metrics.jsonl").read_bytes()
     line = line_of(start(here, there, overrides=OVERRIDES), here, there)
-    assert f"the processes found checkpoints of different steps ({steps} by rank); put the run directory where" in line
+    assert f"the processes found checkpoints at different steps ({steps} by rank); put the run directory where" in line
     assert (here / "runs/run/metrics.jsonl").read_bytes() == before

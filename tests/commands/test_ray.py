@@ -127,12 +127,10 @@ def test_on_ray_what_is_amiss_is_one_line(
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         on_ray = ["--engine", "ray", "--ray-cpus"]
-        assert "device: cuda asked for, but no machine of the cluster has a GPU" in fails(
+        assert "device: cuda requested, but no machine of the cluster has a GPU" in fails(
             "extract", *options, "out", *on_ray, "1", "machine.device=cuda"
         )
-        assert "--ray-cpus: no machine has 3 cores; the cluster's have 2" in fails(
-            "extract", *options, "out", *on_ray, "3"
-        )
+        assert "--ray-cpus: no machine has 3 cores; available: 2" in fails("extract", *options, "out", *on_ray, "3")
         assert not (Path("out") / "shards").exists()
         assert f"error: {damaged.absolute()}: damaged image" in fails("extract", *options, "out", *on_ray, "2")
         skip = [*options, "many", *on_ray, "2", "data.damaged=skip"]
@@ -165,7 +163,7 @@ def a_shard_that_costs_every_actor() -> None:
     other = {"machine": "elsewhere", "torch": "1.0"}
     stranger = extract_on_ray._Actor(ray.put((work, team, other)), attempts)
     [problem] = stranger({"number": np.array([7])}).to_pylist()[0]["problems"]
-    assert f"torch {torch.__version__}, and 1.0 where it was asked for; install the same" in problem
+    assert f"torch {torch.__version__}, but 1.0 on the calling machine; install the same" in problem
     assert "on machine " in problem
 
 

@@ -179,7 +179,9 @@ def test_the_checkpoint_before_stands_in(place: Path, stopped: Path, whole: Path
     assert end(begin(place)) == 0
     said = (place / "stderr.txt").read_text()[before:]
     assert "previous.pt at step 6" in said
-    assert ("going on from runs/run/checkpoints/previous.pt instead" in said) == (damage != "gone")
+    assert ("resuming from the previous checkpoint, runs/run/checkpoints/previous.pt, instead" in said) == (
+        damage != "gone"
+    )
     assert ("runs/run/checkpoints/last.pt: damaged" in said) == (damage != "gone")
     assert_same_run(place, whole)
 
@@ -236,7 +238,7 @@ def test_a_kill_before_the_config_leaves_no_foreign_folder(tmp_path: Path) -> No
     assert another.exists()
     another.unlink()
     (tmp_path / "config.yaml").rename(tmp_path / "thesis.txt")
-    with pytest.raises(ConfigError, match="is no run directory"):
+    with pytest.raises(ConfigError, match="is not a run directory"):
         directory.check(Config(), resume=True, overwrite=False)
 
 
@@ -255,7 +257,7 @@ def test_images_left_out_are_listed_across_a_resume(place: Path, tmp_path: Path,
     assert {Path(path) for path, _ in rows[1:]} <= set(bad)
     assert len(rows) > 3
     assert str(of_test) in listed
-    assert f"{len(rows) - 1} that cannot be read (damaged.csv)" in (place / "runs/run/report.html").read_text()
+    assert f"{len(rows) - 1} unreadable (damaged.csv)" in (place / "runs/run/report.html").read_text()
     assert f"{len(rows) - 2} images were left out (first: " in (place / "runs/run/log.txt").read_text()
     for kill_at in (3, 2):
         process = begin(tmp_path / "killed", kill_at=kill_at, part="metrics.jsonl", overrides=overrides)
@@ -350,8 +352,8 @@ def test_fewer_iterations_than_are_done_are_refused(trained: Path, workplace: Pa
         ([], None),
         (["train.schedule={name: constant}", "train.warmup=3"], None),
         (["train.schedule={name: milestones, at: [2, 5]}"], None),
-        (["train.schedule={name: cosine}"], "the schedule cosine depends on it: step 2 was done at rate 0.97"),
-        (["loss={name: gce_truncated}"], "the loss depends on it; train anew"),
+        (["train.schedule={name: cosine}"], "the schedule cosine depends on it: step 2 was done at 0.97"),
+        (["loss={name: gce_truncated}"], "the loss depends on it; start a new run"),
     ],
 )
 def test_a_run_may_be_longer_where_its_past_would_be_the_same(

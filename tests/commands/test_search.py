@@ -119,7 +119,7 @@ def test_an_index_is_built_used_and_kept_in_step(gallery: Path, capsys: pytest.C
     assert call("gallery", "remove", gallery, str(store.read(gallery).key[0])) == 0
     shutil.copy("old.faiss", gallery / "index.faiss")
     message = fails("search", gallery, key)
-    assert "stale" in message
+    assert "out of date" in message
     assert f"robust-reid gallery index {gallery} 'IVF4,Flat:nprobe=4'" in message
 
 
@@ -151,7 +151,7 @@ def test_two_models_never_mix(run: Path, other_run: Path, gallery: Path, data_ro
     assert "features of different models cannot be compared" in message
     assert call("search", gallery, "mine/new", "--run", run, "--device", "cpu") == 0
     assert (gallery / "gallery.json").read_bytes() == before
-    assert "holds another gallery" in fails("extract", other_run, "mine", "--out", gallery, "--resume", "auto")
+    assert "contains another gallery" in fails("extract", other_run, "mine", "--out", gallery, "--resume", "auto")
 
 
 def test_a_run_that_has_moved(gallery: Path, data_root: Path, fails) -> None:
@@ -174,14 +174,14 @@ def test_queries_that_are_nothing(gallery: Path, fails) -> None:
     assert "damaged image" in fails("search", gallery, "image.png")
     key = str(store.read(gallery).key[0])
     assert "top_k: expected 1 or more, got 0" in fails("search", gallery, key, "--top-k", "0")
-    assert "no row of the gallery is left; it has cameras" in fails("search", gallery, key, "--camera", "77")
+    assert "no row of the gallery matches; it has cameras" in fails("search", gallery, key, "--camera", "77")
     assert "gate 3" in fails("search", gallery, key, "--camera", "gate 3")
     assert "min_similarity: expected >= -1 and <= 1" in fails("search", gallery, key, "--min-similarity", "3")
-    assert "faiss makes no 'XX'" in fails("search", gallery, key, "--index", "XX")
-    assert "empty: no complete feature folder" in fails("search", "empty", key)
+    assert "faiss cannot make 'XX'" in fails("search", gallery, key, "--index", "XX")
+    assert "empty: not a complete feature folder" in fails("search", "empty", key)
     message = fails("search", "nowhere", key)
-    assert "nowhere: no such folder; robust-reid extract RUN DATA --out nowhere makes a gallery" in message
-    assert "text.jpg: a file, no feature folder" in fails("search", "text.jpg", key)
+    assert "nowhere: no such folder; robust-reid extract RUN DATA --out nowhere extracts the tracklets" in message
+    assert "text.jpg: is a file" in fails("search", "text.jpg", key)
     assert "no tracklet has the key 'nothing'" in fails("gallery", "remove", gallery, "nothing")
     assert "cannot write" in fails("search", gallery, key, "--json", "text.jpg/a.json")
 
@@ -190,7 +190,7 @@ def test_a_gallery_without_labels_tells_no_threshold(run: Path, workplace: Path,
     names = tracklets(data_root, Path("mine"), slice(0, 3))
     assert call("extract", run, "mine", "--out", "g") == 0
     message = fails("search", "g", names[0], "--false-match-rate", "0.01")
-    assert "0 labelled rows of 0 persons; give --min-similarity instead" in message
+    assert "0 labelled rows of 0 persons; use --min-similarity instead" in message
 
 
 def test_pictures_that_are_gone_are_grey(gallery: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,7 +111,7 @@ def test_two_runs_are_compared_dataset_by_dataset(run: Path, there: Path, fails,
     assert call("compare", run, run, "--protocol", "market1501", "--json", there / "same.json") == 0
     assert [row["dataset"] for row in json.loads((there / "same.json").read_text())] == TESTED
     message = fails("compare", run, run / "features.demo.npz")
-    assert "not tested on the same datasets; name the feature files to compare, such as" in message
+    assert "tested on different datasets; pass the feature files to compare, such as" in message
     assert "features.demo.npz" in message
     assert call("compare", run / "features.demo.npz", run / "features.demo.npz", "--protocol", "market1501") == 0
 
@@ -154,7 +154,7 @@ def test_a_moved_place_is_found_by_its_number(run: Path, there: Path, fails, mon
     monkeypatch.chdir(there)
     assert call("test", run, "--protocol", "market1501") == 0  # from anywhere
     message = fails("test", run, "data.name.2.path=gone.csv")
-    assert "gone.csv: no such table; name the place where it is now by data.name.2.path=FILE" in message
+    assert "gone.csv: no such table; set data.name.2.path=FILE" in message
 
 
 def test_contradictions(there: Path, fails) -> None:
@@ -162,18 +162,18 @@ def test_contradictions(there: Path, fails) -> None:
         return fails("train", "run.yaml", "--dry-run", *settings)
 
     assert "data.name.1.name: unknown dataset 'markt1501'" in refused("data.name=[demo, markt1501]")
-    assert "two datasets are called demo" in refused("data.name=[demo, demo]")
-    assert "data.path: of which of the datasets demo, market1501?" in refused(
+    assert "two datasets have the name demo" in refused("data.name=[demo, demo]")
+    assert "data.path: ambiguous with several datasets (demo, market1501)" in refused(
         "data.name=[demo, market1501]", "data.path=tracks.csv"
     )
-    assert "data.split: of which of the datasets" in refused("data.name=[demo, prid2011]", "data.split=1")
+    assert "data.split: ambiguous with several datasets" in refused("data.name=[demo, prid2011]", "data.split=1")
     assert "data.name.1.split: only ilids-vid and prid2011" in refused("data.name=[demo, {name: mars, split: 1}]")
     assert "data.name.0.pth: unknown key" in refused("data.name=[{name: demo, pth: x}, market1501]")
     assert "at least 2 items" in refused("data.name=[demo]")
-    assert "data.labels: truth needs a dataset that knows it (demo), alone" in refused(
+    assert "data.labels: truth needs a dataset with true labels (demo)" in refused(
         "data.name=[demo, market1501]", "data.labels=truth"
     )
-    assert "data.holdout: a table without a column split has its own persons" in refused("data.holdout=0.4")
+    assert "data.holdout: a table without a column split holds out its own persons" in refused("data.holdout=0.4")
 
 
 def test_one_recording_in_two_datasets_is_warned_of(there: Path, data_root: Path, capsys) -> None:

@@ -89,7 +89,9 @@ def test_each_split_is_trained_and_the_mean_told(trained: tuple[Path, str], here
     assert len(set(pids)) == SPLITS  # other people each time
     assert "split: 1" in (whole / "split-1/config.yaml").read_text()
     assert "this run exists" in fails("train", "run.yaml", *SHORT, "--output-dir", whole)
-    assert "is one run, and all splits make 2" in fails("train", "run.yaml", *SHORT, "--output-dir", whole / "split-0")
+    assert "is a single run, but data.split=all makes 2" in fails(
+        "train", "run.yaml", *SHORT, "--output-dir", whole / "split-0"
+    )
 
 
 def test_it_goes_on_where_it_was_stopped(trained: tuple[Path, str], here: Path, capsys) -> None:
@@ -114,5 +116,5 @@ def test_what_does_not_go_together(here: Path, fails) -> None:
     assert "data.split: only ilids-vid and prid2011" in fails("train", "run.yaml", "data.split=all", "data.name=mars")
     assert "expected auto, or one split" in fails("train", "run.yaml", "data.split=all", "--resume", "a.pt")
     for verb, flags in (("train", ["--profile", "1"]), ("tune", ["--over", "loss.T=1,2"])):
-        assert "data.split: all is for robust-reid train" in fails(verb, "run.yaml", "data.split=all", *flags)
+        assert "data.split: all is only for robust-reid train" in fails(verb, "run.yaml", "data.split=all", *flags)
     assert not Path("runs").exists()

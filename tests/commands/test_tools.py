@@ -66,14 +66,14 @@ def test_the_log_says_what_matters_first(trained: Path) -> None:
 def test_an_existing_run_is_not_touched(trained: Path, workplace: Path, fails) -> None:
     shutil.copytree(trained, "runs/run")
     before = Path("runs/run/metrics.jsonl").read_bytes()
-    assert "--resume auto continues it, --overwrite starts anew" in fails("train", "run.yaml")
+    assert "--resume auto continues it, --overwrite replaces it" in fails("train", "run.yaml")
     message = fails("train", "run.yaml", "--resume", "auto", "loss.T=4")
-    assert "trained with another config" in message
-    assert "loss.T: 8.0 there, 4 here" in message
+    assert "trained with a different config" in message
+    assert "loss.T: 8.0 before, 4 now" in message
     assert Path("runs/run/metrics.jsonl").read_bytes() == before
     (workplace / "other").mkdir()
     (workplace / "other" / "thesis.txt").write_text("mine")
-    assert "is no run directory" in fails("train", "run.yaml", "--output-dir", "other", "--overwrite")
+    assert "is not a run directory" in fails("train", "run.yaml", "--output-dir", "other", "--overwrite")
     assert (workplace / "other" / "thesis.txt").read_text() == "mine"
 
 
@@ -158,7 +158,7 @@ def test_testing_again_gives_the_same_and_leaves_the_run_alone(
 def test_resuming_from_another_runs_checkpoint(trained: Path, workplace: Path, fails) -> None:
     last = trained / "checkpoints/last.pt"
     message = fails("train", "run.yaml", "--resume", last, *HELD_OUT, "train.optimizer.momentum=0.5")
-    assert "made with another config: train.optimizer.momentum: None there, 0.5 here" in message
+    assert "made with a different config: train.optimizer.momentum: None before, 0.5 now" in message
     assert not Path("runs").exists()
     assert call("train", "run.yaml", "--resume", last, *HELD_OUT) == 0
     assert Path("runs/run/eval.json").read_text() == (trained / "eval.json").read_text()

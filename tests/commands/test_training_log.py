@@ -20,7 +20,7 @@ def test_evaluating_held_out_identities_needs_some(
 ) -> None:
     (workplace / "run.yaml").write_text(CONFIG.replace("resnet10t", "test_resnet"))
     assert call("train", "run.yaml", "--dry-run", *overrides) == 0
-    line = "train.eval_freq=50 has no effect: no identities are held out to evaluate; set data.holdout=0.1, say"
+    line = "train.eval_freq=50 has no effect: no identities are held out to evaluate; set data.holdout=0.1, for example"
     assert capsys.readouterr().err.splitlines().count(line) == warned
 
 
@@ -57,10 +57,10 @@ def test_a_run_shows_each_loss_and_the_weights_of_tracklets(workplace: Path) -> 
     for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
         assert row["loss"] == pytest.approx(row["loss_gce"] + 0.5 * row["loss_triplet"], rel=1e-4)
     log, page = (run / "log.txt").read_text(), (run / "report.html").read_text()
-    assert f"mean 1; 1 of {len(split)} tracklets have 0 and teach nothing" in log
+    assert f"mean 1; 1 of {len(split)} tracklets have weight 0 and are ignored" in log
     assert re.search(r"lr \d\.\d+  gce \d\.\d+  triplet \d\.\d+", log)
     assert "GCE + TRIPLET (weight = 0.5) (weights = w)" in page
     assert "of which triplet, before its weight" in page
     assert "this run: GCE</li>" in page
-    assert "tracklets have 0 and teach nothing" in page
+    assert "tracklets have weight 0 and are ignored" in page
     assert call("test", "runs/run") == 0

@@ -108,11 +108,11 @@ def test_agreement_is_that_of_ranks(workplace: Path) -> None:
 @pytest.mark.parametrize(
     ("over", "words"),
     [
-        (["loss.T"], "--over loss.T: expected a key and values with commas between them"),
-        (["loss.T=4,,8"], "expected a key and values"),
-        (["loss.T=4"], "one value leaves nothing to choose"),
+        (["loss.T"], "--over loss.T: expected a key and comma-separated values"),
+        (["loss.T=4,,8"], "expected a key and comma-separated values"),
+        (["loss.T=4"], "there is only one value"),
         (["loss.T=4,4"], "two values are the same"),
-        (["loss.T=4,8", "loss.T=1,2"], "--over loss.T: stands twice"),
+        (["loss.T=4,8", "loss.T=1,2"], "--over loss.T: appears twice"),
         (["loss.T=4,400"], "--over loss.T=400: run: loss.T: expected >= 0 and <= 300, got 400"),
         (["loss.Q=4"], "--over loss.Q=4: run: loss.Q: imae takes no 'Q'"),
         (["seed=0,1"], "--over seed: changes the data"),
@@ -136,7 +136,7 @@ def test_existing_runs_are_not_touched_and_a_dry_run_writes_nothing(tuned: Path,
     assert call("tune", "run.yaml", *SHORT, *OVER, "--over", "train.lr=0.1,0.2", "--dry-run") == 0
     assert sorted(path.name for path in workplace.iterdir()) == ["run.yaml"]
     shutil.copytree(tuned / "out/loss.T=8", "out/loss.T=8")
-    assert "this run exists; --resume auto continues it" in fails(
+    assert "this run exists already; --resume auto continues it" in fails(
         "tune", "run.yaml", *SHORT, *OVER, "--output-dir", "out"
     )
     assert [path.name for path in Path("out").iterdir()] == ["loss.T=8"]

@@ -90,7 +90,7 @@ def test_a_run_fine_tunes_from_its_own_checkpoint_on_other_persons(
     assert call("train", "run.yaml", f"model.weights={own}", "train.iterations=1", "train.lr=1e-9", "seed=5") == 0
     told = capfd.readouterr().err
     assert (
-        f"tensors from {own} (a run of robust-reid); left out, the classifier and what goes with it: head.weight, head.bias"
+        f"tensors from {own} (a run of robust-reid); left out the classifier and its parts: head.weight, head.bias"
         in told
     )
     before, after = (checkpoint.load(file)["model"] for file in (own, Path("runs/run/checkpoints/last.pt")))
@@ -105,7 +105,7 @@ def test_a_run_fine_tunes_from_its_own_checkpoint_on_other_persons(
     ("argv", "message"),
     [
         (["--weights", "theirs.pth"], "theirs.pth does not say which network it is of; expected --model NAME"),
-        (["--weights", "theirs.pth", "--model", "resnet18"], "theirs.pth (BoT) do not fit resnet18: "),
+        (["--weights", "theirs.pth", "--model", "resnet18"], "theirs.pth (BoT) do not match resnet18: "),
         (["--weights", "theirs.pth", "--model", "resnet10"], "timm has no model 'resnet10'; nearest: resnet10t"),
         (["--weights", "nothing.pth", "--model", "resnet18"], "no such file: nothing.pth"),
         (

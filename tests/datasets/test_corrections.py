@@ -113,7 +113,7 @@ def test_persons_with_names(tmp_path: Path, split: Split) -> None:
 def test_a_person_nobody_has_heard_of_is_told(tmp_path: Path, split: Split) -> None:
     typed = [("relabel", "t0", "bobb", ""), ("relabel", "t1", "zoe", ""), ("split", "t3", "", "1")]
     (note,) = corrected(tmp_path, split, *typed, names=NAMED).notes
-    assert note == "corrections name 2 persons whom no tracklet to train on had before: 'bobb' (not 'bob'?), 'zoe'"
+    assert note == "corrections name 2 persons that had no training tracklet before: 'bobb' (not 'bob'?), 'zoe'"
     assert corrected(tmp_path, split, ("relabel", "t0", "bob", ""), names=NAMED).notes == ()
 
 
@@ -126,33 +126,33 @@ def test_a_person_who_is_tested_on_is_told_of(tmp_path: Path, split: Split) -> N
     read = read_corrections(file_of(tmp_path, ("relabel", "t0", "50", ""), ("split", "t1", "", "1")))
     result = apply_corrections(read, split, IdNames(), elsewhere=np.array([50, 70, -1]))
     assert result.split.pid.tolist() == [50, 1, 71, 2, 2, 3, 4]
-    assert "1 person that rows name, such as pid 50" in result.notes[0]
+    assert "1 person in the corrections, such as pid 50" in result.notes[0]
 
 
 @pytest.mark.parametrize(
     "rows, words",
     [
         ([("relable", "t0", "2", "")], "row 2, column action: expected relabel, drop, drop_frames, split, merge, keep, got 'relable'"),
-        ([("drop", "t9", "", "")], "row 2, column key: no training tracklet is called 't9'"),
-        ([("split", "t1", "", "3"), ("relabel", "t1@3", "2", "")], "give its person in the row that splits it"),
+        ([("drop", "t9", "", "")], "row 2, column key: no training tracklet has the key 't9'"),
+        ([("split", "t1", "", "3"), ("relabel", "t1@3", "2", "")], "set its person in the split row"),
         ([("relabel", "t0", "", "")], "column pid: relabel expects a value, got ''"),
-        ([("relabel", "t0", "0", "")], "got 0, which stands for junk or a distractor"),
+        ([("relabel", "t0", "0", "")], "got 0, which means junk or a distractor"),
         ([("relabel", "t0", "alice", "")], "expected a whole number above 0"),
         ([("drop", "t0", "", "0-1")], "column frames: drop expects an empty cell, got '0-1'"),
-        ([("drop_frames", "t0", "", "2-4")], "expected positions from 0 to 3, such as 3,7-9, of the tracklet 't0', got '2-4'"),
+        ([("drop_frames", "t0", "", "2-4")], "expected positions from 0 to 3, such as 3,7-9, in the tracklet 't0', got '2-4'"),
         ([("drop_frames", "t0", "", "3-2")], "got '3-2'"),
-        ([("drop_frames", "t0", "", "0-3")], "drop_frames leaves nothing of the tracklet 't0'"),
-        ([("drop_frames", "t0", "", "2-3"), ("split", "t0", "", "2")], "leaves nothing of a piece of the tracklet 't0'"),
+        ([("drop_frames", "t0", "", "0-3")], "drop_frames removes every frame of the tracklet 't0'"),
+        ([("drop_frames", "t0", "", "2-3"), ("split", "t0", "", "2")], "removes every frame of a piece of the tracklet 't0'"),
         ([("split", "t0", "", "0")], "split expects one position from 1 to 3"),
         ([("split", "t0", "", "1-2")], "split expects one position"),
         ([("split", "t0", "2", "1"), ("split", "t0", "3", "1")], "row 3, column action: split contradicts row 2, split of the same"),
         ([("keep", "t0", "", ""), ("relabel", "t0", "2", "")], "relabel contradicts row 2, keep of the same"),
         ([("drop", "t0", "", ""), ("split", "t0", "2", "1")], "split contradicts row 2, drop"),
-        ([("split", "t0", "2", "1"), ("drop", "t0", "", "")], "of which another row keeps a part"),
+        ([("split", "t0", "2", "1"), ("drop", "t0", "", "")], "but another row keeps a part of it"),
         ([("merge", "1", "1", "")], "merges person '1' into itself"),
         ([("merge", "1", "2", ""), ("merge", "1", "3", "")], "merge contradicts row 2"),
         ([("merge", "1", "77", "")], "no training tracklet shows a person '77'"),
-        ([("merge", "4", "1", ""), ("merge", "1", "2", ""), ("merge", "2", "1", "")], "merges in a circle, through 2 persons"),
+        ([("merge", "4", "1", ""), ("merge", "1", "2", ""), ("merge", "2", "1", "")], "the merges form a cycle of 2 persons"),
     ],
 )  # fmt: skip
 def test_a_row_that_fits_nothing(tmp_path: Path, split: Split, rows: list[tuple[str, ...]], words: str) -> None:
@@ -174,12 +174,12 @@ def test_a_key_that_two_tracklets_have(tmp_path: Path, split: Split) -> None:
     twice = Split(
         split.root, split.names, split.start, split.stop, split.pid, split.camid, np.array(["a", "a", *"bcde"])
     )
-    with pytest.raises(DataError, match="2 training tracklets are called 'a'"):
+    with pytest.raises(DataError, match="2 training tracklets have the key 'a'"):
         corrected(tmp_path, twice, ("drop", "a", "", ""))
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such file of corrections; .* data.corrections=FILE"):
+    with pytest.raises(DataError, match=r"no such corrections file; .* data.corrections=FILE"):
         read_corrections(tmp_path / "none.csv")
     (tmp_path / "x.csv").write_text("key,pid\nt0,2\n")
     with pytest.raises(DataError, match=r"row 1: expected a header with action,key\[,pid,frames,note\], got key,pid"):

@@ -155,7 +155,7 @@ def test_a_killed_worker_is_one_clear_line(split: Split, monkeypatch: pytest.Mon
     stream = load_batches(split, BATCHES, workers=2)
     next(stream)
     assert signal.getsignal(signal.SIGCHLD) is handler  # so that nothing but the next batch meets the error
-    expected = r"killed by SIGKILL, most likely for want of memory; lower machine\.workers \(now 2\)"
+    expected = r"killed by SIGKILL, most likely out of memory; lower machine\.workers \(now 2\)"
     with pytest.raises(ReidError, match=expected) as caught:
         list(stream)
     assert len(caught.value.problems) == 1

@@ -76,9 +76,9 @@ def several(file: Path, **more: object) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "animated.png": (several, "PNG of 2 frames, expected one picture"),
-    "animated.webp": (several, "WEBP of 2 frames, expected one picture"),
-    "pages.tif": (several, "TIFF of 2 frames, expected one picture"),
+    "animated.png": (several, "PNG of 2 frames, expected a single image"),
+    "animated.webp": (several, "WEBP of 2 frames, expected a single image"),
+    "pages.tif": (several, "TIFF of 2 frames, expected a single image"),
     "fractions.tif": (lambda file: Image.fromarray(np.ones((4, 4), np.float32)).save(file), "TIFF of fractions"),
     "32 bits.tif": (lambda file: Image.fromarray(np.ones((4, 4), np.int32)).save(file), "TIFF of whole numbers of 32"),
 }

@@ -84,7 +84,7 @@ def test_a_dataset_without_a_test_set_stands_beside_one_that_has_it(tmp_path: Pa
 
 def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
     two = [dataset(tmp_path, "tracks"), dataset(tmp_path / "other", "tracks-subset")]
-    with pytest.raises(ConfigError, match="two datasets are called tracks"):
+    with pytest.raises(ConfigError, match="two datasets have the name tracks"):
         joined(two)
 
 

@@ -118,16 +118,14 @@ def test_parts_of_pictures_and_frames_of_videos(folder: Path) -> None:
         ["gate.mkv#frame=3", "gate.mkv#frame=4", "gate.mkv#frame=5"],
         ["gate.mkv#frame=7&xywh=10,20,30,40"],
     ]
-    assert any(
-        "6 pictures are cut out of a larger one or of a video whenever one is read" in note for note in rows.notes
-    )
+    assert any("6 images are cut out of a larger one or of a video each time it is read" in note for note in rows.notes)
     assert not presence.missing(rows.split).any()
     (folder / "t.csv").write_text("path,tracklet,x,y,w,h\nimgs/a,t,1,2,3,4\n")
-    with pytest.raises(DataError, match=r"row 2, column x: a box is a part of one picture; .*got a folder: imgs/a"):
+    with pytest.raises(DataError, match=r"row 2, column x: a box needs an image or a video; got a folder: imgs/a"):
         load_rows(folder / "t.csv")
     for first, last in ((5, 4), (0, 10**15)):  # the other way round; a name for each would fill the memory
         (folder / "t.csv").write_text(f"path,tracklet,first,last\ngate.mkv,t,{first},{last}\n")
-        with pytest.raises(DataError, match="row 2, column first: expected the first frame of a video and its last"):
+        with pytest.raises(DataError, match="row 2, column first: expected the first and the last frame of a video"):
             load_rows(folder / "t.csv")
 
 
@@ -147,16 +145,16 @@ def test_missing_columns_are_named_with_their_consequence(folder: Path) -> None:
     assert (tracklet.key, tracklet.pid, tracklet.camid) == ("t", 0, -1)
     assert not loaded.known.any()
     assert any(note.startswith("no column pid: persons are unknown") for note in loaded.notes)
-    assert any(note.startswith("no column camid: ") and "call it camid" in note for note in loaded.notes)
-    with pytest.raises(DataError, match="no person is known, so there is nothing to train on"):
+    assert any(note.startswith("no column camid: ") and "rename it to camid" in note for note in loaded.notes)
+    with pytest.raises(DataError, match="no row has a known person, so there is nothing to train on"):
         load_manifest(folder / "clips.csv")
 
 
 WRONG = [
     ("", r"clips.csv: row 1: expected a header with path,tracklet\[,pid,camid,split,role\], got nothing"),
     ("path,pid\na,1\n", "row 1: .* got path,pid"),
-    ("file,tracklet\na,1\n", "row 1: .* got file,tracklet; if file is that column, call it path"),
-    ("path,tracklet,path\na,t,b\n", "row 1: the column path stands twice"),
+    ("file,tracklet\na,1\n", "row 1: .* got file,tracklet; if file is that column, rename it to path"),
+    ("path,tracklet,path\na,t,b\n", "row 1: the column path appears twice"),
     ("path,tracklet\n", "expected one row per frame or tracklet after the header, got none"),
     ("path,tracklet\na.jpg\n", r"row 2: expected 2 cells \(path, tracklet\), got 1"),
     ("path,tracklet\n\na.jpg,t,\n", "row 3: expected 2 cells .* got 3"),
@@ -167,7 +165,7 @@ WRONG = [
     ("path,tracklet,pid\na.jpg,t,9223372036854775808\n", "row 2, column pid: expected a whole 64-bit number"),
     (
         "path,tracklet,camid\na.jpg,t,1\nb.jpg,u,-2\n",
-        "row 3, column camid: expected a whole .* from -1 on, .* got '-2'",
+        "row 3, column camid: expected a whole .* of at least -1, .* got '-2'",
     ),
     ("path,tracklet,pid\na.jpg,t,1\nb.jpg,t,2\n", "row 3, column pid: tracklet t: expected '1' as in row 2, got '2'"),
     ("path,tracklet,pid,camid\na.jpg,1,1,1\nb.jpg,1,2,2\n", "row 3, column pid: tracklet 1: .* give each its own name"),
@@ -180,30 +178,36 @@ WRONG = [
     ("path,tracklet,split,role\na.jpg,t,train,query\n", "row 2, column role: 'query' is for rows of the split test"),
     ("path,tracklet,weight\na.jpg,t,-1\n", "row 2, column weight: expected a number >= 0, or an empty cell, got '-1'"),
     ('path,tracklet\n"a,t\n', 'row 2: expected 2 cells .* close every "'),
-    ("path,tracklet\nfilm.mp4,t\n", "row 2, column path: a video: expected the numbers of its frames"),
-    ("path,tracklet,first\nfilm.mp4,t,1\n", "row 2, column first: .* the columns first and last; got this one alone"),
-    ("path,tracklet,first,last\nfilm.mp4,t,3,2\n", "row 2, column first: expected the first frame .* got '3' to '2'"),
-    ("path,tracklet,first,last\nfilm.mp4,t,3,\n", "row 2, column first: expected the first frame .* got '3' to ''"),
-    ("path,tracklet,first,last\na.jpg,t,0,2\n", "row 2, column first: only a video has frames by number; got a.jpg"),
-    ("path,tracklet,x,y\na.jpg,t,1,2\n", "row 2, column x: a box has the columns x, y, w, h; got x, y"),
-    ("path,tracklet,x,y,w,h\na.jpg,t,1,2,,4\n", "row 2, column w: expected a number, as the other sides"),
-    ("path,tracklet,x,y,w,h\na.jpg,t,1,2,0,4\n", "row 2, column x: expected a box of some size"),
-    ("path,tracklet,x,y,w,h\na.jpg,t,-9,2,8,4\n", "row 2, column x: expected a box of some size inside of its picture"),
+    ("path,tracklet\nfilm.mp4,t\n", "row 2, column path: is a video: expected its frame numbers"),
+    ("path,tracklet,first\nfilm.mp4,t,1\n", "row 2, column first: .* the columns first and last; got only this one"),
+    (
+        "path,tracklet,first,last\nfilm.mp4,t,3,2\n",
+        "row 2, column first: expected the first and the last frame .* got '3' to '2'",
+    ),
+    (
+        "path,tracklet,first,last\nfilm.mp4,t,3,\n",
+        "row 2, column first: expected the first and the last frame .* got '3' to ''",
+    ),
+    ("path,tracklet,first,last\na.jpg,t,0,2\n", "row 2, column first: frame numbers are only for videos; got a.jpg"),
+    ("path,tracklet,x,y\na.jpg,t,1,2\n", "row 2, column x: a box needs the columns x, y, w, h; got x, y"),
+    ("path,tracklet,x,y,w,h\na.jpg,t,1,2,,4\n", "row 2, column w: expected a number, because the other columns"),
+    ("path,tracklet,x,y,w,h\na.jpg,t,1,2,0,4\n", "row 2, column x: expected a non-empty box"),
+    ("path,tracklet,x,y,w,h\na.jpg,t,-9,2,8,4\n", "row 2, column x: expected a non-empty box inside its image"),
     (
         "path,tracklet,x,y,w,h\na.jpg,t,1,2,-3,4\n",
         "row 2, column w: expected a number >= 0, or an empty cell, got '-3'",
     ),
     (
         "path,tracklet\nnowhere,t\n",
-        "row 2, column path: expected an image, a folder of frames or a video, got nothing there",
+        "row 2, column path: expected an image, a folder of frames or a video, got nothing",
     ),
-    ("path,tracklet\ngone.jpg,t\n", "row 2, column path: no such file .*gone.jpg, nor any other of 1 looked for"),
+    ("path,tracklet\ngone.jpg,t\n", "row 2, column path: no such file .*gone.jpg, nor any other of 1 checked"),
     ("path,tracklet\nC:\\imgs\\a.jpg,t\n", "row 2, column path: .* is a path of another machine"),
     (
         '[{"path": "a.jpg", "tracklet": "t"}' + ", {}" * 100_000 + "]",
-        "this is JSON, no table; robust-reid import .*clips.csv --as jsonl ",
+        "this is JSON, not a table; robust-reid import .*clips.csv --as jsonl ",
     ),
-    ('{"images": [], "annotations": []}', "this is JSON, no table; robust-reid import .*clips.csv --as coco "),
+    ('{"images": [], "annotations": []}', "this is JSON, not a table; robust-reid import .*clips.csv --as coco "),
     (b"path,tracklet\na.jpg,t\nb.jpg,\xff\xfe\n", "row 3: not text in UTF-8"),
     (b"path,tracklet\na.jpg,t\0\n", "not a text file"),
 ]
@@ -227,7 +231,7 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
 def test_a_frame_in_two_tracklets_is_told(folder: Path) -> None:
     loaded = load_rows(table(folder, f"path,tracklet\n{FRAMES[0]},a\n{FRAMES[1]},a\n{FRAMES[0]},b\n"))
     assert loaded.split.lengths.tolist() == [2, 1]
-    assert any(f"1 frame stands in two tracklets, such as {FRAMES[0]} in a and b" in note for note in loaded.notes)
+    assert any(f"1 frame appears in two tracklets, such as {FRAMES[0]} in a and b" in note for note in loaded.notes)
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
@@ -244,7 +248,7 @@ def test_what_is_written_is_read(folder: Path, name: str) -> None:
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     for name, columns, message in (
         ("t.xlsx", {"path": ["a"], "tracklet": ["1"]}, "expected a name that ends in .csv or .parquet"),
-        ("t.csv", {"path": ["a"]}, "has a column tracklet"),
+        ("t.csv", {"path": ["a"]}, "needs a column tracklet"),
         ("t.csv", {"path": ["a"], "tracklet": ["1", "2"]}, "columns of different lengths"),
     ):
         with pytest.raises(DataError, match=message):
@@ -276,7 +280,7 @@ def test_without_a_split_persons_are_drawn_apart(tmp_path: Path) -> None:
     assert benchmark.drawn == {
         str(p): name for name, part in zip(("train", "val", "test"), parts, strict=True) for p in part
     }
-    said = "drawn by identity with data.split_seed=0: 12 train, 2 val, 6 test; asked for: 30 % test (data.test_share), 10 % val ("
+    said = "drawn by identity with data.split_seed=0: 12 train, 2 val, 6 test; requested: 30 % test (data.test_share), 10 % val ("
     assert any(said in note for note in benchmark.notes)
     shuffled = [rows[0], *reversed(rows[1:])]
     assert load_manifest(table(tmp_path, csv_of(shuffled))).drawn == benchmark.drawn
@@ -304,10 +308,8 @@ def test_nobody_who_cannot_be_found_again_is_a_query(tmp_path: Path) -> None:
     file = table(tmp_path, csv_of(rows))
     benchmark = load_manifest(file)
     assert set(benchmark.test.pid[benchmark.query].tolist()) == {1, 2, 3}
-    lost = next(note for note in benchmark.notes if "cannot be found again" in note)
-    assert lost.startswith(
-        "2 of 5 test persons cannot be found again: 1 has one tracklet, 1 is seen by one camera only"
-    )
+    lost = next(note for note in benchmark.notes if "cannot be matched" in note)
+    assert lost.startswith("2 of 5 test persons cannot be matched: 1 has one tracklet, 1 is seen by one camera only")
     assert "test.any_camera=true" in lost
     assert set(load_manifest(file, any_camera=True).test.pid[load_manifest(file, any_camera=True).query].tolist()) == {
         1,
@@ -361,9 +363,9 @@ def test_who_is_left_out_of_training_is_counted(tmp_path: Path) -> None:
     benchmark = load_manifest(table(tmp_path, csv_of(rows)))
     assert persons_of(benchmark.train) == {1, 2, 3}
     assert (len(benchmark.test), len(benchmark.query), benchmark.val) == (0, 0, None)
-    for words in ("1 tracklet is not trained on: pid 0", "1 .* pid -1, junk", "2 .* no pid"):
+    for words in ("1 tracklet is not trained on: pid 0", "1 .* pid -1 means junk", "2 .* no pid"):
         assert any(re.search(words, note) for note in benchmark.notes), words
-    with pytest.raises(DataError, match="no row of a known person is in the split train"):
+    with pytest.raises(DataError, match="the split train has no row of a known person"):
         load_manifest(table(tmp_path, csv_of([*rows[:1], *([*r[:4], "test"] for r in rows[1:])])))
 
 

@@ -216,8 +216,8 @@ def empty(folder: Path) -> None:
 
 
 INCONSISTENT = {
-    "missing table": (lambda f: (f / "info/tracks_test_info.mat").unlink(), "tracks_test_info.mat: missing"),
-    "missing query": (lambda f: (f / "info/query_IDX.mat").unlink(), "query_IDX.mat: missing"),
+    "missing table": (lambda f: (f / "info/tracks_test_info.mat").unlink(), "tracks_test_info.mat: is missing"),
+    "missing query": (lambda f: (f / "info/query_IDX.mat").unlink(), "query_IDX.mat: is missing"),
     "damaged table": (lambda f: (f / "info/tracks_train_info.mat").write_bytes(b"no"), "not a readable MATLAB file"),
     "other variable": (
         lambda f: save(f, "tracks_train_info", tracks=table_of(TRAIN)),
@@ -232,7 +232,7 @@ INCONSISTENT = {
     "fractions": (edit_table(0, 1, 2.5), "to hold whole numbers"),
     "not a number": (edit_table(0, 1, float("nan")), "to hold whole numbers"),
     "past the list": (edit_table(2, 1, 10), "tracks_train_info.mat: row 3: frames 6-10 run past the 9 names"),
-    "before the list": (edit_table(0, 0, 0), "row 1: frames 0-3 begin before 1"),
+    "before the list": (edit_table(0, 0, 0), "row 1: frames 0-3 start before 1"),
     "backwards": (edit_table(1, 0, 6), "row 2: start 6 is after end 5"),
     "overlap": (edit_table(1, 0, 3), "row 2: frames 3-5 belong to another row as well"),
     "other pid": (edit_table(2, 2, 41), "row 3: the table says pid 41, its first name 0040/0040C6T.* says 40"),
@@ -297,7 +297,7 @@ def test_a_missing_dataset_says_where_it_belongs(tmp_path):
         find_dataset(tmp_path / "none", "mars")
     (line,) = error.value.problems
     where = ("--data-root", "REID_DATA", "data.root", "data/README.md")
-    for part in ("mars, MARS or Mars", "none, which is no folder", "mars/{bbox_train,bbox_test,info}", *where):
+    for part in ("mars, MARS or Mars", "none, which is not a folder", "mars/{bbox_train,bbox_test,info}", *where):
         assert part in line
 
 

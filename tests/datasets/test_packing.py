@@ -125,7 +125,12 @@ def test_packing_again_leaves_nothing_of_before(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shard_bytes", "message"),
-    [(0, "shard size: expected > 0"), (5e9, "shard size"), (float("nan"), "shard size"), (20, "more than a shard")],
+    [
+        (0, "shard size: expected > 0"),
+        (5e9, "shard size"),
+        (float("nan"), "shard size"),
+        (20, "do not fit into a shard"),
+    ],
 )
 def test_shard_sizes_have_a_range(root: Path, shard_bytes: float, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -137,7 +142,7 @@ def test_a_pack_keeps_to_a_number_of_shards(tmp_path: Path) -> None:
     root.mkdir()
     for number in range(300):
         (root / f"{number:03d}.jpg").write_bytes(b"1234")
-    with pytest.raises(ConfigError, match="300 shards, expected 256 at most; choose larger ones with --shard-size"):
+    with pytest.raises(ConfigError, match="300 shards, expected 256 at most; choose a larger --shard-size"):
         pack(root, shard_bytes=5)
     pack(root, shard_bytes=8)
     hidden(root)
@@ -189,7 +194,9 @@ def test_two_writers_do_not_meet(root: Path) -> None:
     before = content(folder)
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match=r"bbox_train\.pack: another process is writing this pack; wait for it"):
+        with pytest.raises(
+            DataError, match=r"bbox_train\.pack: another process is writing this pack; wait until it finishes"
+        ):
             pack(root)
     assert content(folder) == {**before, ".lock": b""}
     pack(root)
@@ -198,7 +205,7 @@ def test_two_writers_do_not_meet(root: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_said(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot lock this folder: Not a directory; choose a writable one"):
+    with pytest.raises(DataError, match="cannot lock this folder: Not a directory; choose a writable folder"):
         packing.write(root, names_of(root), tmp_path / "file" / "bbox_train.pack")
 
 
@@ -210,7 +217,7 @@ def test_a_folder_that_is_no_pack_is_left_alone(tmp_path: Path, theirs: str) -> 
     (other / ".lock").touch()  # by one who was killed at once
     assert packing.state(other) == "none"
     (other / theirs).touch()
-    with pytest.raises(DataError, match="expected a pack or nothing, got something else"):
+    with pytest.raises(DataError, match="exists and is not a pack"):
         packing.state(other)
-    with pytest.raises(DataError, match="expected a pack or nothing, got something else"):
+    with pytest.raises(DataError, match="exists and is not a pack"):
         packing.state(other / theirs)

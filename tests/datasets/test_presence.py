@@ -45,7 +45,7 @@ def test_missing_files_are_told_from_those_of_others(split: Split, monkeypatch: 
     assert without_any(split, missing(split)).tolist() == [False, False, True]
     assert persons_without(split, without_any(split, missing(split))) == [2]
     assert persons_without(split, np.array([True, False, False])) == []  # person 1 has another tracklet
-    expected = "3 of 7 images to train on are not there and are left out, all those of 1 tracklet, such as c"
+    expected = "3 of 7 images to train on are missing and are left out, all those of 1 tracklet, such as c"
     assert in_words(split, missing(split)) == expected
     monkeypatch.chdir(split.root)
     assert np.flatnonzero(missing(split_of(Path()))).tolist() == [1, 5, 6]
@@ -56,14 +56,14 @@ def test_what_cannot_be_embedded_is_refused_by_name(split: Split) -> None:
     require_images(split, missing(split), "skip", "")
     with pytest.raises(
         DataError,
-        match=r"a/1\.jpg: .*no such file \(of tracklet a\); 1 of 7 images are not there; .*data\.damaged=skip",
+        match=r"a/1\.jpg: .*no such file \(of tracklet a\); 1 of 7 images are missing; .*data\.damaged=skip",
     ):
         require_images(split, missing(split), "error", "")
     for name in ("b/0.jpg", "b/1.jpg", "c/0.jpg", "c/1.jpg"):
         (split.root / name).unlink()
     with pytest.raises(
         DataError,
-        match=r"b/0\.jpg: no such image, nor any other of the 2 of tracklet b \(and 1 more tracklet like it\); .*or pray$",
+        match=r"b/0\.jpg: no such image, nor any other of the 2 images of tracklet b \(and 1 more tracklet like it\); .*or pray$",
     ):
         require_images(split, missing(split), "skip", "pray")
 

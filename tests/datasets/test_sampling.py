@@ -104,7 +104,7 @@ def test_processes_share_a_batch_without_overlap(split: Split) -> None:
 
 
 def test_identities_across_cameras(split: Split) -> None:
-    """Cameras in turn, each alike often; other frames of a tracklet that is given twice, as long as there are some."""
+    """Cameras in turn, each alike often; other frames of a tracklet that is appears twice, as long as there are some."""
     cameras = np.array(
         [0, 1, 3, 3, 3, 7, 7, 2]
     )  # person 5: two cameras, 9: one, 2: two, of which one has two tracklets

@@ -206,7 +206,7 @@ def test_nearest_is_the_person_with_the_nearest_mean() -> None:
             cosine[person] = float(features[row] @ mean / np.linalg.norm(mean))
         assert change.given_pid == max(cosine, key=cosine.get)
     alone = tracklets(persons=range(1, 2))
-    with pytest.raises(ConfigError, match="nobody else"):
+    with pytest.raises(ConfigError, match="nearest: expected at least 2 persons"):
         made("nearest", split=alone)
 
 
@@ -232,7 +232,7 @@ def test_background_is_of_the_datasets_own() -> None:
     with pytest.raises(ConfigError, match="no distractors"):
         NOISES["background"](0.1, 0).apply(Noisy.of(CLEAN, IdNames()), world(nobody=none))
     with pytest.raises(
-        ConfigError, match=r"asks for \d+ tracklets of nobody, and there are \d+; expected at most 0\.\d"
+        ConfigError, match=r"asks for \d+ tracklets of no known person, but there are \d+; expected at most 0\.\d"
     ):
         made("background", 1.0)
 
@@ -258,18 +258,18 @@ A, B = CLEAN.key(0), CLEAN.key(len(CLEAN) - 1)
     [
         ("p1c9t9,,1,2,nearest,0,,", "row 2: no training tracklet has the key 'p1c9t9'"),
         (f"{A},,2,3,nearest,0,,", f"row 2: {A} is of person 1, not of 2"),
-        (f"{A},,1,77,nearest,0,,", "row 2, column given_pid: nobody to train on is called '77'"),
-        (f"{A},,alice,2,nearest,0,,", "row 2, column true_pid: nobody to train on is called 'alice'"),
-        (f"{A},,1,50,split_identities,0,,", "column given_pid: '50' cannot be a new person's"),
+        (f"{A},,1,77,nearest,0,,", "row 2, column given_pid: no training person is called '77'"),
+        (f"{A},,alice,2,nearest,0,,", "row 2, column true_pid: no training person is called 'alice'"),
+        (f"{A},,1,50,split_identities,0,,", "column given_pid: '50' cannot be the id of a new person"),
         (f"{A},,1,2,neerest,0,,", "column kind: expected one of .*nearest.*, got 'neerest'"),
-        (f"{A},,1,2,nearest,x,,", "column seed: expected a whole number from 0 on, got 'x'"),
-        (f"{A},99,12,1,switches,0,{B},0", f"row 2: tracklet {A} has frames 0 to .*, none 99"),
-        (f"{A},0,12,1,switches,0,{B},99", f"row 2: tracklet {B} has frames 0 to .*, none 99"),
+        (f"{A},,1,2,nearest,x,,", "column seed: expected a whole number of at least 0, got 'x'"),
+        (f"{A},99,12,1,switches,0,{B},0", f"row 2: tracklet {A} has frames 0 to .*, no frame 99"),
+        (f"{A},0,12,1,switches,0,{B},99", f"row 2: tracklet {B} has frames 0 to .*, no frame 99"),
         (f"{A},0,1,1,switches,0,{B},0", f"row 2: {B} is of person 12, not of 1"),
         (f"{A},0,12,2,switches,0,{B},0", f"row 2: tracklet {A} is labelled 1, not 2"),
-        (f"{A},0,12,1,switches,0,{B},", "row 2, column source_frame: goes with a frame and a source_key"),
-        (f"{A},0,1,60,fragments,0,,", f"row 2: tracklet {A}: frames .* leave it; expected all"),
-        ("x,,0,1,background,0,x,", "row 2: no distractor and no junk of the dataset has the key 'x'"),
+        (f"{A},0,12,1,switches,0,{B},", "row 2, column source_frame: is required with a frame and a source_key"),
+        (f"{A},0,1,60,fragments,0,,", f"row 2: tracklet {A}: frames .* are moved out of it; expected all"),
+        ("x,,0,1,background,0,x,", "row 2: no distractor or junk tracklet of the dataset has the key 'x'"),
         (f"{A},,1,2", "row 2: expected 8 cells, got 4"),
     ],
 )
@@ -287,7 +287,7 @@ def test_six_columns_are_enough_for_labels_and_the_last_row_counts(tmp_path: Pat
     )
     noisy = Manifest(str(tmp_path / "noise.csv")).apply(Noisy.of(CLEAN, IdNames()), world())
     assert noisy.split.pid[0] == 3
-    with pytest.raises(DataError, match="cannot read this manifest of noise: No such file"):
+    with pytest.raises(DataError, match="cannot read this noise manifest: No such file"):
         Manifest(str(tmp_path / "none.csv")).apply(Noisy.of(CLEAN, IdNames()), world())
     (tmp_path / "noise.csv").write_text("")
     with pytest.raises(DataError, match="row 1: expected the columns key,frame,true_pid"):
@@ -307,5 +307,5 @@ def test_persons_are_written_as_the_dataset_calls_them(tmp_path: Path) -> None:
 
 def test_keys_must_tell_tracklets_apart() -> None:
     twice = replace(CLEAN, keys=np.array(["same"] * len(CLEAN)))
-    with pytest.raises(DataError, match="two training tracklets have the key 'same'"):
+    with pytest.raises(DataError, match="two training tracklets have the same key 'same'"):
         made("switches", split=twice)

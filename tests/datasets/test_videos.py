@@ -68,7 +68,7 @@ def test_a_forked_process_reads_from_a_place_of_its_own(tmp_path):
 
 def test_what_is_not_there(tmp_path):
     film(tmp_path / "a.mp4", "libx264")
-    with pytest.raises(DataError, match=rf"a\.mp4: expected a frame {COUNT} .* got a video of {COUNT} frames"):
+    with pytest.raises(DataError, match=rf"a\.mp4: has no frame {COUNT} .* it is a video of {COUNT} frames"):
         decode(f"{tmp_path}/a.mp4#frame={COUNT}")
     with pytest.raises(DataError, match=r"gone\.mp4: cannot read this video: No such file"):
         decode(tmp_path / "gone.mp4#frame=0")
@@ -126,7 +126,7 @@ def test_parts_of_pictures_and_frames(tmp_path):
     ):
         np.testing.assert_array_equal(decode(regions.named(str(tmp_path / "a.png"), None, box)), expected)
     assert Box.of(-9, 2, 8, 4) is None and Box.of(1, 2, 0.2, 4) is None
-    with pytest.raises(DataError, match=r"a\.png#xywh=40,1,5,5: the box lies outside of the picture, which is 30 x 20"):
+    with pytest.raises(DataError, match=r"a\.png#xywh=40,1,5,5: the box lies outside the image of 30 x 20"):
         decode(tmp_path / "a.png#xywh=40,1,5,5")
     frames = film(tmp_path / "a.mkv", "libx264")
     np.testing.assert_array_equal(decode(tmp_path / "a.mkv#frame=9&xywh=10,20,30,40"), frames[9][20:60, 10:40])

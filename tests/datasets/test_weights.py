@@ -37,7 +37,7 @@ def test_keys_find_their_tracklets_and_the_others_weigh_1(split: Split) -> None:
             "key,weight\n{0},1\nnobody,1\n",
             "line 3: no training tracklet has the key 'nobody'; expected one such as {0}",
         ),
-        ("key,weight\n{0},1\n{0},2\n", "line 3: the key '{0}' stands twice"),
+        ("key,weight\n{0},1\n{0},2\n", "line 3: the key '{0}' appears twice"),
         ("key,weight\n{0},-1\n", "line 2, column weight: expected a number >= 0, got '-1'"),
         ("key,weight\n{0},\n", "line 2, column weight: expected a number >= 0, got ''"),
         ("key,weight\n{0},inf\n", "expected a number >= 0, got 'inf'"),
@@ -66,7 +66,7 @@ def test_files_that_cannot_be_read(split: Split) -> None:
 def test_scaled_weights_have_the_mean_1() -> None:
     weight = scaled(np.array([0.0, 1, 3]), "w.csv")
     assert weight.tolist() == [0, 0.75, 2.25]
-    assert in_words(weight) == "0 to 2.25, mean 1; 1 of 3 tracklets have 0 and teach nothing"
+    assert in_words(weight) == "0 to 2.25, mean 1; 1 of 3 tracklets have weight 0 and are ignored"
     with pytest.raises(DataError, match=r"w\.csv: every training tracklet has weight 0"):
         scaled(np.zeros(3), "w.csv")
 
@@ -82,7 +82,7 @@ def test_a_table_may_have_a_column(split: Split) -> None:
     rows[1] = rows[1].replace("0.5", "0.6")
     (split.root / "t.csv").write_text("\n".join(["path,tracklet,pid,camid,split,weight", *rows]))
     with pytest.raises(
-        DataError, match=r"tracklet t0: expected '0\.5' as in row 2, got '0\.6'; a weight is that of a whole"
+        DataError, match=r"tracklet t0: expected '0\.5' as in row 2, got '0\.6'; all rows of a tracklet"
     ):
         load_manifest(split.root / "t.csv")
 

@@ -91,7 +91,7 @@ def test_the_first_that_can_be_read(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert checkpoint.load_first([new, old]) == (old, {"schema": 1, "step": 1})
     [record] = caplog.records
     assert f"{new}: damaged" in record.getMessage()
-    assert f"going on from {old} instead" in record.getMessage()
+    assert f"resuming from the previous checkpoint, {old}, instead" in record.getMessage()
     old.write_bytes(b"")
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load_first([new, old])

@@ -94,7 +94,7 @@ def test_a_resumed_run_has_seen_the_same(tmp_path: Path) -> None:
     assert all(
         torch.equal(value, whole.evidence.state_dict()[name]) for name, value in second.evidence.state_dict().items()
     )
-    with pytest.raises(CheckpointError, match="evidence of other tracklets: count_F: expected"):
+    with pytest.raises(CheckpointError, match="the evidence belongs to other tracklets: count_F: expected"):
         Evidence(split.select([0]), STEPS).restore({}, "c.pt", is_main=True)
 
 

@@ -157,5 +157,5 @@ def test_parameters_are_one_group_unless_told_otherwise() -> None:
             OPTIMIZERS[name](vit(), layer_decay=1.1)
     flat = nn.Flatten()
     flat.num_features = 12
-    with pytest.raises(ConfigError, match="layer_decay: Flatten does not tell its layers"):
+    with pytest.raises(ConfigError, match="layer_decay: Flatten has no list of layers"):
         sgd(Classifier(Embedding(flat), 3), layer_decay=0.5)

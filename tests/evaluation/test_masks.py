@@ -67,8 +67,8 @@ def test_nothing_to_search_or_to_ask():
 
 
 ABSENT = "have no other row of their identity in the gallery"
-OWN = "meet their identity only under their own camera: --any-camera"
-TAKEN = "have their matches among the query rows only: gallery: as_given"
+OWN = "have matches only from their own camera: --any-camera"
+TAKEN = "have matches only among the query rows: gallery: as_given"
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,4 @@ def test_pids_that_are_numbered_apart_are_suspected():
     base = tracklets(pid=[1, 2, 3, 4], camid=[0, 0, 1, 1], query=[0, 1])
     features = dataclasses.replace(base, gallery=np.array([2, 3]))
     text = explain_without_match(features, MARKET1501, find_matches(features, MARKET1501))
-    assert text.endswith(f"2 {ABSENT} (2 rows): are queries and gallery numbered alike?")
+    assert text.endswith(f"2 {ABSENT} (2 rows): do queries and gallery use the same ids?")

@@ -57,7 +57,7 @@ def attempt(kind: str, read: Callable[[], Any]) -> Any:
 @pytest.fixture(scope="session", autouse=True)
 def _table() -> Any:
     yield
-    lines = ["", f"| {'kind':<24} | tried | refused | taken | slowest ms |", "|---|--:|--:|--:|--:|"]
+    lines = ["", f"| {'kind':<24} | tested | refused | accepted | slowest ms |", "|---|--:|--:|--:|--:|"]
     for kind, told in sorted(TALLY.items()):
         numbers = (f"{told[name]:.0f}" for name in ("tried", "refused", "taken"))
         lines.append(f"| {kind:<24} | {' | '.join(numbers)} | {1000 * told['slowest']:.0f} |")

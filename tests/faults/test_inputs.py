@@ -157,7 +157,7 @@ KINDS: dict[str, Kind] = {
     "gallery: meta.csv": Kind(gallery("meta.csv"), open_all, lambda found: found),
     "gallery: gallery.json": Kind(gallery("gallery.json"), open_all),
     "gallery: index.faiss": Kind(gallery("index.faiss"), open_all, lambda found: found),
-    "evidence of training": Kind(
+    "training evidence": Kind(
         seen_in_training, lambda file: evidence.late_confidence(file, TRAINED_ON), np.ndarray.tobytes
     ),
     "checkpoint": Kind(saved, checkpoint.load, lambda c: (c["model"]["w"].tolist(), c["pids"], c["step"])),

@@ -250,5 +250,5 @@ def test_a_file_is_no_network_of_the_hub(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(reid.errors.CheckpointError, match=r"^out/model\.onnx: not an ONNX file, or damaged"):
         reid.load("out/model.onnx")
     Path("out/model.pt2").write_bytes(b"\x08\x0a")
-    with pytest.raises(reid.errors.DataError, match=r"^out/model\.pt2: a file; expected a run directory"):
+    with pytest.raises(reid.errors.DataError, match=r"^out/model\.pt2: is a file; expected a run directory"):
         reid.load("out/model.pt2")

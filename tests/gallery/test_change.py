@@ -165,15 +165,15 @@ def kill_at(step: int, patch: pytest.MonkeyPatch) -> Callable[[], bool]:
 
 def test_keys_that_are_there_and_keys_that_are_not(folder: Path) -> None:
     held = store.open_gallery(folder)
-    with pytest.raises(DataError, match=r"has a tracklet 't5' already \(and 1 more\)"):
+    with pytest.raises(DataError, match=r"already has a tracklet 't5' \(and 1 more\)"):
         change.require_addable(held, ["a", "t5", "t6"], "f00")
-    with pytest.raises(DataError, match=r"made by model f00, the checkpoint given is f11.*runs/x, checkpoint last"):
+    with pytest.raises(DataError, match=r"made by model f00, but the given checkpoint is f11.*runs/x, checkpoint last"):
         change.require_addable(held, ["a"], "f11")
     with pytest.raises(DataError, match=r"no tracklet has the key 'a' \(and 1 more\)"):
         change.remove(folder, ["t1", "a", "b"])
-    with pytest.raises(DataError, match="nothing would be left"):
+    with pytest.raises(DataError, match="no tracklet would be left"):
         change.remove(folder, [f"t{i}" for i in range(40)])
-    with pytest.raises(ConfigError, match="faiss makes no 'XX'"):
+    with pytest.raises(ConfigError, match="faiss cannot make 'XX'"):
         change.reindex(folder, "XX")
     assert len(store.read(folder).pid) == 40
 
@@ -186,7 +186,7 @@ def test_what_a_folder_holds(folder: Path, tmp_path: Path) -> None:
     assert not change.holds(folder, ["a", *keys[5:9]], "f00", among_others=True)
     assert not change.holds(folder, keys[5:9], "f11", among_others=True)
     for other, mark in ((keys, "f11"), (keys[1:], "f00"), (keys[::-1], "f00")):
-        with pytest.raises(DataError, match=r"holds another gallery .*--add adds to it, --overwrite replaces it"):
+        with pytest.raises(DataError, match=r"contains another gallery .*--add adds to it, --overwrite replaces it"):
             change.holds(folder, other, mark, among_others=False)
 
 
@@ -229,7 +229,7 @@ def test_a_stale_index_says_how_to_build_it_again(folder: Path, how: str) -> Non
     assert "\n" not in str(caught.value)
     assert f"robust-reid gallery index {folder} 'Flat'" in str(caught.value)
     assert "--index Flat" in str(caught.value)
-    assert ("stale: made of" in str(caught.value)) == (how in ("record", "model"))
-    assert ("its checksum is not the one" in str(caught.value)) == (how in ("text", "truncated", "rows"))
+    assert ("out of date: made from" in str(caught.value)) == (how in ("record", "model"))
+    assert ("its checksum does not match" in str(caught.value)) == (how in ("text", "truncated", "rows"))
     change.reindex(folder, "Flat")
     assert store.open_index(store.open_gallery(folder)) is not None

@@ -65,7 +65,7 @@ def test_the_second_program_is_turned_away_and_loses_nothing(folder: Path, name:
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"nowhere: no such folder; robust-reid extract RUN DATA --out \S+/nowhere makes"
+        DataError, match=r"nowhere: no such folder; robust-reid extract RUN DATA --out \S+/nowhere extracts"
     ):
         change.remove(tmp_path / "nowhere", ["a"])
     assert not (tmp_path / "nowhere").exists()
@@ -123,5 +123,5 @@ def test_an_index_of_the_state_after_is_not_taken(folder: Path) -> None:
     about = json.loads((folder / "gallery.json").read_text())
     change.reindex(folder, "Flat")
     assert json.loads((folder / "gallery.json").read_text()) == about
-    with pytest.raises(DataError, match="changed since it was opened; open it again"):
+    with pytest.raises(DataError, match="has changed since it was opened; open it again"):
         store.open_index(opened)

@@ -126,7 +126,7 @@ def test_answers_are_the_folders(hostile: store.Gallery, where: milvus.Address) 
             collection.filter(camera=["gate"])
         with pytest.raises(ConfigError, match=r"has no person 'bob'; expected"):
             collection.filter(person=["bob"])
-        with pytest.raises(DataError, match="no row is left"):
+        with pytest.raises(DataError, match="no rows left to search"):
             milvus.nearest(collection, features.features[:1], expr="camid in [9]")
         with pytest.raises(ConfigError, match="top_k: expected 1 to 4095"):
             milvus.nearest(collection, features.features[:1], top_k=5000)
@@ -172,7 +172,7 @@ def test_a_killed_push_goes_on(
     command = [sys.executable, "-c", KILLED, folder, where.database, method, str(call)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     if there is None:
-        with pytest.raises(DataError, match="the push that made it was killed"), milvus.opened(where):
+        with pytest.raises(DataError, match="the push that created it was interrupted"), milvus.opened(where):
             pass
     else:
         with milvus.opened(where) as collection:
@@ -290,7 +290,7 @@ def test_keys_of_another_tracklet_are_refused_or_replaced(folder: Path, where: m
     milvus.push(store.open_gallery(folder), where)
     other = write(tmp_path / "other", ["new", "t3", "t4", *(f"s{i}" for i in range(5))], seed=9)
     before = stored(where)
-    with pytest.raises(DataError, match=r"has another tracklet of the key 't3' \(and 1 more\).*--overwrite"):
+    with pytest.raises(DataError, match=r"has a different tracklet with the key 't3' \(and 1 more\).*--overwrite"):
         milvus.push(other, where)
     assert stored(where) == before
     assert milvus.push(other, where, overwrite=True) == milvus.Pushed(8, 0, 46)
@@ -305,7 +305,8 @@ def test_models_names_and_indexes_never_mix(
     milvus.push(store.open_gallery(folder), where)
     before = stored(where)
     with pytest.raises(
-        DataError, match=r"made by model f00, .* by f01: two models never mix; push to another collection"
+        DataError,
+        match=r"made by model f00, .* by f01: features of different models cannot be mixed; push to another collection",
     ):
         milvus.push(write(tmp_path / "theirs", [f"x{i}" for i in range(8)], mark="f01"), where)
     with pytest.raises(DataError, match=r"8 dimensions, .* of 4"):
@@ -340,10 +341,13 @@ def test_another_kind_of_index(folder: Path, where: milvus.Address) -> None:
         assert collection.index == "HNSW"
         found = milvus.nearest(collection, gallery.features.features[:4], top_k=3)
     assert found.row[found.hits.rows[:, 0]].tolist() == [0, 1, 2, 3]
-    for text, message in (("HNSW:M", "--index: expected Milvus' name"), ("IVF_PQ", "milvus-lite has FLAT")):
+    for text, message in (
+        ("HNSW:M", "--index: expected the name of a Milvus index"),
+        ("IVF_PQ", "milvus-lite has FLAT"),
+    ):
         with pytest.raises(ConfigError, match=message):
             milvus.push(gallery, milvus.Address(where.database, "other"), index=text)
-    with pytest.raises(DataError, match="no such collection; there are: people"):
+    with pytest.raises(DataError, match="no such collection; existing: people"):
         milvus.remove(milvus.Address(where.database, "other"), ["t0"])
 
 
@@ -358,7 +362,7 @@ def test_what_cannot_be_stored_is_refused(texts: dict[str, Any], where: milvus.A
     )
     made = features_of(split, mark=texts.get("fingerprint", "f00"))
     store.write(tmp_path / "odd", made, split, {"source": "here"})
-    message = "no fingerprint" if "fingerprint" in texts else "meta.csv, row 1: .*UTF-8 of at most 65535 bytes"
+    message = "no model fingerprint" if "fingerprint" in texts else "meta.csv, row 1: .*at most 65535 bytes of UTF-8"
     with pytest.raises(DataError, match=message) as caught:
         milvus.push(store.open_gallery(tmp_path / "odd"), where)
     assert len(str(caught.value)) <= 500
@@ -377,7 +381,7 @@ def test_places_that_are_no_database(folder: Path, where: milvus.Address, tmp_pa
     for name, message in (
         ("folder.db", "is a feature folder"),
         ("file.db", "is a file"),
-        ("full.db", "a folder of something else"),
+        ("full.db", "not a folder of milvus-lite"),
         ("none/x.db", "no such folder"),
     ):
         with pytest.raises(DataError, match=message):
@@ -392,7 +396,7 @@ def test_places_that_are_no_database(folder: Path, where: milvus.Address, tmp_pa
     client.close()
     server_manager_instance.release_server(where.database)
     for attempt in (lambda: milvus.push(gallery, where), lambda: milvus.remove(where, ["t0"])):
-        with pytest.raises(DataError, match="no collection of robust-reid gallery push"):
+        with pytest.raises(DataError, match="not a collection made by robust-reid gallery push"):
             attempt()
     client = pymilvus.MilvusClient(where.database)
     assert client.has_collection("people")
@@ -406,7 +410,7 @@ def test_a_database_that_another_program_holds(folder: Path, where: milvus.Addre
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdin is not None
         other.stdout.readline()
-        with pytest.raises(DataError, match=r"people\.db: cannot be opened: .*; one program at a time"):
+        with pytest.raises(DataError, match=r"people\.db: cannot be opened: .*; only one program can use it at a time"):
             milvus.push(store.open_gallery(folder), where)
         other.stdin.close()
     assert milvus.push(store.open_gallery(folder), where).total == 40

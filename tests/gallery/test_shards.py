@@ -52,12 +52,12 @@ def test_what_was_not_finished_is_not_touched_unasked(tmp_path: Path) -> None:
     begun = shards(tmp_path)
     begun.begin(resume=False, overwrite=False)
     begun.save(0, features(begun.rows[0]))
-    with pytest.raises(DataError, match="not finished; --resume auto goes on"):
+    with pytest.raises(DataError, match="unfinished; --resume auto continues"):
         shards(tmp_path).begin(resume=False, overwrite=False)
     for other, says in (
-        (shards(tmp_path, 5), "shard_frames: 4 there, 5 here"),
-        (shards(tmp_path, pid=2), "tracklets: '[0-9a-f]{16}' there, '[0-9a-f]{16}' here"),
-        (shards(tmp_path, mode="add"), "mode: 'new' there, 'add' here"),
+        (shards(tmp_path, 5), "shard_frames: 4 before, 5 now"),
+        (shards(tmp_path, pid=2), "tracklets: '[0-9a-f]{16}' before, '[0-9a-f]{16}' now"),
+        (shards(tmp_path, mode="add"), "mode: 'new' before, 'add' now"),
     ):
         with pytest.raises(DataError, match=f"cannot resume: {says}"):
             other.begin(resume=True, overwrite=False)

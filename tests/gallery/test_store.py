@@ -94,10 +94,13 @@ def test_no_flipped_bit_is_taken(small: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"query": [1]}, "rows: damaged: its checksum is not the one in gallery.json"),
+        ({"query": [1]}, "rows: damaged: its checksum does not match gallery.json"),
         ({"gallery": [2, 1]}, "rows: damaged"),
-        ({"counts": {"tracklets": 3, "frames": 7, "dim": 4}}, "'frames': 6, .* found, gallery.json says .*'frames': 7"),
-        ({"counts": {"tracklets": 3, "frames": 6, "dim": 5}}, "'dim': 4} found, gallery.json says"),
+        (
+            {"counts": {"tracklets": 3, "frames": 7, "dim": 4}},
+            "'frames': 6, .* found, but gallery.json says .*'frames': 7",
+        ),
+        ({"counts": {"tracklets": 3, "frames": 6, "dim": 5}}, "'dim': 4} found, but gallery.json says"),
     ],
 )
 def test_no_changed_number_of_gallery_json_is_taken(small: Path, change: dict[str, Any], says: str) -> None:
@@ -118,7 +121,7 @@ def test_rows_that_are_not_of_unit_norm_are_normalised(small: Path, caplog: pyte
     np.save(small / "features.npy", 5 * np.eye(3, 4, dtype=np.float32))
     forget_checksums(small)
     assert np.array_equal(store.read(small).features, np.eye(3, 4))
-    assert "3 of 3 rows were not of unit norm and have been normalised" in caplog.text
+    assert "3 of 3 rows did not have unit norm and were normalised" in caplog.text
 
 
 def test_features_stay_on_disk(small: Path) -> None:
@@ -131,5 +134,5 @@ def test_features_stay_on_disk(small: Path) -> None:
 )
 def test_other_json(small: Path, record: str) -> None:
     (small / "gallery.json").write_text(record)
-    with pytest.raises(DataError, match="no complete feature folder"):
+    with pytest.raises(DataError, match="not a complete feature folder"):
         store.open_gallery(small)

@@ -57,11 +57,11 @@ def test_large_galleries_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_cannot_be_told() -> None:
-    with pytest.raises(DataError, match=r"two persons .* 0 labelled rows of 0 persons; give --min-similarity"):
+    with pytest.raises(DataError, match=r"two persons .* 0 labelled rows of 0 persons; use --min-similarity"):
         false_match_threshold(gallery([0, 0, -1]), 0.1)
     with pytest.raises(DataError, match="2 labelled rows of 1 persons"):
         false_match_threshold(gallery([0, 5, 5]), 0.1)
-    with pytest.raises(DataError, match=r"0\.1 cannot be told from 3 pairs .* at least 1/3"):
+    with pytest.raises(DataError, match=r"0\.1 cannot be estimated from 3 pairs .* at least 1/3"):
         false_match_threshold(gallery([1, 2, 3]), 0.1)
     for rate in (0, 1, -1, float("nan")):
         with pytest.raises(ConfigError, match="above 0 and below 1"):

@@ -55,5 +55,5 @@ def test_a_gallery_of_one_row() -> None:
 
 
 def test_unknown_factory() -> None:
-    with pytest.raises(ConfigError, match="faiss makes no 'nonsense'"):
+    with pytest.raises(ConfigError, match="faiss cannot make 'nonsense'"):
         list(tune.tune(gallery(50), {"nonsense": []}))

@@ -58,7 +58,7 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     net = timm.create_model("googlenet_bn", num_classes=0)
     expected = len([k for k in net.state_dict() if "num_batches" not in k])
     for part in (
-        f"{path} do not fit googlenet_bn: 0 of {expected} tensors match",
+        f"{path} do not match googlenet_bn: 0 of {expected} tensors match",
         "missing: conv1.conv.weight",
         "not expected: conv1_7x7_s2.conv.weight",
     ):
@@ -73,7 +73,7 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     total = len([k for k in state if "num_batches" not in k]) + 1
     assert one_line(error).endswith(
         f"{total - 2} of {total} tensors match; missing: layer2.0.conv2.weight; "
-        "of another shape: layer1.0.conv2.weight (2, 2) for (32, 32, 3, 3)"
+        "of a different shape: layer1.0.conv2.weight (2, 2) for (32, 32, 3, 3)"
     )
 
 
@@ -150,7 +150,7 @@ def test_the_path_named_offline_is_where_timm_looks(tmp_path: Path, monkeypatch:
     net = create_backbone("googlenet_bn", pretrained=True)
     torch.testing.assert_close(net.conv1.conv.weight.data, kept["conv1.conv.weight"])
     torch.save(kept | {"fc.bias": torch.zeros(5)}, path)  # not the published file: said, although fc is not needed
-    with pytest.raises(CheckpointError, match=rf"kept at {re.escape(str(path))}.*of another shape: fc.bias"):
+    with pytest.raises(CheckpointError, match=rf"kept at {re.escape(str(path))}.*of a different shape: fc.bias"):
         create_backbone("googlenet_bn", pretrained=True)
 
 

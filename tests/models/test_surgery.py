@@ -33,12 +33,14 @@ def test_last_stride_of_resnets(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["googlenet_bn", "vit_tiny_patch16_224", "osnet_x0_25"])
 def test_other_networks_have_no_last_stride(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"model.last_stride: 1 is for ResNets, got"):
+    with pytest.raises(ConfigError, match=r"model.last_stride: 1 is only for ResNets, got"):
         keep_size_in_last_stage(timm.create_model(name, num_classes=0))
 
 
 def test_a_blur_in_the_way() -> None:
-    with pytest.raises(ConfigError, match=r"model.last_stride: cannot be 1 in a network that thins out by BlurPool2d"):
+    with pytest.raises(
+        ConfigError, match=r"model.last_stride: cannot be 1 in a network that downsamples with BlurPool2d"
+    ):
         keep_size_in_last_stage(timm.create_model("resnetblur50", num_classes=0))
 
 
@@ -77,7 +79,7 @@ def test_gem_takes_the_place_of_the_mean(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_networks_without_a_mean_over_positions(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"model.pooling: .* has no mean over positions that gem could replace"):
+    with pytest.raises(ConfigError, match=r"model.pooling: .* has no average pooling that gem could replace"):
         pool_by_gem(
             timm.create_model(name, num_classes=0, depth=1) if "vit" in name else timm.create_model(name, num_classes=0)
         )

@@ -88,16 +88,16 @@ def test_what_toolkits_publish(published, depth, head, tmp_path: Path, caplog: p
     weights = read(file)
     backbone = create_backbone(f"resnet{depth}", pretrained=False, weights=weights)
     same(backbone, source.net)
-    assert f"left out, the classifier and what goes with it: {head}" in caplog.text
+    assert f"left out the classifier and its parts: {head}" in caplog.text
     assert str(file) in caplog.text
     embedding = Embedding(backbone, "bn")
     done = load_neck(embedding.neck, weights)
     if published is torchreid:
-        assert done == "it has no BNNeck; ours starts anew"
+        assert done == "it has no BNNeck; the BNNeck starts untrained"
     else:
-        assert done == "its BNNeck is taken too"
+        assert done == "its BNNeck is loaded too"
         same(embedding, source)
-        assert load_neck(nn.Identity(), weights) == "its BNNeck is left out; model.neck=bn takes it"
+        assert load_neck(nn.Identity(), weights) == "its BNNeck is not loaded; set model.neck=bn to load it"
 
 
 def test_safetensors_and_names_of_torchvision(tmp_path: Path) -> None:
@@ -137,10 +137,10 @@ def test_a_backbone_that_is_not_whole_is_refused_with_what_differs(tmp_path: Pat
     with pytest.raises(CheckpointError) as error:
         create_backbone("resnet18", pretrained=False, weights=tmp_path / "w.pth")
     for part in (
-        "w.pth (BoT) do not fit resnet18: 98 of 100 tensors match",
+        "w.pth (BoT) do not match resnet18: 98 of 100 tensors match",
         "missing: layer1.0.conv1.weight",
         "not expected: layer1.0.se.weight",
-        "of another shape: layer1.0.conv2.weight (64, 1, 7, 7) for (64, 64, 3, 3)",
+        "of a different shape: layer1.0.conv2.weight (64, 1, 7, 7) for (64, 64, 3, 3)",
     ):
         assert part in str(error.value)
 

@@ -137,7 +137,7 @@ def test_a_kill_leaves_the_page_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "rows, words", [([0, 0], "two findings are of tracklet 0"), ([9], "names tracklet 9, expected 0 to 3")]
+    "rows, words", [([0, 0], "two findings for tracklet 0"), ([9], "finding for tracklet 9, expected 0 to 3")]
 )
 def test_findings_that_fit_no_split(tmp_path: Path, rows: list[int], words: str) -> None:
     with pytest.raises(DataError, match=words):
@@ -286,7 +286,7 @@ def test_an_exported_file_comes_back(opened, tmp_path: Path) -> None:
     tab = opened(page)
     tab.set_input_files("#file", file)
     tab.wait_for_selector("#told.bad")
-    assert tab.locator("#told").inner_text() == "5 rows read; 1 fit nothing here, such as nobody."
+    assert tab.locator("#told").inner_text() == "5 rows read; 1 do not match this audit, such as nobody."
     rows = export(tab, tmp_path).read_text().splitlines()
     assert rows[1:] == [
         'relabel,t0,3,,"two lines, ""quoted"""',
@@ -325,21 +325,21 @@ def test_names_become_new_persons_and_numbers_below_one_do_not(opened, tmp_path:
     page = write_audit_page(tmp_path / "audit", split, findings_of(split), IdNames(), read, {})
     tab = opened(page)
     press(tab, "o")
-    for text, problem in (("0", "0 and below stand for nobody"), ("eve", "Persons are whole numbers here")):
+    for text, problem in (("0", "0 and negative numbers mean no person"), ("eve", "Expected a whole number")):
         tab.locator("#ask-text").fill(text)
         press(tab, "Enter")
         assert problem in tab.locator("#ask-problem").inner_text()
     tab.locator("#ask-text").fill("2")
     press(tab, "Enter")
     press(tab, "f")
-    for text, problem in (("4-12", "positions from 0 to 9"), ("0-9", "leaves nothing"), ("x", "such as 3,7-9")):
+    for text, problem in (("4-12", "positions from 0 to 9"), ("0-9", "No frame would be left"), ("x", "such as 3,7-9")):
         tab.locator("#ask-text").fill(text)
         press(tab, "Enter")
         assert problem in tab.locator("#ask-problem").inner_text()
     press(tab, "Escape", "m")
     tab.locator("#ask-text").fill("77")
     press(tab, "Enter")
-    assert "A merge needs a person that is there" in tab.locator("#told").inner_text()
+    assert "A merge needs an existing person" in tab.locator("#told").inner_text()
     press(tab, "m")
     tab.locator("#ask-text").fill("1")
     press(tab, "Enter")
@@ -397,7 +397,7 @@ def test_a_browser_that_keeps_nothing_says_so(opened, tmp_path: Path) -> None:
     opened.context.add_init_script("Storage.prototype.setItem = () => { throw new Error('full'); }")
     tab = opened(page)
     press(tab, "a")
-    assert "export corrections.csv before you close it" in tab.locator("#told").inner_text()
+    assert "export corrections.csv before you close the page" in tab.locator("#told").inner_text()
     assert export(tab, tmp_path).read_text().splitlines()[1:] == ["keep,t0,,,"]
 
 

@@ -258,7 +258,7 @@ def test_the_verdict_claims_nothing_that_is_not_known():
         "No query has a match under the protocol mars-official, so there is no mAP."
     )
     alone = ReportInput("x", results=[result(ap=(1.0,))])
-    unknown = "Which labels are wrong is not known, so what they did cannot be told."
+    unknown = "It is not known which labels are wrong, so their effect cannot be measured."
     assert verdict(alone) == f"100.0% mAP over 1 query under the protocol mars-official. {unknown}"
     clean = replace(alone, metrics=[{"step": 1, "accuracy_intact": 1.0}])
     assert verdict(clean).endswith("No training label is known to be wrong.")
@@ -273,7 +273,7 @@ def test_each_term_is_explained_once_and_the_next_commands_stand_there(walk):
         "Mean average precision:",
         "Cumulative match characteristic:",
         "Gradient L1 norm:",
-        "w(p), the weight:",
+        "w(p), the weight of an image with that p:",
     ):
         assert text.count(meaning) == 1
     assert "robust-reid test 'runs/my run' --full how sure" in text.replace("  ", " ")

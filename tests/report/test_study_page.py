@@ -98,9 +98,9 @@ def test_a_picture_stands_alone_and_says_its_names(tmp_path):
     picture = np.asarray(Image.open(tmp_path / "c.png").convert("RGB"))
     assert (picture[0, 0] == 255).all() and picture.shape[1] == 2 * 3.6 * 150
     assert (picture == (0x1F, 0x5F, 0xBF)).all(axis=2).sum() > 50  # CCE in the page's own light colour
-    with pytest.raises(ConfigError, match=r"a\.jpg: a picture's name ends in \.svg or \.png"):
+    with pytest.raises(ConfigError, match=r"a\.jpg: expected a file name that ends in \.svg or \.png"):
         charts.save(tmp_path / "a.jpg", found)
-    with pytest.raises(ConfigError, match="expected one chart or more"):
+    with pytest.raises(ConfigError, match="expected at least one chart"):
         charts.save(tmp_path / "a.png", [])
 
 

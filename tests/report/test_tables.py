@@ -179,7 +179,7 @@ def test_analysis_text_to_the_character():
 
 def test_analysis_text_of_what_is_undefined():
     nothing = {"interval": None, "camera_pairs": None, "verification": None}
-    assert analysis_text(EMPTY, nothing) == "== mars-torchreid ==\n\nno row to search: no figures"
+    assert analysis_text(EMPTY, nothing) == "== mars-torchreid ==\n\nno rows to search, no results"
     one_person = {**nothing, "interval": {**INTERVAL, "num_identities": 1, "mAP": None, "rank1": None, "mINP": None}}
     assert "mAP    | 75.2% | n/a |  n/a" in analysis_text(WITH_INP, one_person)
 
@@ -192,18 +192,18 @@ def comparison(a, b, interval, p, real):
 
 def test_verdict_is_one_plain_sentence():
     assert verdict("x", "y", comparison(0.531, 0.5, [0.012, 0.05], 0.0004, True)) == (
-        "x is better than y by 3.1 points mAP, 95 % interval 1.2 to 5.0, p = 0.0004: real, "
+        "x is better than y by 3.1 points mAP, 95 % interval 1.2 to 5.0, p = 0.0004: significant, "
         "on 1980 queries of 626 identities (mars-official)"
     )
     assert verdict("x", "y", comparison(0.5, 0.531, [-0.05, -0.012], 0.0004, True)).startswith(
-        "y is better than x by 3.1 points mAP, 95 % interval 1.2 to 5.0, p = 0.0004: real"
+        "y is better than x by 3.1 points mAP, 95 % interval 1.2 to 5.0, p = 0.0004: significant"
     )
     assert verdict("x", "y", comparison(0.5, 0.51, [-0.03, 0.01], 0.3, False)) == (
-        "no difference between x and y can be told: y is ahead by 1.0 points mAP, 95 % interval -1.0 to 3.0, "
+        "no difference between x and y can be shown: y is ahead by 1.0 points mAP, 95 % interval -1.0 to 3.0, "
         "p = 0.3000, on 1980 queries of 626 identities (mars-official)"
     )
     assert verdict("x", "y", comparison(0.5, 0.5, [0.0, 0.0], 1.0, False)).startswith(
-        "no difference between x and y can be told: x and y have the same mAP"
+        "no difference between x and y can be shown: x and y have the same mAP"
     )
     assert "are too few" in verdict("x", "y", comparison(0.5, 0.51, None, 1.0, False))
 

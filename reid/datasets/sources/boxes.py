@@ -119,7 +119,7 @@ def check_boxes(rows: Rows) -> None:
         if box[0] is None:
             continue
         if not all(isinstance(side, int | float) and abs(side) <= _MOST for side in box) or box[2] <= 0 or box[3] <= 0:
-            raise DataError(f"{rows.name}: tracklet {tracklet}, frame {frame}: expected a box of some size, got {box}")
+            raise DataError(f"{rows.name}: tracklet {tracklet}, frame {frame}: expected a non-empty box, got {box}")
         if frame is not None and (tracklet, frame) in seen:
             raise DataError(f"{rows.name}: tracklet {tracklet}: expected one box in frame {frame}, got two")
         seen.add((tracklet, frame))
@@ -168,13 +168,13 @@ def _begin(folder: Path, digest: str, form: CropFormat, overwrite: bool) -> None
         if not overwrite:
             was = held.get("format", "an unknown form")
             raise DataError(
-                f"{folder}: holds crops of other boxes or another format ({was}); --overwrite replaces them"
+                f"{folder}: contains crops of other boxes or of another format ({was}); --overwrite replaces them"
             )
         for file in [*folder.rglob("*.jpg"), *folder.rglob("*.png")]:
             if not file.is_dir():  # a tracklet's folder may have such a name
                 file.unlink()
     elif folder.is_dir() and any(folder.iterdir()):
-        raise DataError(f"{folder}: holds files that are not crops of an import; choose another --crops folder")
+        raise DataError(f"{folder}: contains files that are not crops made by import; choose another --crops folder")
     with atomic(record) as temporary:
         temporary.write_text(json.dumps({"schema": SCHEMA, "format": str(form), "boxes": digest}) + "\n")
 
@@ -230,7 +230,7 @@ def _cut(picture_HWC: np.ndarray, crops: list[_Crop], form: CropFormat) -> set[i
 
 def _with_files(rows: Rows, crops: list[_Crop], outside: set[int]) -> Rows:
     if outside:
-        logger.warning("%s: %d boxes lie outside of their picture and were left out", rows.name, len(outside))
+        logger.warning("%s: %d boxes lie outside their image and were left out", rows.name, len(outside))
     kept = [row for row in range(len(rows)) if row not in outside]
     columns = {
         name: [values[row] for row in kept] for name, values in rows.columns.items() if name not in _NOT_OF_A_CROP

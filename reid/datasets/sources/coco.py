@@ -64,7 +64,9 @@ def read(source: Path, options: Options) -> Rows:
         raise DataError(f"{source}: expected annotations of persons, got none")
     missing = next((path for path in dict.fromkeys(rows.columns["path"]) if not os.path.isfile(path)), None)
     if missing:
-        raise DataError(f"{missing}: {source.name} names this image, which is not there; --images names their folder")
+        raise DataError(
+            f"{missing}: {source.name} names this image, but it is missing; set --images to the folder of the images"
+        )
     check_boxes(rows)
     rows.said += [f"{count} annotations of {what} were left out" for what, count in left_out.items() if count]
     return _sorted(rows)
@@ -85,7 +87,7 @@ def _add(
     track, person = (_first(where, held, names) for names in (_TRACK, _PERSON))
     if track is None:
         raise DataError(
-            f"{where}: expected a track ({', '.join(_TRACK)}), got none; detections without tracks are no tracklets"
+            f"{where}: expected a track ({', '.join(_TRACK)}), got none; detections without track ids do not form tracklets"
         )
     sides = box_of(where, annotation.get("bbox"))
     name = str(image["file_name"])
@@ -110,7 +112,7 @@ def _first(where: str, held: dict[str, Any], names: tuple[str, ...]) -> str | in
         return None
     value = held[name]
     if not isinstance(value, str | int | float):
-        raise DataError(f"{where}: expected {name} as a text or a number, got {str(value)[:60]}")
+        raise DataError(f"{where}: expected {name} to be a text or a number, got {str(value)[:60]}")
     return value
 
 
@@ -152,7 +154,7 @@ def _load(source: Path) -> dict[str, Any]:
         for item in content[part]:
             for key in keys:
                 if not isinstance(item.get(key), str | int | float | None):
-                    raise DataError(f"{source}: {part}: expected {key} as a number, got {str(item[key])[:60]}")
+                    raise DataError(f"{source}: {part}: expected {key} to be a number, got {str(item[key])[:60]}")
     return content
 
 

@@ -52,7 +52,7 @@ def load_cuhk03(folder: Path, boxes: Boxes = "detected") -> Benchmark:
         images = folder / f"images_{boxes}"
         if not images.is_dir() and (packed := cuhk03_matlab.find(folder)):
             raise DataError(
-                f"{images}: not there yet; robust-reid import {folder} --out cuhk03.csv unpacks it from {packed.name}"
+                f"{images}: is missing; robust-reid import {folder} --out cuhk03.csv unpacks it from {packed.name}"
             )
         require_folder(images, f"CUHK03 has {SHAPE}")
         split = folder / _split_file(boxes)
@@ -122,7 +122,7 @@ def _parse_split(file: Path, images: Path) -> list[Images]:
         parts.append(part)
     missing = next((name for part in parts for name in part.names if not (images.parent / name).is_file()), None)
     if missing:
-        raise DataError(f"{images.parent / missing}: {file.name} names this image, which is not there")
+        raise DataError(f"{images.parent / missing}: {file.name} names this image, but it is missing")
     return parts
 
 
@@ -130,5 +130,5 @@ def _load(file: Path) -> dict[str, Any]:
     content = matlab.read(file)
     wanted = ("filelist", "labels", "train_idx", "query_idx", "gallery_idx")
     if lacking := [key for key in wanted if content.get(key) is None]:
-        raise DataError(f"{file}: expected variables {', '.join(wanted)}, got no {lacking[0]}")
+        raise DataError(f"{file}: expected variables {', '.join(wanted)}, {lacking[0]} is missing")
     return content

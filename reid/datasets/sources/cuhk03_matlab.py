@@ -55,7 +55,7 @@ def unpack(file: Path, boxes: str, folder: Path) -> int:
             with atomic(unfinished / name, flush=False) as temporary:
                 Image.fromarray(pixels_HWC).save(temporary, format="PNG")
     if not count:
-        raise DataError(f"{file}: {boxes}: expected images, got empty cells only")
+        raise DataError(f"{file}: {boxes}: expected images, got only empty cells")
     unfinished.rename(folder)
     logger.info("%s: %s", folder, counted(count, "image"))
     return count
@@ -88,5 +88,5 @@ def _images(file: Path, boxes: str, is_there: Callable[[str], bool]) -> Iterator
 
 def _pixels(stored: np.ndarray) -> np.ndarray:
     if stored.dtype != np.uint8 or stored.ndim != 3 or len(stored) != 3:
-        raise ValueError(f"expected an image of 8 bits and three colours, got {stored.dtype} {stored.shape[::-1]}")
+        raise ValueError(f"expected an 8-bit image with three colour channels, got {stored.dtype} {stored.shape[::-1]}")
     return np.ascontiguousarray(stored.T)

@@ -61,13 +61,15 @@ def read(source: Path, options: Options) -> Rows:
         rows.add(source / name, _tracklet(name, cells), **{k: v for k, v in cells.items() if k != "tracklet"})
     if wrong:
         more = f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
-        raise DataError(f"{source}: expected names such as {pattern}, got {wrong[0]}{more}; put other images elsewhere")
-    rows.said.append(f"pattern {pattern}" + ("" if options.pattern else ", found out; --pattern names another"))
+        raise DataError(
+            f"{source}: expected names such as {pattern}, got {wrong[0]}{more}; move other images elsewhere"
+        )
+    rows.said.append(f"pattern {pattern}" + ("" if options.pattern else ", detected; --pattern sets another"))
     read_as = compiled.fullmatch(names[0])
     assert read_as is not None  # else it would be among the wrong ones
     rows.said.append(f"{names[0]} is read as " + ", ".join(f"{field} {read_as[field]}" for field in fields))
     if "tracklet" not in fields:
-        rows.said.append("each image is a tracklet of its own: the pattern has no {tracklet}")
+        rows.said.append("each image is a separate tracklet: the pattern has no {tracklet}")
     return rows
 
 
@@ -84,7 +86,7 @@ def _compile(pattern: str) -> tuple[re.Pattern[str], list[str]]:
     parts = _FIELD.split(pattern)  # text, field, text, field, …, text
     fields = [field for field in parts[1::2] if field]
     if len(set(fields)) < len(fields):
-        raise ConfigError(f"pattern: expected each field once, got {pattern!r}")
+        raise ConfigError(f"pattern: expected each field only once, got {pattern!r}")
     if not fields:
         raise ConfigError(f"pattern: expected fields such as {{pid}}_c{{camid}}_{{frame}}.jpg, got {pattern!r}")
     if any("{" in text or "}" in text for text in parts[::2]):
@@ -92,7 +94,7 @@ def _compile(pattern: str) -> tuple[re.Pattern[str], list[str]]:
     compiled = re.escape(parts[0])
     for field, text in zip(parts[1::2], parts[2::2], strict=True):
         if not text:
-            raise ConfigError(f"pattern: expected some text behind each field, got {pattern!r}")
+            raise ConfigError(f"pattern: expected some text after each field, got {pattern!r}")
         stops = re.escape("/" + text[0])
         compiled += (f"(?P<{field}>[^{stops}]+)" if field else f"[^{stops}]+") + re.escape(text)
     return re.compile(compiled), fields
@@ -107,11 +109,11 @@ def _usual(source: Path, names: list[str]) -> str:
         return fitting[0]
     if fitting:
         raise DataError(
-            f"{source}: {names[0]} may be read in {len(fitting)} ways; say which, --pattern {_either(fitting)}"
+            f"{source}: {names[0]} matches {len(fitting)} patterns; choose one with --pattern {_either(fitting)}"
         )
     raise DataError(
-        f"{source}: the names say nothing that is known; say what they mean, such as "
-        f"--pattern '{{pid}}_c{{camid}}_{{tracklet}}_{{frame}}.jpg' for a name such as {names[0]}"
+        f"{source}: the file names match no known pattern; describe them with --pattern, such "
+        f"as '{{pid}}_c{{camid}}_{{tracklet}}_{{frame}}.jpg' for a name such as {names[0]}"
     )
 
 

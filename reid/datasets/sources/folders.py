@@ -76,7 +76,7 @@ def _add(rows: Rows, source: Path, place: str, person: str | None) -> None:
         raise DataError(f"{source / place}: expected the frames of one tracklet, got none")
     if mixed := mixture(names):
         raise DataError(
-            f"{source / place}: expected the frames of one tracklet; by their names ({mixed.layout}) they are of "
+            f"{source / place}: expected the frames of one tracklet; by their names ({mixed.layout}) they show "
             f"{counted(mixed.persons, 'person')}, {counted(mixed.cameras, 'camera')}; --as auto knows the layouts of public datasets, "
             "--as flat reads names by a pattern"
         )
@@ -94,20 +94,20 @@ def _check_outside(source: Path, layout: str) -> None:
         if names := images_of(folder):
             raise DataError(
                 f"{folder}: expected no image here (the layout is {layout}/frames), got {len(names)} such as {names[0]}; "
-                f"--layout names another: {', '.join(LAYOUTS)}"
+                f"choose another with --layout: {', '.join(LAYOUTS)}"
             )
 
 
 _NO_CAMERA = (
-    "cameras unknown, so that a match may come from the query's own; where names tell them, say how: "
+    "cameras unknown, so a match can come from the query's own camera; if file names contain them, use "
     "--as flat --pattern '{pid}/cam{camid}_{tracklet}/{frame}.jpg'"
 )
 
 
 def _said(rows: Rows, layout: str, chosen: bool) -> list[str]:
-    said = [f"layout {layout}/frames" + ("" if chosen else ", found out; --layout names another")]
+    said = [f"layout {layout}/frames" + ("" if chosen else ", detected; --layout sets another")]
     if layout == "tracklet":
         said.append("persons unknown: folders are tracklets (--layout person, if each folder is one person)")
     cameras = {camid for camid in rows.column("camid") if camid is not None}
-    said.append(f"cameras {', '.join(sorted(cameras))} from the folders' names" if cameras else _NO_CAMERA)
+    said.append(f"cameras {', '.join(sorted(cameras))} from the folder names" if cameras else _NO_CAMERA)
     return said

@@ -34,5 +34,5 @@ def frames_of_video(path: Path, wanted: Set[int]) -> Iterator[tuple[int, np.ndar
     except MemoryError:
         raise
     except Exception as error:  # damaged videos raise nearly anything: one without a picture is an IndexError
-        raise DataError(f"{path}: cannot decode this video behind frame {count}: {error}") from None
-    raise DataError(f"{path}: expected a frame {last} (counted from 0), got a video of {count} frames")
+        raise DataError(f"{path}: cannot decode this video after frame {count}: {error}") from None
+    raise DataError(f"{path}: has no frame {last} (counted from 0); it is a video of {count} frames")

@@ -48,7 +48,7 @@ def read(source: Path, options: Options) -> Rows:
         cells = _cells(where, held)
         path = folder / os.path.expanduser(str(cells.pop("path")))
         if not os.path.exists(path):
-            raise DataError(f"{where}: {path} is not there; --images names the folder of relative paths")
+            raise DataError(f"{where}: {path} is missing; set --images to the folder that paths are relative to")
         rows.add(path, str(cells.pop("tracklet")), **cells)
     if not len(rows):
         raise DataError(f"{source}: expected one object per line, got none")
@@ -90,7 +90,7 @@ def _cells(where: str, held: dict[str, Any]) -> dict[str, Cell]:
             raise DataError(f"{where}: expected {column} (or {', '.join(names[1:])}), got none in '{shown}'")
         if value is not None:
             if not isinstance(value, str | int | float):
-                raise DataError(f"{where}: expected {column} as a text or a number, got {str(value)[:60]}")
+                raise DataError(f"{where}: expected {column} to be a text or a number, got {str(value)[:60]}")
             cells[column] = str(value)
     box = next((held.pop(name) for name in _BOX if name in held), None)
     if box is not None:

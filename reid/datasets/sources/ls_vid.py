@@ -118,8 +118,8 @@ def _read_hdf5(file: Path) -> np.ndarray:
         import h5py
     except ImportError:
         raise DataError(
-            f"{file}: MATLAB 7.3 files are read by h5py, which is not installed: pip install 'robust-reid[hdf5]'; "
-            f"or save its variable query as {_QUERIES[1]}"
+            f"{file}: MATLAB 7.3 files are read by h5py, which is not installed: pip install 'robust-reid[hdf5]', or "
+            f"save its variable query as {_QUERIES[1]}"
         ) from None
     try:
         with h5py.File(file) as content:

@@ -22,7 +22,7 @@ _NAME = re.compile(r"(-1|\d+)_c(\d+)s\d+_\d+_\d+")
 _DUKE = re.compile(r"\d+_c\d+_f\d+")
 DUKE_WITHDRAWN = (
     "DukeMTMC was withdrawn by its authors in 2019, because the people in it had not agreed to be recorded; "
-    "it is not supported: take market1501, msmt17 or your own data"
+    "it is not supported; use market1501, msmt17 or your own data"
 )
 _PARTS = ("bounding_box_train", "query", "bounding_box_test")
 _INNER = "Market-1501-v15.09.15"

@@ -60,7 +60,7 @@ def read(source: Path, options: Options) -> Rows:
     check_boxes(rows)
     if len(kept) > 1 and options.ids != "shared" and any(pid is not None for pid in rows.column("pid")):
         rows.said.append(
-            "ids of different sequences are taken for different persons (--ids shared, if they are the same)"
+            "the same id in different sequences means different persons (use --ids shared if it is the same person)"
         )
     return rows
 
@@ -92,7 +92,7 @@ def _add(rows: Rows, sequence: Path, options: Options) -> None:
             left_out["of other classes"] += 1
         else:
             if box.frame not in frames:
-                raise DataError(f"{file}: names frame {box.frame}, but {folder} holds no such image")
+                raise DataError(f"{file}: names frame {box.frame}, but {folder} has no such image")
             person = (str(box.track) if options.ids == "shared" else f"{name}:{box.track}") if is_truth else None
             x, y, w, h = box.box
             # Pixels are counted from 1 in this format.
@@ -114,7 +114,7 @@ def _tracks(sequence: Path, given: Path | None) -> tuple[Path, bool]:
     if given is not None:
         file = given / f"{name}.txt" if given.is_dir() else given
         if not file.is_file():
-            raise DataError(f"{file}: expected the tracks of sequence {name} ({_LINE}), got nothing there")
+            raise DataError(f"{file}: expected the tracks of sequence {name} ({_LINE}), found nothing")
         return file, file.name == "gt.txt"
     if (truth := sequence / "gt" / "gt.txt").is_file():
         return truth, True
@@ -122,7 +122,7 @@ def _tracks(sequence: Path, given: Path | None) -> tuple[Path, bool]:
     if len(found) == 1:
         return found[0], False
     got = f"{len(found)} .txt files" if found else "neither"
-    raise DataError(f"{sequence}: expected gt/gt.txt or one tracker's .txt, got {got}; name the file with --tracks")
+    raise DataError(f"{sequence}: expected gt/gt.txt or one tracker's .txt, got {got}; set the file with --tracks")
 
 
 def _frames(sequence: Path) -> tuple[dict[int, str], Path]:
@@ -134,7 +134,7 @@ def _frames(sequence: Path) -> tuple[dict[int, str], Path]:
             parser.read_string(text_of(info))
             place = parser.get("Sequence", "imDir", fallback="img1")
         except configparser.Error as error:
-            raise DataError(f"{info}: not a readable file of settings ({error})") from None
+            raise DataError(f"{info}: not a readable settings file ({error})") from None
         folder = sequence / place
     names = images_of(folder) if os.path.isdir(folder) else []
     if not names:

@@ -18,7 +18,7 @@ from reid.tracklets import Benchmark
 
 # 30,248 training and 2,373 validation images are one training set of 1,041 persons.
 PUBLISHED = Published(1_041, 32_621, 11_659, 82_161, "Wei et al., CVPR 2018, Table 1, and the lists of the archive")
-SHAPE = "list_train.txt, list_val.txt, list_query.txt, list_gallery.txt beside train/, test/ (or mask_train_v2/, mask_test_v2/)"
+SHAPE = "list_train.txt, list_val.txt, list_query.txt, list_gallery.txt next to train/, test/ (or mask_train_v2/, mask_test_v2/)"
 _FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))
 _INNER = ("MSMT17_V1", "MSMT17_V2")
 _EXAMPLE = "0000/0000_000_01_0303morning_0015_0.jpg 0"
@@ -51,7 +51,7 @@ def recognise(source: Path) -> str | None:
     """Return why the source is this dataset, or None."""
     root = _root(source)
     if (root / "list_gallery.txt").is_file() and any(has_folders(root, *folders) for folders in _FOLDERS):
-        return "list_train.txt … list_gallery.txt beside the image folders"
+        return "list_train.txt … list_gallery.txt next to the image folders"
     named_so = "msmt" in root.resolve().name.lower() and _is_flat(root)
     return "bounding_box_train/, query/, bounding_box_test/ in a folder called MSMT17" if named_so else None
 

@@ -12,7 +12,7 @@ from reid.errors import ConfigError, DataError, nearest
 
 # By name, in the order in which `auto` tries them: the most specific first. The module is the name with _ for -.
 KINDS = {
-    "mars": "MARS, and everything in its layout",
+    "mars": "MARS, or any dataset in its layout",
     "market1501": "Market-1501",
     "msmt17": "MSMT17, V1 and V2",
     "cuhk03": "CUHK03, new protocol",
@@ -24,7 +24,7 @@ KINDS = {
     "coco": "COCO JSON with track ids",
     "jsonl": "JSON lines, one frame each",
     "video": "a video and a table of boxes",
-    "table": "a table that is there already",
+    "table": "an existing table",
     "folders": "folders of frames: person/tracklet, person, or tracklet",
     "flat": "one folder of crops whose names follow a pattern",
 }
@@ -73,13 +73,13 @@ def recognise(source: Path) -> Found:
     for name in KINDS:
         if name == "folders" and (deeper := _dataset_inside(source)):
             raise DataError(
-                f"{source}: expected one dataset or one set of folders; {deeper} in it is a dataset: name that one"
+                f"{source}: expected one dataset or one set of folders; it contains a dataset: use {deeper} instead"
             )
         if why := kind(name).recognise(source):
             return Found(name, why)
     raise DataError(
-        f"{source}: expected one of {', '.join(KINDS)}, got none that is known by its layout; "
-        "name the kind with --as (docs/import.md shows what each looks like)"
+        f"{source}: expected one of {', '.join(KINDS)}, but the layout matches none of them; set the kind with --as "
+        "(docs/import.md shows each layout)"
     )
 
 

@@ -67,6 +67,6 @@ def _frames(table: Table, i: int, path: str, cells: dict[str, Any]) -> list[tupl
     if not is_image(path) and os.path.isdir(path):
         names = images_of(Path(path))
         if not names:
-            raise DataError(f"{path}: row {table.row[i]} of {table.file} names this folder, which has no images")
+            raise DataError(f"{path}: row {table.row[i]} of {table.file} names this folder, but it has no images")
         return [(os.path.join(path, name), cells) for name in names]
     return [(path, cells)]

@@ -16,7 +16,7 @@ from reid.datasets.sources.boxes import check_boxes
 from reid.errors import DataError
 from reid.files import text_of
 
-SHAPE = "a video, and beside it (or by --tracks) a CSV of frame,track,x,y,w,h[,pid]"
+SHAPE = "a video, and next to it (or at --tracks) a CSV of frame,track,x,y,w,h[,pid]"
 _REQUIRED = ("frame", "track", "x", "y", "w", "h")
 
 
@@ -45,7 +45,7 @@ def read(source: Path, options: Options) -> Rows:
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
     if lacking := [column for column in _REQUIRED if column not in (reader.fieldnames or [])]:
         raise DataError(
-            f"{file}: line 1: expected the columns {','.join(_REQUIRED)}, got no {lacking[0]} in '{header[:80]}'"
+            f"{file}: line 1: expected the columns {','.join(_REQUIRED)}, {lacking[0]} is missing in '{header[:80]}'"
         )
     boxes = [_box(file, reader.line_num, row) for row in reader]
     for frame, track, sides, pid in sorted(boxes, key=lambda box: (box[1], box[0])):

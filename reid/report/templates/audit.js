@@ -1,12 +1,12 @@
-// The page of an audit: goes through findings, keeps choices in the browser, writes and reads corrections.csv.
-// Text from data reaches the page as text only: nothing here makes markup of a string.
+// The audit page: shows findings, keeps decisions in the browser, exports and imports corrections.csv.
+// Text from the data is inserted as text only: no string is parsed as HTML.
 "use strict";
 (() => {
 const $ = (id) => document.getElementById(id);
 const A = window.AUDIT;
 if (!A) { $("missing").hidden = false; return; }
 
-// Findings are written as rows, which take a third less than objects do.
+// Findings are stored as rows, which take a third less space than objects.
 const FIELDS = ["row", "suspicion", "kind", "suggested", "frames", "evidence", "shown", "own", "other"];
 A.findings = A.findings.map((cells) => Object.fromEntries(cells.map((cell, k) => [FIELDS[k], cell])));
 const N = A.findings.length;
@@ -15,8 +15,8 @@ const unreadable = new Set(A.unreadable);
 const rowOfKey = new Map(A.keys.map((key, row) => [key, row]));
 const indexOfRow = new Map(A.findings.map((finding, i) => [finding.row, i]));
 const KINDS = {
-  "": "nothing stands out", wrong: "wrong person", switch: "somebody else in some frames", merge: "one person, two pids",
-  split: "two persons, one pid", duplicate: "same pictures twice", background: "nobody there",
+  "": "nothing stands out", wrong: "wrong person", switch: "another person in some frames", merge: "one person, two pids",
+  split: "two persons, one pid", duplicate: "duplicate images", background: "no person",
 };
 
 /* ---- Choices. For a tracklet: {action, pid, cuts: [[position, pid]], gone: "3,7-9", note}; merges: {from: [into, note]}. ---- */
@@ -26,15 +26,15 @@ function load() {
   try {
     const stored = JSON.parse(localStorage.getItem(KEY) || "null");
     if (stored) { choices = new Map(stored.choices); merges = new Map(stored.merges); }
-  } catch { tell("What was chosen before cannot be read from this browser; import a corrections.csv instead.", true); }
+  } catch { tell("Earlier decisions cannot be read from this browser; import a corrections.csv instead.", true); }
 }
-function save(words) { // and says what was done, or that it will be lost
+function save(words) { // also shows what was done, or that it will be lost
   try {
     localStorage.setItem(KEY, JSON.stringify({ choices: [...choices], merges: [...merges] }));
     tell(words);
-  } catch { tell(`${words}. This browser keeps nothing for this page: export corrections.csv before you close it.`, true); }
+  } catch { tell(`${words}. This browser cannot store decisions: export corrections.csv before you close the page.`, true); }
 }
-function change(words, apply) { // one step that undo takes back; who calls it goes somewhere then, which shows it
+function change(words, apply) { // one step of undo; the caller then calls go, which renders it
   past.push([choices, merges, current, words]);
   const before = merges;
   choices = new Map(choices); merges = new Map(merges);
@@ -62,7 +62,7 @@ function put(i, words, patch) {
 }
 const called = (text) => (A.named ? text : `pid ${text}`);
 
-/* ---- What a person can do with the current finding ---- */
+/* ---- Actions on the current finding ---- */
 const actions = {
   keep(i) { put(i, "Label is right", { action: "keep", pid: null }); onward(i); },
   drop(i) { put(i, "Tracklet dropped", { action: "drop", pid: null, cuts: null, gone: null }); onward(i); },
@@ -73,9 +73,9 @@ const actions = {
   other(i) { choosePerson(i, `Who is ${keyOf(i)}?`, "", (text) => relabel(i, text)); },
   split(i) {
     ask({
-      title: `Split ${keyOf(i)}`, hint: `The tracklet from this position on is another one; positions are 0 to ${lengthOf(i) - 1}.`,
+      title: `Split ${keyOf(i)}`, hint: `Frames from this position on become a new tracklet; positions are 0 to ${lengthOf(i) - 1}.`,
       label: "First position of the new tracklet", value: String(firstMarked(i)), check: (text) => splitPosition(i, text),
-    }, (text) => choosePerson(i, "Who is it from there on?", suggestedOf(i) || "", (pid) => {
+    }, (text) => choosePerson(i, "Who is in the new tracklet?", suggestedOf(i) || "", (pid) => {
       const cuts = (chosen(i).cuts || []).filter((cut) => cut[0] !== Number(text)).concat([[Number(text), pid]]);
       put(i, `Split at ${text}`, { cuts: cuts.sort((a, b) => a[0] - b[0]), ...withoutDrop(i) });
       go(i);
@@ -83,14 +83,14 @@ const actions = {
   },
   frames(i) {
     ask({
-      title: `Drop frames of ${keyOf(i)}`, hint: `Positions are 0 to ${lengthOf(i) - 1}, such as 3,7-9. Empty: drop none.`,
+      title: `Drop frames of ${keyOf(i)}`, hint: `Positions are 0 to ${lengthOf(i) - 1}, such as 3,7-9. Empty: keep all frames.`,
       label: "Positions", value: chosen(i).gone || marked(i), empty: true, check: (text) => framesProblem(i, text),
     }, (text) => { put(i, text ? `Frames ${text} dropped` : "Frames kept", { gone: text.replace(/\s/g, ""), ...withoutDrop(i) }); go(i); });
   },
   merge(i) {
     const from = personOf(i);
-    choosePerson(i, `All tracklets of ${called(from)} are of …`, suggestedOf(i) || "", (into) => {
-      if (!A.persons.includes(into)) return tell(`A merge needs a person that is there; ${called(into)} is not.`, true);
+    choosePerson(i, `Merge all tracklets of ${called(from)} into …`, suggestedOf(i) || "", (into) => {
+      if (!A.persons.includes(into)) return tell(`A merge needs an existing person; ${called(into)} does not exist.`, true);
       for (let next = into; next !== undefined; next = (merges.get(next) || [])[0]) {
         if (next === from) return tell(`${called(from)} would be merged into itself.`, true);
       }
@@ -102,8 +102,8 @@ const actions = {
     ask({ title: `Note on ${keyOf(i)}`, label: "Note", value: chosen(i).note || "", empty: true },
       (text) => { put(i, "Noted", { note: text }); go(i); });
   },
-  clear(i) { // what undo cannot take back after the page was closed
-    if (!saidOf(i)) return tell("Nothing is decided on this one.");
+  clear(i) { // also for decisions that undo no longer knows after the page was closed
+    if (!saidOf(i)) return tell("There is no decision on this tracklet.");
     change(`Cleared: ${keyOf(i)}`, () => { choices.delete(keyOf(i)); merges.delete(personOf(i)); });
     go(i);
   },
@@ -111,7 +111,7 @@ const actions = {
 };
 const withoutDrop = (i) => (chosen(i).action === "drop" ? { action: null } : {});
 function relabel(i, text) {
-  if (text === personOf(i)) return tell(`${keyOf(i)} is ${called(text)} already; “label is right” says so.`);
+  if (text === personOf(i)) return tell(`${keyOf(i)} already has the label ${called(text)}; use “label is right”.`);
   put(i, `Now ${called(text)}`, { action: "relabel", pid: text });
   onward(i);
 }
@@ -122,12 +122,12 @@ function spansOf(text) {
 function framesProblem(i, text) {
   if (!text.trim()) return "";
   const spans = spansOf(text), length = lengthOf(i);
-  if (spans.some((span) => !span || span[0] > span[1] || span[1] >= length)) return `Give positions from 0 to ${length - 1}, such as 3,7-9.`;
-  return leavesAPiece(i, chosen(i).cuts, text) ? "" : "That leaves nothing of the tracklet, or of a piece of it.";
+  if (spans.some((span) => !span || span[0] > span[1] || span[1] >= length)) return `Enter positions from 0 to ${length - 1}, such as 3,7-9.`;
+  return leavesAPiece(i, chosen(i).cuts, text) ? "" : "No frame would be left of the tracklet, or of a piece of it.";
 }
 function splitPosition(i, text) {
   const position = Number(text);
-  if (!/^\d+$/.test(text) || position < 1 || position >= lengthOf(i)) return `Give a position from 1 to ${lengthOf(i) - 1}.`;
+  if (!/^\d+$/.test(text) || position < 1 || position >= lengthOf(i)) return `Enter a position from 1 to ${lengthOf(i) - 1}.`;
   return leavesAPiece(i, [...(chosen(i).cuts || []), [position]], chosen(i).gone) ? "" : "One piece would have no frame left.";
 }
 function leavesAPiece(i, cuts, gone) {
@@ -140,8 +140,8 @@ function leavesAPiece(i, cuts, gone) {
   });
 }
 
-/* ---- The list: what is shown of it, and in which order ---- */
-let view = [], current = 0, mark = [0, 0]; // current: a finding; mark: first and last chosen thumbnail of it
+/* ---- The list: filter and order ---- */
+let view = [], current = 0, mark = [0, 0]; // current: a finding; mark: its first and last selected thumbnail
 const place = new Map(); // finding -> its place in the view
 function filter() {
   const kind = $("kind").value, camera = $("camera").value, state = $("state").value, words = $("find").value.trim().toLowerCase();
@@ -207,7 +207,7 @@ function go(i) { // makes a finding the current one and brings it into view
   const top = place.get(i) * pitch, box = list.getBoundingClientRect(), bar = $("bar").offsetHeight;
   const above = top + box.top < bar + 8, below = top + box.top + pitch > innerHeight;
   if (above || below) {
-    scrollTo({ top: scrollY + box.top + top - bar - 8, behavior: "instant" }); // always the same place: the eye need not look for it
+    scrollTo({ top: scrollY + box.top + top - bar - 8, behavior: "instant" }); // always at the same place, so that it is easy to find
   }
   render();
   nodes.get(i)?.focus({ preventScroll: true });
@@ -265,7 +265,7 @@ function group(name, title, shots, empty) {
   return make("section", { class: name, "aria-label": title }, make("h4", { title }, title),
     make("div", { class: "shots", tabindex: shots.length > 4 ? -1 : null }, ...(shots.length ? shots : [make("p", { class: "muted" }, empty)])));
 }
-function saidOf(i) { // the choice in words
+function saidOf(i) { // the decision in words
   const c = chosen(i), into = merges.get(personOf(i)), words = [];
   if (c.action === "keep") words.push("✓ label is right");
   if (c.action === "drop") words.push("✗ dropped");
@@ -296,7 +296,7 @@ function card(i) {
   make("div", { class: "sheet" },
     group("suspect", `labelled ${called(personOf(i))}`, strip(i), ""),
     group("own", `others of ${called(personOf(i))}`, exemplars(finding.own, called(personOf(i))), "no other tracklet"),
-    group("other", better === null ? "nearest of others" : `${called(better)} fits better`, exemplars(finding.other, better === null ? "another person" : called(better)), "nobody near")),
+    group("other", better === null ? "nearest other persons" : `${called(better)} fits better`, exemplars(finding.other, better === null ? "another person" : called(better)), "no similar tracklet")),
   make("div", { class: "do" },
     button(i, "keep", "a", "Label is right"),
     better === null ? null : button(i, "relabel", "r", `It is ${called(better)}`, true),
@@ -322,13 +322,13 @@ function moveMark(by, extend) {
   render();
   nodes.get(current)?.querySelectorAll(".suspect .shot")[k]?.scrollIntoView({ block: "nearest", inline: "nearest" });
 }
-function marked(i) { // the chosen thumbnails, or what the finding points at, as positions
+function marked(i) { // positions of the selected thumbnails, or of the frames of the finding
   const spans = A.findings[i].frames;
   if (mark[0] === 0 && mark[1] === 0 && spans.length) return spans.map(([first, last]) => (first === last ? first : `${first}-${last}`)).join(",");
   const [first, last] = [Math.min(...mark), Math.max(...mark)].map((k) => shownOf(i)[k][0]);
   return first === last ? String(first) : `${first}-${last}`;
 }
-function firstMarked(i) { // where a split would begin
+function firstMarked(i) { // default position of a split
   const spans = A.findings[i].frames, at = shownOf(i)[Math.min(...mark)][0];
   if (at > 0 || !spans.length) return Math.max(1, at);
   return spans[0][0] || spans[0][1] + 1;
@@ -341,7 +341,7 @@ function ask({ title, hint = "", label, value, check = () => "", empty = false }
   $("ask-text").oninput = () => { $("ask-problem").textContent = ""; };
   $("ask-form").onsubmit = (event) => {
     event.preventDefault();
-    const text = $("ask-text").value.trim(), problem = !text && !empty ? "Give a value." : check(text);
+    const text = $("ask-text").value.trim(), problem = !text && !empty ? "Enter a value." : check(text);
     if (problem) { $("ask-problem").textContent = problem; return; }
     close($("ask")); done(text);
   };
@@ -349,11 +349,11 @@ function ask({ title, hint = "", label, value, check = () => "", empty = false }
 }
 function choosePerson(i, title, value, done, may_be_new = false) {
   const problem = (text) => {
-    if (!text) return may_be_new ? "" : "Give a person.";
-    if (/^-?\d+(\.0*)?$/.test(text) && !(Number(text) > 0)) return "0 and below stand for nobody: drop the tracklet instead.";
-    return A.named || /^\d+$/.test(text) ? "" : "Persons are whole numbers here.";
+    if (!text) return may_be_new ? "" : "Enter a person.";
+    if (/^-?\d+(\.0*)?$/.test(text) && !(Number(text) > 0)) return "0 and negative numbers mean no person: drop the tracklet instead.";
+    return A.named || /^\d+$/.test(text) ? "" : "Expected a whole number.";
   };
-  const hint = `Type to search${may_be_new ? "; empty: a new person" : ""}. Somebody not listed becomes a new person.`;
+  const hint = `Type to search${may_be_new ? "; empty: a new person" : ""}. A name that is not listed becomes a new person.`;
   ask({ title, hint, label: "Person", value, check: problem, empty: may_be_new }, (text) => done(A.named ? text : text.replace(/^0+(?=\d)/, "")));
   const near = [suggestedOf(i), ...A.findings[i].other.map(([row]) => A.persons[A.person[row]])].filter((person) => person !== null);
   const offer = () => {
@@ -386,7 +386,7 @@ function progress() {
 
 /* ---- corrections.csv ---- */
 const HEADER = ["action", "key", "pid", "frames", "note"];
-// A cell that a spreadsheet would run as a formula gets an apostrophe before it; reading takes one off again.
+// A cell that a spreadsheet would evaluate as a formula gets a leading apostrophe; import removes it.
 const guard = (text) => (/^'*[=+\-@]/.test(text) && !/^-?\d+(\.0*)?$/.test(text) ? `'${text}` : text);
 const unguard = (cell) => (/^'+[=+\-@]/.test(cell) ? cell.slice(1) : cell);
 const quoted = (text) => (/[",;\t\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
@@ -406,12 +406,12 @@ function exported() {
   return rows.map((row) => row.map(quoted).join(",")).join("\n") + "\n";
 }
 function exportFile() {
-  if (!merges.size && ![...choices.values()].some(decidedOn)) return tell("Nothing is decided yet, so there is nothing to export.");
+  if (!merges.size && ![...choices.values()].some(decidedOn)) return tell("There are no decisions to export yet.");
   const url = URL.createObjectURL(new Blob([exported()], { type: "text/csv;charset=utf-8" }));
   make("a", { href: url, download: "corrections.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60000);
   const alone = [...choices.values()].filter((c) => c.note && !decidedOn(c)).length;
-  tell(`corrections.csv is written.${alone ? ` ${alone} notes on undecided tracklets are not in it.` : ""}`, alone > 0);
+  tell(`corrections.csv exported.${alone ? ` Notes on ${alone} undecided tracklets are not included.` : ""}`, alone > 0);
 }
 function parsed(text) {
   const rows = [];
@@ -434,7 +434,7 @@ function parsed(text) {
 function importText(text) {
   const [header, ...rows] = parsed(text);
   const names = (header || []).map((name) => name.trim().toLowerCase());
-  if (!names.includes("action") || !names.includes("key")) return tell("This is no corrections.csv: its first line has no action and key.", true);
+  if (!names.includes("action") || !names.includes("key")) return tell("This is not a corrections.csv: its first line has no action and key.", true);
   const lost = [];
   change(`${rows.length} rows read`, () => {
     const fresh = new Set();
@@ -455,10 +455,10 @@ function importText(text) {
   });
   everything = true;
   go(current);
-  if (lost.length) tell(`${rows.length - lost.length} rows read; ${lost.length} fit nothing here, such as ${lost[0]}.`, true);
+  if (lost.length) tell(`${rows.length - lost.length} rows read; ${lost.length} do not match this audit, such as ${lost[0]}.`, true);
 }
 
-/* ---- Keys, controls ---- */
+/* ---- Keys and controls ---- */
 const KEYS = {
   a: "keep", r: "relabel", o: "other", d: "drop", f: "frames", s: "split", m: "merge", n: "note", c: "clear", " ": "skip",
 };

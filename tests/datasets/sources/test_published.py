@@ -177,7 +177,7 @@ def test_cuhk03_new_protocol_counts_rows_from_1(tmp_path, boxes):
 
 def test_cuhk03_an_image_that_the_split_names_is_missing(tmp_path):
     (cuhk(tmp_path, "detected") / "images_detected/1_002_2_07.png").unlink()
-    with pytest.raises(DataError, match=r"1_002_2_07\.png: .* names this image, which is not there"):
+    with pytest.raises(DataError, match=r"1_002_2_07\.png: .* names this image, but it is missing"):
         cuhk03.load_cuhk03(tmp_path)
 
 
@@ -219,7 +219,7 @@ def cuhk_archive(root: Path, file: str = "cuhk-03.mat") -> dict[str, np.ndarray]
 def test_cuhk03_is_unpacked_from_its_archive(tmp_path, file):
     shutil.rmtree(cuhk(tmp_path, "detected") / "images_detected")
     expected = cuhk_archive(tmp_path, file)
-    with pytest.raises(DataError, match=r"images_detected: not there yet; robust-reid import .* unpacks it"):
+    with pytest.raises(DataError, match=r"images_detected: is missing; robust-reid import .* unpacks it"):
         cuhk03.read(tmp_path, Options())
     half = tmp_path / "images_detected.unfinished"  # a first try was stopped
     half.mkdir()
@@ -428,7 +428,7 @@ def test_duke_is_refused_with_the_reason_by_name_and_by_its_files(tmp_path):
 
 def test_a_dataset_one_level_deeper_is_pointed_at(tmp_path):
     market(tmp_path / "downloads/Market")
-    with pytest.raises(DataError, match=r"downloads/Market in it is a dataset"):
+    with pytest.raises(DataError, match=r"it contains a dataset: use .*downloads/Market instead"):
         registry.recognise(tmp_path / "downloads")
     with pytest.raises(ConfigError, match=r"markt1501: no such kind"):
         registry.kind("markt1501")
