@@ -401,7 +401,7 @@ def _embedded(maker: _Maker, queries: Sequence[Query], options: Options) -> np.n
     if fingerprint != maker.fingerprint:
         raise DataError(
             f"{source}: its fingerprint is {fingerprint}, but {maker.place} was extracted with {maker.fingerprint}; features of different "
-            "models cannot be compared: name the model that extracted it with --run and --checkpoint, or --weights, or extract it again"
+            "models cannot be mixed: name the model that extracted it with --run and --checkpoint, or --weights, or extract it again"
         )
     return features
 

@@ -42,7 +42,7 @@ def test_a_database_answers_as_its_folder(
         assert page.count("data:image/jpeg;base64,") == Path("folder.html").read_text().count("data:image/jpeg;base64,")
         assert f"Hits in {PLACE}" in page
     message = fails("search", "--gallery", PLACE, "mine/new", "--run", other_run)
-    assert "two models never mix" in message
+    assert "features of different models cannot be mixed" in message
     assert PLACE in message
     assert call("gallery", "remove", PLACE, key) == 0
     assert f"{PLACE}: {everything - 1} tracklets left" in capsys.readouterr().out
@@ -73,7 +73,7 @@ def test_extracted_into_a_database_is_extracted_and_pushed(
     assert f"has a tracklet {names[0]!r} already (and {there - 1} more); --resume auto" in fails(
         "extract", run, *options
     )
-    assert "two models never mix" in fails("extract", other_run, *options, "--resume", "auto")
+    assert "features of different models cannot be mixed" in fails("extract", other_run, *options, "--resume", "auto")
     monkeypatch.setattr(milvus, "push", lambda *a, **b: parts.append((done := push(*a, **b)).written) or done)
     assert call("extract", run, *options, "--resume", "auto") == 0
     assert f"{PLACE}: 9 tracklets are there" in capsys.readouterr().err

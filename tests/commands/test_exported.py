@@ -110,7 +110,7 @@ def test_a_smaller_number_format_is_another_model(
     assert call("extract", "--weights", "half.onnx", "tracklets", "--out", "half") == 0
     assert call("search", "half", f"tracklets/{names[0]}") == 0
     message = fails("search", "gallery", f"tracklets/{names[0]}", "--weights", "half.onnx")
-    assert "features of different models cannot be compared" in message
+    assert "features of different models cannot be mixed" in message
 
 
 def rewritten(file: Path, out: Path, **changed: Any) -> Path:

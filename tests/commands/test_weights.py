@@ -70,7 +70,7 @@ def test_the_file_may_be_elsewhere_and_must_be_the_one(theirs: Path, fails: Any)
     state["base.conv1.0.weight"] += 1e-3
     torch.save(state, "other.pth")
     message = fails("search", "gallery", folder, "--weights", "other.pth", "--device", "cpu")
-    assert "features of different models cannot be compared" in message
+    assert "features of different models cannot be mixed" in message
 
 
 def test_a_checkpoint_alone_is_the_run_that_it_is_of(trained: Path, workplace: Path, data_root: Path) -> None:
