@@ -73,7 +73,7 @@ def test_extracted_into_a_database_is_extracted_and_pushed(
     assert f"has a tracklet {names[0]!r} already (and {there - 1} more); --resume auto" in fails(
         "extract", run, *options
     )
-    assert "two models never mix" in fails("extract", other_run, *options, "--resume", "auto")
+    assert "features of different models cannot be mixed" in fails("extract", other_run, *options, "--resume", "auto")
     monkeypatch.setattr(milvus, "push", lambda *a, **b: parts.append((done := push(*a, **b)).written) or done)
     assert call("extract", run, *options, "--resume", "auto") == 0
     assert f"{PLACE}: 9 tracklets are there" in capsys.readouterr().err

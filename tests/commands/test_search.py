@@ -145,7 +145,7 @@ def test_two_models_never_mix(run: Path, other_run: Path, gallery: Path, data_ro
     before = (gallery / "gallery.json").read_bytes()
     os.rename(Path("mine", name), "mine/new")
     message = fails("extract", other_run, "mine", "--out", gallery, "--add")
-    assert "two models never mix" in message
+    assert "features of different models cannot be mixed" in message
     assert str(run) in message
     message = fails("search", gallery, "mine/new", "--run", other_run)
     assert "two models never mix" in message
