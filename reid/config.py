@@ -259,7 +259,7 @@ class Config(Section):
         return settings
 
     def differences(self, other: Config, *, but: str = "") -> list[str]:
-        """Training settings that differ from another config's, such as `loss.T: 8.0 there, 4 here`; the setting `but` is ignored."""
+        """Training settings that differ from another config's, such as `loss.T: 8.0 before, 4 now`; the setting `but` is ignored."""
         here, there = _flat(self.training_settings()), _flat(other.training_settings())
         changed = [key for key in sorted(here | there) if key != but and here.get(key) != there.get(key)]
         return [f"{key}: {there.get(key)!r} before, {here.get(key)!r} now" for key in changed]

@@ -100,7 +100,8 @@ class RunDirectory:
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             with exclusive_lock(
-                self.path, "another program is training this run; wait for it, or --output-dir DIR for another run"
+                self.path,
+                "another program is training this run; wait until it finishes, or choose another --output-dir",
             ):
                 yield
         finally:

@@ -394,7 +394,7 @@ class StepHooks:
         """Ends the run after its checkpoint is saved; waits for all processes, because torchrun kills the others when one exits."""
         self.say_left_out()
         wait_for_all()
-        logger.warning("stopped at step %d; run the same command with --resume auto to continue", self.progress.step)
+        logger.warning("stopped at step %d; the same command with --resume auto continues", self.progress.step)
         raise Interrupted(signum)
 
     def say_left_out(self) -> None:

@@ -34,8 +34,8 @@ def results_table(results: Sequence[EvalResult]) -> str:
 def _block(result: EvalResult) -> str:
     dataset = "" if result.dataset is None else f"dataset {result.dataset}, "
     counts = (
-        f"{dataset}protocol {result.protocol.name}: {result.num_queries} valid queries, {result.num_without_match} "
-        f"lost (no match), {result.num_gallery} gallery rows"
+        f"{dataset}protocol {result.protocol.name}: {result.num_queries} valid queries, "
+        f"{result.num_without_match} lost (no match), {result.num_gallery} gallery rows"
     )
     ranks = [f"{f'Rank-{k}':<8}: {percent(result.at_rank(k))}" for k in RANKS]
     further = [] if result.inp is None else [f"mINP: {percent(result.mINP)}"]

@@ -195,12 +195,12 @@ def test_a_checkpoint_or_record_of_other_settings_data_or_format_is_refused(
         Trainer(settings, data, files, Runtime(CPU.device, torch.bfloat16)),
     ]
     for other in others:
-        with pytest.raises(ConfigError, match="trained with other settings"):
+        with pytest.raises(ConfigError, match="trained with different settings"):
             runner.CellRun(other, spec)
     train_together(trainer, [spec])
     assert files.read_record(spec, trainer.fingerprint(spec)) is not None
     for other in others:
-        with pytest.raises(ConfigError, match="trained with other settings"):
+        with pytest.raises(ConfigError, match="trained with different settings"):
             files.read_record(spec, other.fingerprint(spec))
     for damage in ("{", "{}", "[]"):
         files.record(spec).write_text(damage)

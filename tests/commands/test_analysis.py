@@ -78,7 +78,7 @@ def test_compare_says_in_one_sentence_which_is_better(features, capsys: pytest.C
     assert (record["schema"], record["protocol"], record["a"]) == (1, "mars-official", "a.npz")
     assert record["mAP"]["real"]
     assert last.startswith("a.npz is better than b.npz by ")
-    assert last.endswith(f"real, on 30 queries of {record['num_identities']} identities (mars-official)")
+    assert last.endswith(f"significant, on 30 queries of {record['num_identities']} identities (mars-official)")
     assert call("compare", "a.npz", "a.npz") == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("no difference between a.npz and a.npz can be shown")
 

@@ -85,7 +85,7 @@ def test_a_second_file_corrects_what_the_first_has_left(place: Path, capsys: pyt
     command = next(
         line for line in capsys.readouterr().err.splitlines() if "then train on the corrected labels: " in line
     )
-    _, *words = shlex.split(command.partition("corrected: ")[2])
+    _, *words = shlex.split(command.partition("corrected labels: ")[2])
     shutil.copy("second.csv", "corrections.csv")
     assert call(*words, *few) == 0
     run = RunDirectory(Path("one round-corrected"))
@@ -115,7 +115,7 @@ def test_a_run_says_keeps_and_checks_its_corrections(place: Path, fails) -> None
     with open("moved.csv", "a") as stream:
         stream.write(f"keep,{DATASETS['demo'](data_root(None) / 'demo').train.key(0)},,,\n")
     assert "data.corrections: trained with SHA-256 " in fails("train", *mended, *resume, "data.corrections=moved.csv")
-    assert ", now none; give the same file" in fails("train", *mended, *resume)
+    assert ", now none; use the same file" in fails("train", *mended, *resume)
 
 
 def test_held_out_persons_are_drawn_from_corrected_labels(place: Path) -> None:

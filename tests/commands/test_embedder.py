@@ -93,7 +93,7 @@ GOOD = np.zeros((40, 20, 3), np.uint8)
         (GOOD[:, :, 0], r"got \(40, 20\); for a grey image use np.stack"),
         (np.zeros((40, 20, 4), np.uint8), r"drop the fourth channel"),
         (GOOD[:0], r"got \(0, 20, 3\)"),
-        (GOOD + 3.5, r"expected floats in \[0, 1\], got 3.5 to 3.5; give uint8"),
+        (GOOD + 3.5, r"expected floats in \[0, 1\], got 3.5 to 3.5; use uint8"),
         (GOOD - 0.5, r"expected floats in \[0, 1\], got -0.5 to -0.5"),
         (np.full(GOOD.shape, np.nan), r"expected floats in \[0, 1\], got nan to nan"),
         (GOOD.astype(np.int64), r"expected uint8, or floats in \[0, 1\], got int64"),
@@ -116,7 +116,7 @@ def test_other_mistakes(model, caplog) -> None:
         model.embed_tracklets([[]])
     with caplog.at_level(logging.WARNING):
         model.embed([GOOD, np.zeros((20, 40, 3), np.uint8)])
-    assert "image 1: 40 x 20 is wider than a person by far" in caplog.text
+    assert "image 1: 40 x 20 is much wider than a person" in caplog.text
 
 
 def test_detections(model) -> None:

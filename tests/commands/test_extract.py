@@ -29,7 +29,7 @@ def test_adding_is_extracting_all_at_once(run: Path, workplace: Path, data_root:
     assert store.open_index(grown) is not None
     assert grown.about["added"] == [str(Path("second").absolute())]
     again = fails("extract", run, "second", "--out", "grown", "--add")
-    assert f"has a tracklet {names[0]!r} already (and 3 more)" in again
+    assert f"already has a tracklet {names[0]!r} (and 3 more)" in again
     assert call("extract", run, "second", "--out", "grown", "--add", "--resume", "auto") == 0
     assert len(store.read(Path("grown")).pid) == 9
 
@@ -71,7 +71,7 @@ def test_killed_and_resumed_is_never_killed(run: Path, workplace: Path, data_roo
     parts = len(list(saved.glob("[0-9]*.npy")))
     assert not (Path("killed") / "gallery.json").exists()
     assert "unfinished; --resume auto continues" in fails("extract", run, *options)
-    assert "cannot resume: shard_frames: 16 there" in fails("extract", run, *options[:-1], "5", "--resume", "auto")
+    assert "cannot resume: shard_frames: 16 before" in fails("extract", run, *options[:-1], "5", "--resume", "auto")
     assert "killed: an unfinished extraction; run the same" in fails("search", "killed", "a")
     kept = {path.name: path.stat().st_mtime_ns for path in saved.glob("[0-9]*.npy")}
     assert len(kept) == parts

@@ -207,7 +207,9 @@ def test_missing_images_are_told_before_the_work(
         patch.setattr(extract, "extract_shards", lambda *_, **__: pytest.fail("has begun"))
         with pytest.raises(DataError, match=r"^source/c/0\.jpg: .* \(of tracklet c\); 3 of 14 images are missing; "):
             embedded("error")
-        with pytest.raises(DataError, match=r"^source/c/0\.jpg: .*other of the 2 of tracklet c; .*--skip-tracklets$"):
+        with pytest.raises(
+            DataError, match=r"^source/c/0\.jpg: .*other of the 2 images of tracklet c; .*--skip-tracklets$"
+        ):
             embedded("skip")
     assert not (tmp_path / "out").exists()
     assert list(embedded("skip", skip_tracklets=True).features.key) == ["a", "b", "d"]

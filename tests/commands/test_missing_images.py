@@ -97,4 +97,7 @@ def test_a_test_names_the_tracklet_it_cannot_judge(table: Path, fails, capsys: p
     damage(table / "ben", away=True)
     capsys.readouterr()
     line = fails("test", "runs/run")
-    assert "/ben/0.jpg: no such image, nor any other of the 2 of tracklet ben-0 (and 1 more tracklet like it)" in line
+    assert (
+        "/ben/0.jpg: no such image, nor any other of the 2 images of tracklet ben-0 (and 1 more tracklet like it)"
+        in line
+    )

@@ -14,7 +14,7 @@ from tests.commands.conftest import call
 def test_the_second_is_turned_away(workplace: Path, fails, flags: list[str]) -> None:
     with RunDirectory(Path("runs/run")).held():
         line = fails("train", "run.yaml", *flags)
-    assert line.startswith("error: runs/run: another program is training this run; wait for it, or --output-dir")
+    assert line.startswith("error: runs/run: another program is training this run; wait until it finishes")
     assert os.listdir() == ["run.yaml"]  # neither the folder nor the one above it was there before
 
 
