@@ -15,13 +15,13 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from reid.errors import ConfigError, DataError
-from reid.evaluation.masks import Matches, gallery_rows, is_junk, span_indices
+from reid.evaluation.masks import Matches, gallery_rows, is_junk
 from reid.features import FeatureSet, Ranking, float32_error
 from reid.protocol import EvalProtocol
 
 BLOCK_SIZE = 512  # queries multiplied at once
 CHUNK = 16384  # gallery rows multiplied at once
-EXACT_PAIRS = 1024  # pairs of rows converted to float64 at once
+EXACT = 2**16  # numbers converted to float64 at once: half a megabyte, which stays in a core's cache
 PENDING_ROWS = 2**18  # undecided rows that are collected before they are decided
 PART = 512  # dimensions multiplied at once: the proven bound on the rounding error grows with their number
 
@@ -44,9 +44,9 @@ def exact_similarity(features: np.ndarray, left: np.ndarray, right: np.ndarray) 
     Returns:
         (M,) float64.
     """
-    out = np.empty(len(left))
-    for start in range(0, len(left), EXACT_PAIRS):
-        part = slice(start, start + EXACT_PAIRS)
+    out, pairs = np.empty(len(left)), max(1, EXACT // features.shape[1])
+    for start in range(0, len(left), pairs):
+        part = slice(start, start + pairs)
         product = features[left[part]].astype(np.float64)
         product *= features[right[part]]
         product.sum(axis=1, out=out[part])
@@ -67,7 +67,7 @@ def count_nearer(
     too close to the match for float32 are decided by `exact_similarity`, so the counts do not depend on the options below.
     Memory in bytes in addition to the features, at most about: 65,536 D for a chunk of the gallery, 64 P for the pairs, and
     for each worker 4 block_size (16,384 + D) for its block, another 4 block_size 16,384 if D is above `PART`, and
-    16,384 D + 2**24 for exact similarities.
+    2**24 + 2**20 for exact similarities.
 
     Args:
         features: the features.
@@ -113,9 +113,9 @@ class _Pairs:
         pairs = self.of_block(block)
         self.threshold[pairs] = exact_similarity(self.features, self.row[pairs], self.query[pairs])
 
-    def of_block(self, block: np.ndarray) -> np.ndarray:
-        """Indices of the pairs of a block of queries."""
-        return span_indices(np.stack([self.matches.start[block], self.matches.start[block + 1]], axis=1))[1]
+    def of_block(self, block: np.ndarray) -> slice:
+        """The pairs of a block of queries; those that it skips have none."""
+        return slice(self.matches.start[block[0]], self.matches.start[block[-1] + 1])
 
 
 class _Pending:
@@ -155,40 +155,29 @@ class _Chunk:
         self.pairs, self.first = pairs, first
         self.row = pairs.matches.columns[first : first + CHUNK]
         self.similarity = product_with(pairs.features[self.row], device)
-        self.column = np.arange(len(self.row))
         self.own = np.clip(pairs.matches.own - first, 0, len(self.row))
         self.tolerance = product_error(pairs.features.shape[1])
 
     def count(self, block: np.ndarray) -> None:
         """Adds the nearer wrong rows of this chunk to the counts of the pairs of a block of queries."""
-        start = self.pairs.matches.start
+        pairs, start = self.pairs.of_block(block), self.pairs.matches.start
         similarity_BC = self.similarity(self.pairs.features[self.pairs.query[start[block]]])
         tolerance = max(self.tolerance, 4 * self._error(block, similarity_BC))
-        pending = _Pending(self.pairs)
-        for i, similarity in zip(block, similarity_BC, strict=True):
+        edges = (self.pairs.threshold[pairs, None] + [-tolerance, tolerance]).astype(np.float32)
+        least = np.minimum.reduceat(edges[:, 0], start[block] - pairs.start)
+        sure, pending = np.empty(len(edges), np.int64), _Pending(self.pairs)
+        for i, similarity, above in zip(block, similarity_BC, least, strict=True):
             similarity[self.own[i, 0] : self.own[i, 1]] = -2.0  # below every cosine
-            pairs = np.arange(start[i], start[i + 1])
-            pairs = pairs[self.pairs.threshold[pairs].argsort()]
-            self._compare(pairs, similarity, tolerance, pending)
+            column = (similarity > above).nonzero()[0]  # mostly few, so that sorting them costs little
+            similarity = similarity[column]
+            mine = slice(start[i] - pairs.start, start[i + 1] - pairs.start)
+            low, high = np.sort(similarity).searchsorted(edges[mine], "right").T
+            sure[mine] = len(column) - high
+            for t in (low < high).nonzero()[0] + mine.start:
+                undecided = (similarity > edges[t, 0]) & (similarity <= edges[t, 1])
+                pending.add(pairs.start + t, self.row[column[undecided]])
+        self.pairs.nearer[pairs] += sure
         pending.decide()
-
-    def _compare(self, pairs: np.ndarray, similarity: np.ndarray, tolerance: float, pending: "_Pending") -> None:
-        """Counts the rows that are certainly nearer than each match, in ascending similarity; adds undecided ones to `pending`."""
-        threshold, column = self.pairs.threshold[pairs], self.column
-        low, high = (threshold - tolerance).astype(np.float32), (threshold + tolerance).astype(np.float32)
-        for t, pair in enumerate(pairs):
-            near = similarity > low[t]
-            count = np.count_nonzero(near)
-            if not count:
-                return
-            if 2 * count < len(near):  # rows below this match are below all later ones
-                keep = near.nonzero()[0]
-                column, similarity, near = column[keep], similarity[keep], np.ones(count, bool)
-            above = similarity > high[t]
-            sure = np.count_nonzero(above)
-            self.pairs.nearer[pair] += sure
-            if count > sure:
-                pending.add(pair, self.row[column[(near ^ above).nonzero()[0]]])
 
     def _error(self, block: np.ndarray, similarity_BC: np.ndarray) -> float:
         """Largest error of the product, measured at the matches: a less precise product only leads to more exact similarities."""
@@ -196,7 +185,7 @@ class _Chunk:
         column = self.pairs.matches.column[pairs] - self.first
         here = (column >= 0) & (column < len(self.row))
         of_query = np.repeat(np.arange(len(block)), np.diff(self.pairs.matches.start)[block])
-        error = similarity_BC[of_query[here], column[here]] - self.pairs.threshold[pairs[here]]
+        error = similarity_BC[of_query[here], column[here]] - self.pairs.threshold[pairs][here]
         return float(np.abs(error).max(initial=0.0))
 
 

@@ -64,7 +64,7 @@ def test_counts_do_not_depend_on_how_the_work_is_cut(data, monkeypatch):
         np.testing.assert_array_equal(counts, expected)
     monkeypatch.setattr(ranking, "CHUNK", 13)
     monkeypatch.setattr(ranking, "PENDING_ROWS", 5)
-    monkeypatch.setattr(ranking, "EXACT_PAIRS", 3)
+    monkeypatch.setattr(ranking, "EXACT", 100)
     np.testing.assert_array_equal(count_nearer(features, matches), expected)
 
 
