@@ -23,7 +23,7 @@ BLOCK_SIZE = 512  # queries multiplied at once
 CHUNK = 16384  # gallery rows multiplied at once
 EXACT = 2**16  # numbers converted to float64 at once: half a megabyte, which stays in a core's cache
 PENDING_ROWS = 2**18  # undecided rows that are collected before they are decided
-PART = 512  # dimensions multiplied at once: the proven bound on the rounding error grows with their number
+PART = 1024  # dimensions multiplied at once: the proven bound on the rounding error grows with their number
 
 
 def product_error(dimensions: int) -> float:
