@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import faiss  # noqa: F401: loaded before the threads are limited, so that it is limited too
+import faiss  # noqa: F401  (loaded before the threads are limited, so that it is limited too)
 import numpy as np
 import torch
 from record import keep
