@@ -19,10 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss  # noqa: F401  (loaded before the threads are limited, so that it is limited too)
 import numpy as np
 import torch
 from record import keep
 from scipy.io import loadmat
+from threadpoolctl import threadpool_limits
 
 from reid.evaluation.camera_pairs import camera_pairs
 from reid.evaluation.evaluate import evaluate, evaluate_all
@@ -44,12 +46,18 @@ PARTS: dict[str, Callable[[FeatureSet], object]] = {  # choices of --parts
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Time the contenders in turns and print a Markdown table."""
+    """Measure what is asked on the threads that are asked."""
     arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
     logging.disable(logging.WARNING)
+    with threadpool_limits(arguments.threads):  # numpy's BLAS and faiss do not ask torch
+        measure(arguments, argv)
+
+
+def measure(arguments: argparse.Namespace, argv: list[str] | None) -> None:
+    """Time the contenders in turns and print a Markdown table."""
     features = made_up_features(arguments)
-    report = {"repeat": arguments.repeat, "features_bytes": features.features.nbytes}
+    report = {"repeat": arguments.repeat, "threads": arguments.threads, "features_bytes": features.features.nbytes}
     if arguments.parts:
         costs = Costs()
         for part in arguments.parts:

@@ -23,7 +23,7 @@ BLOCK_SIZE = 512  # queries multiplied at once
 CHUNK = 16384  # gallery rows multiplied at once
 EXACT = 2**16  # numbers converted to float64 at once: half a megabyte, which stays in a core's cache
 PENDING_ROWS = 2**18  # undecided rows that are collected before they are decided
-PART = 512  # dimensions multiplied at once: the proven bound on the rounding error grows with their number
+PART = 1024  # dimensions multiplied at once: the proven bound on the rounding error grows with their number
 
 
 def product_error(dimensions: int) -> float:
@@ -67,7 +67,7 @@ def count_nearer(
     too close to the match for float32 are decided by `exact_similarity`, so the counts do not depend on the options below.
     Memory in bytes in addition to the features, at most about: 65,536 D for a chunk of the gallery, 64 P for the pairs, and
     for each worker 4 block_size (16,384 + D) for its block, another 4 block_size 16,384 if D is above `PART`, and
-    2**24 + 32 D for exact similarities.
+    2**24 + 2**20 for exact similarities.
 
     Args:
         features: the features.
@@ -160,27 +160,24 @@ class _Chunk:
 
     def count(self, block: np.ndarray) -> None:
         """Adds the nearer wrong rows of this chunk to the counts of the pairs of a block of queries."""
-        start = self.pairs.matches.start
+        pairs, start = self.pairs.of_block(block), self.pairs.matches.start
         similarity_BC = self.similarity(self.pairs.features[self.pairs.query[start[block]]])
         tolerance = max(self.tolerance, 4 * self._error(block, similarity_BC))
-        pending = _Pending(self.pairs)
-        for i, similarity in zip(block, similarity_BC, strict=True):
+        edges = (self.pairs.threshold[pairs, None] + [-tolerance, tolerance]).astype(np.float32)
+        least = np.minimum.reduceat(edges[:, 0], start[block] - pairs.start)
+        sure, pending = np.empty(len(edges), np.int64), _Pending(self.pairs)
+        for i, similarity, above in zip(block, similarity_BC, least, strict=True):
             similarity[self.own[i, 0] : self.own[i, 1]] = -2.0  # below every cosine
-            self._compare(slice(start[i], start[i + 1]), similarity, tolerance, pending)
-        pending.decide()
-
-    def _compare(self, pairs: slice, similarity: np.ndarray, tolerance: float, pending: "_Pending") -> None:
-        """Counts the rows that are certainly nearer than each match of a query; adds undecided ones to `pending`."""
-        threshold = self.pairs.threshold[pairs]
-        low, high = (threshold - tolerance).astype(np.float32), (threshold + tolerance).astype(np.float32)
-        column = (similarity > low.min()).nonzero()[0]  # mostly few
-        similarity = similarity[column]
-        ordered = np.sort(similarity)
-        near, sure = (len(ordered) - ordered.searchsorted(edge, "right") for edge in (low, high))
+            column = (similarity > above).nonzero()[0]  # mostly few, so that sorting them costs little
+            similarity = similarity[column]
+            mine = slice(start[i] - pairs.start, start[i + 1] - pairs.start)
+            low, high = np.sort(similarity).searchsorted(edges[mine], "right").T
+            sure[mine] = len(column) - high
+            for t in (low < high).nonzero()[0] + mine.start:
+                undecided = (similarity > edges[t, 0]) & (similarity <= edges[t, 1])
+                pending.add(pairs.start + t, self.row[column[undecided]])
         self.pairs.nearer[pairs] += sure
-        for t in (near > sure).nonzero()[0]:
-            undecided = (similarity > low[t]) & (similarity <= high[t])
-            pending.add(pairs.start + t, self.row[column[undecided]])
+        pending.decide()
 
     def _error(self, block: np.ndarray, similarity_BC: np.ndarray) -> float:
         """Largest error of the product, measured at the matches: a less precise product only leads to more exact similarities."""

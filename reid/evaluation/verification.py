@@ -242,7 +242,8 @@ class _Impostors:
         similarity_BC += _ORIGIN
         for part in range(0, len(block), _ROWS):
             cells = similarity_BC[part : part + _ROWS].astype(np.intp)
-            i, column = decided[cells].nonzero() if decided.any() else (np.zeros(0, int), np.zeros(0, int))
+            exact = np.flatnonzero(decided[cells]) if decided.any() else np.zeros(0, int)
+            i, column = np.divmod(exact, len(row))
             yield cells, _fine_cells(exact_similarity(self.features.features, query[part + i], row[column]))
 
 

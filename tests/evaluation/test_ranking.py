@@ -64,7 +64,7 @@ def test_counts_do_not_depend_on_how_the_work_is_cut(data, monkeypatch):
         np.testing.assert_array_equal(counts, expected)
     monkeypatch.setattr(ranking, "CHUNK", 13)
     monkeypatch.setattr(ranking, "PENDING_ROWS", 5)
-    monkeypatch.setattr(ranking, "EXACT_PAIRS", 3)
+    monkeypatch.setattr(ranking, "EXACT", 100)
     np.testing.assert_array_equal(count_nearer(features, matches), expected)
 
 
@@ -90,7 +90,7 @@ def adverse_rows(dimensions):
         yield (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("dimensions", [1, 3, 100, 512, 513, 1000, 4000])
+@pytest.mark.parametrize("dimensions", [1, 3, 100, 1000, 1024, 1025, 4000])
 def test_the_float32_bound_holds_where_rounding_adds_up(dimensions):
     for unit in adverse_rows(dimensions):
         exact = unit.astype(np.float64) @ unit.astype(np.float64).T
