@@ -7,6 +7,10 @@ data (`robust-reid render`), and `pip install cleanlab`.
 
     python benchmarks/audit.py --json benchmarks/results/audit.json
     python benchmarks/audit.py --cells imae/uniform_others/0.3/0 cce/uniform_others/0.3/0
+
+With `--calibration`, whether a label with a probability of 0.8 to be right is right in 80 % of cases, in the cells that are finished.
+
+    python benchmarks/audit.py --calibration --json benchmarks/results/calibration.json
 """
 
 import argparse
@@ -52,6 +56,7 @@ RATES = {
 }
 LOSSES = {"imae": ["loss.name=imae", "loss.T=8.0"], "cce": ["loss.name=cce"]}
 Probabilities = Callable[[Audited, np.ndarray, np.ndarray], np.ndarray]
+BINS = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0 + 1e-9)  # of probabilities
 TEMPERATURE = 0.05  # of the softmax over centroids
 
 
@@ -62,6 +67,7 @@ def main() -> int:
     parser.add_argument("--data-root", type=Path, default=ROOT / "data", metavar="DIR", help="holds demo/")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/audit", help="folder for the run directories")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--calibration", action="store_true", help="of the probabilities; trains nothing")
     flags = parser.parse_args()
     cells = flags.cells or [
         f"{loss}/{kind}/{rate}/{seed}"
@@ -70,6 +76,8 @@ def main() -> int:
         for kind, rates in RATES.items()
         for rate in rates
     ]
+    if flags.calibration:
+        return calibrations(cells, flags)
     found = []
     for cell in cells:
         found.append(run_cell(cell, flags))
@@ -251,6 +259,51 @@ def ranked(wrong: np.ndarray, score: np.ndarray) -> dict[str, float]:
         "ap": float(average_precision_score(wrong, score)),
         "first_50": float(wrong[order[:50]].mean()),
         "first_10_percent": float(wrong[order[: len(wrong) // 10]].mean()),
+    }
+
+
+def calibrations(cells: list[str], flags: argparse.Namespace) -> int:
+    """Write the calibration of the finished cells."""
+    found = []
+    for cell in cells:
+        run = flags.runs / cell.replace("/", "_")
+        if not (run / "report.html").exists():
+            continue
+        audited = embedded(run)
+        found.append({"cell": cell, **calibration(audited, judged(audited), run)})
+        keep(flags.json, {"cells": found})
+        print(json.dumps(found[-1]), flush=True)
+    return 0
+
+
+def calibration(audited: Audited, result: Audit, run: Path) -> dict[str, Any]:
+    """Compare the probabilities that labels are right with how many are.
+
+    The Brier score is the mean squared error: 0 for an audit that knows, share × (1 - share) for one that gives every label the share of
+    right ones. Whole labels are compared, so foreign frames are left out.
+    """
+    relabelled, _ = read_manifest(RunDirectory(run).noise)
+    intact = np.array([not relabelled.get(audited.split.key(one.row), False) for one in result.findings])
+    p = np.array([1 - one.suspicion for one in result.findings])
+    place = np.searchsorted(BINS, p, side="right")
+    bins = [
+        {
+            "from": BINS[i - 1],
+            "to": BINS[i],
+            "tracklets": int((place == i).sum()),
+            "p": float(p[place == i].mean()),
+            "right": float(intact[place == i].mean()),
+        }
+        for i in range(1, len(BINS))
+        if (place == i).any()
+    ]
+    share = float(intact.mean())
+    return {
+        "right": share,
+        "p": float(p.mean()),
+        "brier": float(((p - intact) ** 2).mean()),
+        "brier_of_share": share * (1 - share),
+        "bins": bins,
     }
 
 
