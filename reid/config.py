@@ -185,6 +185,10 @@ class Train(Section):
         None, description="decay of a moving average of the weights, which is then what is tested"
     )
     clip_grad: Positive | None = Field(None, description="largest norm of the gradient; off by default")
+    nonfinite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="a step whose loss or gradient is not finite: stop, or skip it, count it, and stop only after 20 in a row",
+    )
     log_freq: Count = Field(50, description="steps between log lines")
     checkpoint_freq: Count = Field(1000, description="steps between checkpoints")
     eval_freq: int = Field(-1, description="steps between evaluations of the held-out identities; -1: only at the end")
@@ -235,12 +239,13 @@ class Config(Section):
     def training_settings(self) -> dict[str, Any]:
         """Settings that a resumed run must share with its checkpoint: all but name, machine, test, file locations and logging intervals."""
         settings = self.model_dump(exclude={"name", "test", "machine"})
-        # A run stopped by a damaged image may resume without that image. Corrections are compared by content, which checkpoints store.
+        # A run stopped by a damaged image, or by a loss that is not finite, may resume without that image or step. Corrections are
+        # compared by content, which checkpoints store.
         for key in ("root", "path", "corrections", "damaged"):
             settings["data"].pop(key)
         for one in settings["data"]["name"] if isinstance(self.data.name, list) else ():
             one.pop("root"), one.pop("path")
-        for key in ("log_freq", "checkpoint_freq"):
+        for key in ("log_freq", "checkpoint_freq", "nonfinite"):
             settings["train"].pop(key)
         return settings
 
