@@ -270,39 +270,53 @@ def calibrations(cells: list[str], flags: argparse.Namespace) -> int:
         if not (run / "report.html").exists():
             continue
         audited = embedded(run)
-        found.append({"cell": cell, **calibration(audited, judged(audited), run)})
+        found.append({"cell": cell, **calibration(audited, judged(audited), run, flags.data_root)})
         keep(flags.json, {"cells": found})
         print(json.dumps(found[-1]), flush=True)
     return 0
 
 
-def calibration(audited: Audited, result: Audit, run: Path) -> dict[str, Any]:
-    """Compare the probabilities that labels are right with how many are.
+def calibration(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[str, Any]:
+    """Compare the probability that a label is right with how many are, and the weight with the share of frames that show the labelled person.
 
-    The Brier score is the mean squared error: 0 for an audit that knows, share × (1 - share) for one that gives every label the share of
-    right ones. Whole labels are compared, so foreign frames are left out.
+    Their error is the mean square of the difference; for a probability, that is the Brier score. `error_of_mean` is that of the true mean
+    for every tracklet.
     """
-    relabelled, _ = read_manifest(RunDirectory(run).noise)
-    intact = np.array([not relabelled.get(audited.split.key(one.row), False) for one in result.findings])
-    p = np.array([1 - one.suspicion for one in result.findings])
+    split, names = audited.split, dict(frame_kinds(data_root))
+    relabelled, switched = read_manifest(RunDirectory(run).noise)
+    intact, shown = [], []
+    for one in result.findings:
+        key, first = split.key(one.row), int(split.start[one.row])
+        foreign = [
+            (key, position) in switched or names[bytes(split.names[first + position])] > 0
+            for position in range(split.lengths[one.row])
+        ]
+        intact.append(not relabelled.get(key, False))
+        shown.append(intact[-1] * (1 - float(np.mean(foreign))))
+    return {
+        "labels": compared(np.array([1 - one.suspicion for one in result.findings]), np.array(intact, float)),
+        "frames": compared(np.array([one.label_right for one in result.findings]), np.array(shown)),
+    }
+
+
+def compared(p: np.ndarray, true: np.ndarray) -> dict[str, Any]:
     place = np.searchsorted(BINS, p, side="right")
     bins = [
         {
             "from": BINS[i - 1],
-            "to": BINS[i],
             "tracklets": int((place == i).sum()),
-            "p": float(p[place == i].mean()),
-            "right": float(intact[place == i].mean()),
+            "estimated": float(p[place == i].mean()),
+            "true": float(true[place == i].mean()),
         }
         for i in range(1, len(BINS))
         if (place == i).any()
     ]
-    share = float(intact.mean())
+    error, of_mean = float(((p - true) ** 2).mean()), float(true.var())
     return {
-        "right": share,
-        "p": float(p.mean()),
-        "brier": float(((p - intact) ** 2).mean()),
-        "brier_of_share": share * (1 - share),
+        "estimated": float(p.mean()),
+        "true": float(true.mean()),
+        "error": error,
+        "error_of_mean": of_mean,
         "bins": bins,
     }
 

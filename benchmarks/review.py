@@ -123,7 +123,7 @@ def unreviewed(cell: str, flags: argparse.Namespace) -> dict[str, Any]:
         results = json.loads((folder / "eval.json").read_text())
         official = next(one for one in results if one["protocol"] == "mars-official")
         found[name] = {"mAP": official["mAP"], "rank1": official["cmc"]["1"]}
-    return found | {"calibration": calibration(audited, result, run)}
+    return found | {"calibration": calibration(audited, result, run, flags.data_root)}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Shapes: B images of this process's share of a batch, n = the largest B, R kept i
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ class Nonfinite:
             n: images of the largest share of a batch.
             frames: (B,) int64.
             loss_B: (B,) loss of each image.
-            gradient: () largest absolute value of the gradient; None if the loss scaler looks after it.
+            gradient: () norm of the gradient; None if the loss scaler looks after it.
         """
         if self._first is None:
             nothing = torch.full((n,), -1, device=frames.device)
@@ -139,9 +138,12 @@ class Nonfinite:
         self.rows = torch.cat([self.rows, gather_rows(torch.stack(columns, dim=1)).cpu()])
 
 
-def largest_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """() largest absolute value of the gradients; NaN if one is."""
-    return nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None], norm_type=math.inf)
+def norm_of_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """() L2 norm of all gradients, as clipping computes it; not finite if a gradient is not, or if its square exceeds its type.
+
+    The largest absolute value would have no such limit, but takes 25 times as long on a CPU.
+    """
+    return nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
 
 
 def _finite(loss_B: Tensor, gradient: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ from reid.datasets.loader import DamagedImages, FrameBatch, StepBatches, load_ba
 from reid.datasets.sampling import Sampler
 from reid.engine.ema import Averaged
 from reid.engine.evidence import Evidence, fit_of
-from reid.engine.nonfinite import Before, Nonfinite, NotFinite, largest_gradient
+from reid.engine.nonfinite import Before, Nonfinite, NotFinite, norm_of_gradient
 from reid.engine.objective import SumOfLosses
 from reid.engine.optim import Schedule, set_lr
 from reid.errors import DataError, counted
@@ -252,16 +252,16 @@ def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameB
         job.model.embedding.backbone.zero_grad(set_to_none=True)
     outcome = _Outcome(*map(torch.cat, zip(*outcomes, strict=True)))
     with record_function("check"):
-        gradient = largest_gradient(job.model.parameters()) if job.scaler is None else None
+        norm = norm_of_gradient(job.model.parameters()) if job.scaler is None else None
         if before is None:
             share = -(-job.batch_size // runtime.world_size)
-            job.nonfinite.watch(step, share, frames, outcome.loss_B, gradient)
-        elif job.nonfinite.refuses(step, frames, outcome.loss_B, gradient):
+            job.nonfinite.watch(step, share, frames, outcome.loss_B, norm)
+        elif job.nonfinite.refuses(step, frames, outcome.loss_B, norm):
             before.restore()
             _say_skipped(job, step)
             return
     with record_function("optimizer"):
-        _update(job, step)
+        _update(job, step, norm)
     with record_function("metrics"):
         _count(job, step, window, outcome)
 
@@ -346,11 +346,12 @@ def _loss(job: Job, part: _Part, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
     return loss_B * weight_B, terms_Bn * weight_B[:, None]
 
 
-def _update(job: Job, step: int) -> None:
+def _update(job: Job, step: int, norm: Tensor | None) -> None:
     if job.clip_grad is not None:
         if job.scaler is not None:
             job.scaler.unscale_(job.optimizer)
-        nn.utils.clip_grad_norm_(job.model.parameters(), job.clip_grad)
+        norm = norm_of_gradient(job.model.parameters()) if norm is None else norm
+        nn.utils.clip_grads_with_norm_(job.model.parameters(), job.clip_grad, norm)
     if job.scaler is None:
         job.optimizer.step()
     else:
