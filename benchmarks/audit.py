@@ -277,7 +277,7 @@ def calibrations(cells: list[str], flags: argparse.Namespace) -> int:
 
 
 def calibration(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[str, Any]:
-    """Compare the probability that a label is right with how many are, and the weight with the share of frames that show the labelled person.
+    """Compare the probability that a label is right with how many are, and the weight with the share of frames that show the person.
 
     Their error is the mean square of the difference; for a probability, that is the Brier score. `error_of_mean` is that of the true mean
     for every tracklet.

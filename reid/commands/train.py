@@ -431,9 +431,8 @@ class StepHooks:
         """Writes the batches that were not finite, and raises the error with what to do."""
         self._write_nonfinite()
         listed = f"; batches: {self.directory.nonfinite}" if len(self.job.nonfinite.rows) else ""
-        leave_out = (
-            "" if self.job.nonfinite.skips else ", or leave such steps out with --resume auto train.nonfinite=skip"
-        )
+        may_skip = not self.job.nonfinite.skips and self.job.nonfinite.some_are_finite
+        leave_out = ", or leave such steps out with --resume auto train.nonfinite=skip" if may_skip else ""
         raise ReidError(f"{error}{listed}; lower train.lr or set train.clip_grad and start anew{leave_out}") from error
 
     def _write_nonfinite(self) -> None:

@@ -125,9 +125,18 @@ class Nonfinite:
         """Takes over what `state` gave."""
         self.skipped, self.in_a_row, self.rows = state["skipped"], state["in_a_row"], state["rows"]
 
+    @property
+    def some_are_finite(self) -> bool:
+        """Whether the last kept batch has finite losses too; if it has none, the weights are at fault."""
+        return bool(self._last[:, 2].isfinite().any())
+
+    @property
+    def _last(self) -> Tensor:
+        return self.rows[self.rows[:, 0] == self.rows[-1:, 0]]
+
     def in_words(self, split: Split) -> str:
         """Says of the last kept batch how many of its losses are not finite, and names one of their images."""
-        batch = self.rows[self.rows[:, 0] == self.rows[-1, 0]]
+        batch = self._last
         bad = batch[~batch[:, 2].isfinite()]
         if not len(bad):
             return f"the gradient is not finite, though the losses of its {counted(len(batch), 'image')} are"

@@ -99,6 +99,8 @@ def test_what_was_skipped_is_remembered_across_a_resume(step: int, workplace: Pa
 
 
 def test_weights_that_are_at_fault_end_the_run(step: int, workplace: Path, fails: Any) -> None:
+    message = fails("train", *SETTINGS, "stopped", "train.lr=1e30")
+    assert "loss of 8 of 8 images is not finite" in message and "train.nonfinite" not in message  # no step would do
     everything = ["train.nonfinite=skip", "train.iterations=60", "train.lr=1e30"]
     message = fails("train", *SETTINGS, "run", *everything)
     assert (
