@@ -25,6 +25,7 @@ from reid.commands.audit import judged, write_label_weights
 from reid.datasets.demo import load_truth
 from reid.datasets.mars import load_mars
 
+TRAININGS = ("run", "weighted", "dropped", "true")
 SECONDS = 3.0  # per decision by keyboard: assumed, not measured
 
 
@@ -33,6 +34,9 @@ def main() -> int:
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES)
     parser.add_argument("--kind", default="uniform_others", choices=RATES, help="of noise (with --no-review)")
     parser.add_argument("--no-review", action="store_true", help="compare what needs no person")
+    parser.add_argument(
+        "--trainings", nargs="+", default=TRAININGS, choices=TRAININGS, help="these only (with --no-review)"
+    )
     parser.add_argument("--rate", default="0.3", help="share of wrong labels")
     parser.add_argument("--first", type=int, default=300, metavar="N", help="suspects that are looked at")
     parser.add_argument("--seed", default="0")
@@ -115,9 +119,10 @@ def unreviewed(cell: str, flags: argparse.Namespace) -> dict[str, Any]:
         "dropped": (dropped.with_suffix(""), rate, [f"data.corrections={dropped}"]),
         "true": (run.with_name(f"{loss}_uniform_others_0.0_{seed}"), "0.0", []),
     }
-    found: dict[str, Any] = {"cell": cell, "wrong": len(wrong), "dropped": n}
-    found["wrong_among_dropped"] = sum(key in wrong for key in keys)
-    for name, (folder, share, more) in runs.items():
+    found: dict[str, Any] = {"cell": cell, "wrong": len(wrong), "estimated": n}
+    found["wrong_among_estimated"] = sum(key in wrong for key in keys)
+    for name in flags.trainings:
+        folder, share, more = runs[name]
         noise = f"data.noise={{name: {'uniform_others' if name == 'true' else kind}, rate: {share}, seed: {seed}}}"
         train(folder, [*LOSSES[loss], noise, f"seed={seed}", *more], flags.data_root)
         results = json.loads((folder / "eval.json").read_text())

@@ -60,7 +60,10 @@ def write_weights(file: Path, rows: Iterable[tuple[str, float, float]]) -> None:
     with atomic(file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([*COLUMNS, *OF_AUDIT])
-        writer.writerows((key, f"{right * before:.6g}", f"{right:.6g}", before) for key, right, before in rows)
+        writer.writerows(
+            (key, f"{right * before:.6g}", f"{right:.6g}", str(before).removesuffix(".0"))
+            for key, right, before in rows
+        )
 
 
 def _column(file: Path, column: str, split: Split, dropped: Collection[str]) -> np.ndarray:

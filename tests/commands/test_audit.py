@@ -231,7 +231,7 @@ def test_weights_train_as_the_audit_says(
 
     assert call("audit", again, "--no-page") == 0  # its weights are an estimate anew, not the product of both
     second = rows_of(again / "weights.csv")
-    assert {row["before"] for row in second} == {"1.0"} and [row["weight"] for row in second] == [
+    assert {row["before"] for row in second} == {"1"} and [row["weight"] for row in second] == [
         row["label_right"] for row in second
     ]
     (run / "weights.csv").write_text(f"key,weight\n{second[0]['key']},0.5\n")
