@@ -7,6 +7,10 @@ data (`robust-reid render`), and `pip install cleanlab`.
 
     python benchmarks/audit.py --json benchmarks/results/audit.json
     python benchmarks/audit.py --cells imae/uniform_others/0.3/0 cce/uniform_others/0.3/0
+
+With `--calibration`, whether a label with a probability of 0.8 to be right is right in 80 % of cases, in the cells that are finished.
+
+    python benchmarks/audit.py --calibration --json benchmarks/results/calibration.json
 """
 
 import argparse
@@ -52,6 +56,7 @@ RATES = {
 }
 LOSSES = {"imae": ["loss.name=imae", "loss.T=8.0"], "cce": ["loss.name=cce"]}
 Probabilities = Callable[[Audited, np.ndarray, np.ndarray], np.ndarray]
+BINS = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0 + 1e-9)  # of probabilities
 TEMPERATURE = 0.05  # of the softmax over centroids
 
 
@@ -62,6 +67,9 @@ def main() -> int:
     parser.add_argument("--data-root", type=Path, default=ROOT / "data", metavar="DIR", help="folder with demo/")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/audit", help="folder for the run directories")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
+    parser.add_argument(
+        "--calibration", action="store_true", help="measure the calibration of finished runs; trains nothing"
+    )
     flags = parser.parse_args()
     cells = flags.cells or [
         f"{loss}/{kind}/{rate}/{seed}"
@@ -70,6 +78,8 @@ def main() -> int:
         for kind, rates in RATES.items()
         for rate in rates
     ]
+    if flags.calibration:
+        return calibrations(cells, flags)
     found = []
     for cell in cells:
         found.append(run_cell(cell, flags))
@@ -251,6 +261,65 @@ def ranked(wrong: np.ndarray, score: np.ndarray) -> dict[str, float]:
         "ap": float(average_precision_score(wrong, score)),
         "first_50": float(wrong[order[:50]].mean()),
         "first_10_percent": float(wrong[order[: len(wrong) // 10]].mean()),
+    }
+
+
+def calibrations(cells: list[str], flags: argparse.Namespace) -> int:
+    """Write the calibration of the finished cells."""
+    found = []
+    for cell in cells:
+        run = flags.runs / cell.replace("/", "_")
+        if not (run / "report.html").exists():
+            continue
+        audited = embedded(run)
+        found.append({"cell": cell, **calibration(audited, judged(audited), run, flags.data_root)})
+        keep(flags.json, {"cells": found})
+        print(json.dumps(found[-1]), flush=True)
+    return 0
+
+
+def calibration(audited: Audited, result: Audit, run: Path, data_root: Path) -> dict[str, Any]:
+    """Compare the probability that a label is right with how many are, and the weight with the share of frames that show the person.
+
+    Their error is the mean square of the difference; for a probability, that is the Brier score. `error_of_mean` is that of the true mean
+    for every tracklet.
+    """
+    split, names = audited.split, dict(frame_kinds(data_root))
+    relabelled, switched = read_manifest(RunDirectory(run).noise)
+    intact, shown = [], []
+    for one in result.findings:
+        key, first = split.key(one.row), int(split.start[one.row])
+        foreign = [
+            (key, position) in switched or names[bytes(split.names[first + position])] > 0
+            for position in range(split.lengths[one.row])
+        ]
+        intact.append(not relabelled.get(key, False))
+        shown.append(intact[-1] * (1 - float(np.mean(foreign))))
+    return {
+        "labels": compared(np.array([1 - one.suspicion for one in result.findings]), np.array(intact, float)),
+        "frames": compared(np.array([one.label_right for one in result.findings]), np.array(shown)),
+    }
+
+
+def compared(p: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+    place = np.searchsorted(BINS, p, side="right")
+    bins = [
+        {
+            "from": BINS[i - 1],
+            "tracklets": int((place == i).sum()),
+            "estimated": float(p[place == i].mean()),
+            "true": float(true[place == i].mean()),
+        }
+        for i in range(1, len(BINS))
+        if (place == i).any()
+    ]
+    error, of_mean = float(((p - true) ** 2).mean()), float(true.var())
+    return {
+        "estimated": float(p.mean()),
+        "true": float(true.mean()),
+        "error": error,
+        "error_of_mean": of_mean,
+        "bins": bins,
     }
 
 

@@ -192,6 +192,10 @@ class Train(Section):
         description="decay of an exponential moving average of the weights, which is then the model that is tested",
     )
     clip_grad: Positive | None = Field(None, description="maximum norm of the gradient; default: off")
+    nonfinite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="if the loss or gradient of a step is not finite: stop, or skip the step and count it (stop after 20 in a row)",
+    )
     log_freq: Count = Field(50, description="steps between log lines")
     checkpoint_freq: Count = Field(1000, description="steps between checkpoints")
     eval_freq: int = Field(-1, description="steps between evaluations of the held-out identities; -1: only at the end")
@@ -249,12 +253,13 @@ class Config(Section):
     def training_settings(self) -> dict[str, Any]:
         """Settings that a resumed run must share with its checkpoint: all but name, machine, test, file locations and logging intervals."""
         settings = self.model_dump(exclude={"name", "test", "machine"})
-        # A run stopped by a damaged image may resume without that image. Corrections are compared by content, which checkpoints store.
+        # A run stopped by a damaged image, or by a loss that is not finite, may resume without that image or step. Corrections are
+        # compared by content, which checkpoints store.
         for key in ("root", "path", "corrections", "damaged"):
             settings["data"].pop(key)
         for one in settings["data"]["name"] if isinstance(self.data.name, list) else ():
             one.pop("root"), one.pop("path")
-        for key in ("log_freq", "checkpoint_freq"):
+        for key in ("log_freq", "checkpoint_freq", "nonfinite"):
             settings["train"].pop(key)
         return settings
 

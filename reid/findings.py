@@ -45,6 +45,14 @@ class Finding:
     own: tuple[Exemplar, ...] = ()
     other: tuple[Exemplar, ...] = ()
 
+    @property
+    def label_right(self) -> float:
+        """The probability, in [0, 1], that a frame drawn from the tracklet shows the person of its label.
+
+        That is: the label is right, and the frame is not one of the tracklet's foreign frames, if those are known.
+        """
+        return (1 - self.suspicion) * (1 - self.evidence.get("foreign_frames", 0.0))
+
     def __post_init__(self) -> None:
         assert 0 <= self.suspicion <= 1, self.suspicion
         assert self.kind in KINDS, self.kind

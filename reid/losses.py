@@ -235,6 +235,7 @@ class ELR(nn.Module):
         self.num_classes, kept = num_classes, num_classes if top is None else min(top, num_classes)
         self.memory: Tensor  # (N, kept) entries of t
         self.classes: Tensor | None  # (N, kept) the classes of these entries; None if all are stored
+        self.of_samples = ("memory", "classes")  # a step changes only the rows of its samples
         self.register_buffer("memory", torch.zeros(num_samples, kept))
         of_class = None if kept == num_classes else torch.zeros(num_samples, kept, dtype=torch.int32)
         self.register_buffer("classes", of_class)

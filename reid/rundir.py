@@ -37,7 +37,7 @@ class RunDirectory:
         self.last, self.previous, self.best = (checkpoints / f"{name}.pt" for name in ("last", "previous", "best"))
         self.split, self.ids = path / "split.csv", path / "ids.json"
         self.evidence = checkpoints / "evidence.npz"
-        self.noise = path / "noise.csv"
+        self.noise, self.nonfinite = path / "noise.csv", path / "nonfinite.csv"
         self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
 
     def corrections(self, count: int) -> list[Path]:
@@ -189,6 +189,7 @@ class RunDirectory:
             self.ids,
             self.evidence,
             self.noise,
+            self.nonfinite,
             *self.corrections(1),
             *self.path.glob("corrections-[0-9]*.csv"),
             *self.tensorboard.glob("events.*"),

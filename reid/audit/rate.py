@@ -42,10 +42,10 @@ class Mixture:
         """The probability that a label with this margin is wrong; it never increases with the margin."""
         ends = np.append(margin, (self.wrong[0], self.right[0]))
         grid = np.linspace(ends.min(), ends.max(), 2001)
-        falling = np.minimum.accumulate(self._posterior(grid))  # far out, the heavier tail would dominate again
+        posterior = self._posterior(grid)
         at_wrong = min(int(np.searchsorted(grid, self.wrong[0])), len(grid) - 1)
-        falling[:at_wrong] = falling[at_wrong] = self._posterior(grid)[at_wrong]
-        return np.interp(margin, grid, np.minimum.accumulate(falling))
+        posterior[:at_wrong] = posterior[at_wrong]  # far below, the heavier tail of right labels would dominate again
+        return np.interp(margin, grid, np.minimum.accumulate(posterior))
 
     def _posterior(self, margin: Floats) -> Floats:
         # The densities are written out because this is called very often and scipy.stats takes ten times as long.

@@ -24,6 +24,7 @@ from reid.commands.folds import folds_of, train_folds
 from reid.config import Config
 from reid.datasets.damaged import read_list
 from reid.datasets.decoding import decode
+from reid.datasets.weights import write_weights
 from reid.engine import checkpoint, evidence
 from reid.engine.extract import extract_shards
 from reid.errors import ConfigError, DataError, counted, in_range
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 10  # findings printed
 UNFIT = 0.5  # share of tracklets nearer to another person above which findings may be meaningless
+WEIGHTS = "weights.csv"
 SHARD = 2**13  # frames extracted before their features are converted to float16
 MEANING = {
     "wrong": "another person's label",
@@ -88,6 +90,8 @@ class Audited:
         names: of persons and cameras.
         evidence: columns recorded in training, (N,) each.
         retrain: command that trains on the corrected labels; empty if there is none.
+        before: (T,) weights >= 0 that the run was trained with and that do not come from an audit; None without a run.
+        reweigh: command that trains with `weights.csv`; empty without a run.
         out_of_fold: what networks say that have not been trained on these tracklets, if there are any.
     """
 
@@ -100,11 +104,15 @@ class Audited:
     names: IdNames
     evidence: Mapping[str, np.ndarray]
     retrain: str = ""
+    before: np.ndarray | None = None
+    reweigh: str = ""
     out_of_fold: OutOfFold | None = None
 
 
 def run(source: Path, overrides: list[str], options: Options) -> None:
     """Writes audit.csv, audit.json, label_issues.csv, foreign_frames.csv, fiftyone/ and audit/index.html, and prints the top findings.
+
+    Of a run, also weights.csv for training.
 
     Args:
         source: a run directory, a feature folder, or a feature file (.npz).
@@ -183,8 +191,13 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
         pid, camid = split.pid[rows], split.camid[rows]
         out_of_fold = judged_by(unseen, fold_T[rows], lengths[rows], pid, camid, persons=options.folds_of == "persons")
     before = directory.corrections(len(data.corrections))
-    corrections = json.dumps([*map(str, before), "corrections.csv"]) if before else "corrections.csv"
-    retrain = ["robust-reid", "train", f"{source}/config.yaml", f"data.corrections={corrections}"]
+    train = ["robust-reid", "train", f"{source}/config.yaml"]
+    retrain = [*train, _corrected_by([*before, Path("corrections.csv")]), "--output-dir", f"{source}-corrected"]
+    reweigh = [
+        *train,
+        f"data.weights={(options.out or source) / WEIGHTS}",
+        *([_corrected_by(before)] if before else []),
+    ]
     return Audited(
         data.benchmark.name,
         split,
@@ -194,9 +207,16 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
         positions,
         data.benchmark.names,
         _from_training(file, data, rows),
-        shlex.join([*retrain, "--output-dir", f"{source}-corrected"]),
+        retrain=shlex.join(retrain),
+        before=np.ones(len(split)) if data.before_T is None else data.before_T,
+        reweigh=shlex.join([*reweigh, "--output-dir", f"{source}-weighted"]),
         out_of_fold=out_of_fold,
     )
+
+
+def _corrected_by(files: list[Path]) -> str:
+    """Returns the setting that trains on the corrections of these files."""
+    return f"data.corrections={files[0] if len(files) == 1 else json.dumps([*map(str, files)])}"
 
 
 def _embedded(source: experiment.OfRun, config: Config, each: Split, runtime: Runtime) -> np.ndarray:
@@ -325,6 +345,7 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
     write_foreign_frames(out / "foreign_frames.csv", findings, audited.split)
     write_label_issues(out / "label_issues.csv", findings, audited.split, audited.names)
     write_fiftyone(out / "fiftyone", findings, audited.split, audited.names)
+    weighted = write_label_weights(out / WEIGHTS, audited, result)
     with atomic(out / "audit.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     percent = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
@@ -341,13 +362,15 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
         logger.info("%5d %-10s %s", count, kind, MEANING[kind])
     logger.info("the most suspicious:\n%s", _table(findings[:SHOWN], audited))
     if page:
+        commands = [(audited.retrain, "train on the corrected labels")] if audited.retrain else []
+        commands += [(audited.reweigh, "train without a review, with a weight for each label")] if weighted else []
         about = {
             "title": f"Which labels of {audited.name} are wrong?",
             "Labels wrong at random": f"about {percent}",
             "Fit another person better": f"{100 * rate.contradicted:.1f} %",
             "Found": counts,
             **({"Caution": caution} if caution else {}),
-            **({"commands": [(audited.retrain, "train on the corrected labels")]} if audited.retrain else {}),
+            **({"commands": commands} if commands else {}),
         }
         written = write_audit_page(
             out / "audit",
@@ -360,6 +383,34 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
         logger.info("page: %s", written)
     if audited.retrain:
         logger.info("then train on the corrected labels: %s", audited.retrain)
+    if weighted:
+        logger.info("or, without a review, weight each label by the probability that it is right: %s", audited.reweigh)
+
+
+def write_label_weights(file: Path, audited: Audited, result: Audit) -> bool:
+    """Writes a training weight for each tracklet of a run: the probability that its label is right, times the weight from elsewhere.
+
+    Tracklets without a readable image were not audited; for them, this probability is that of any label.
+
+    Returns:
+        Whether there is a file. If there can be none, that of an earlier audit is removed, because it would contradict this one.
+    """
+    split, before = audited.split, audited.before
+    if before is None:
+        return False
+    right = np.full(len(split), 1 - result.rate.value)
+    right[[found.row for found in result.findings]] = [found.label_right for found in result.findings]
+    keys, why = [split.key(row) for row in range(len(split))], ""
+    if len(set(keys)) < len(keys):
+        why = f"{counted(len(keys) - len(set(keys)), 'tracklet has', 'tracklets have')} the key of another one; give each a key of its own"
+    elif not (right * before).any():
+        why = "every weight would be 0, so nothing could be learned"
+    if why:
+        file.unlink(missing_ok=True)
+        logger.warning("%s: not written: %s", file, why)
+        return False
+    write_weights(file, zip(keys, right.tolist(), before.tolist(), strict=True))
+    return True
 
 
 def _caution(contradicted: float) -> str:

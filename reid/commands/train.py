@@ -24,6 +24,7 @@ from reid.datasets.corrections import digest_of
 from reid.datasets.damaged import write_list
 from reid.datasets.holdout import how_to_judge
 from reid.engine import checkpoint, evidence
+from reid.engine.nonfinite import NotFinite, write_batches
 from reid.engine.train import Job, LogWindow, fit
 from reid.errors import CheckpointError, ConfigError, DataError, ReidError, counted
 from reid.evaluation.evaluate import evaluate
@@ -158,6 +159,7 @@ def _restored(
             f"{source}: cannot resume, made with a different config: {'; '.join(changed)}; use the same config"
         )
     _require_same_corrections(state, data, source)
+    _require_same_weights(state, data, source)
     experiment.require_same_past(trained_with, config, state["step"], source)
     if state["pids"] != data.train.pids.tolist():
         before, now = set(state["pids"]), set(data.train.pids.tolist())
@@ -177,6 +179,8 @@ def _restored(
     except Exception as error:  # torch does not validate the state before it uses it
         raise CheckpointError(f"{source}: the optimiser state belongs to a different model: {error!r:.200}") from None
     job.damaged.files.update(state.get("damaged", {}))
+    if "nonfinite" in state:  # checkpoints of earlier versions have none
+        job.nonfinite.restore(state["nonfinite"])
     if job.evidence is not None and "evidence" in state:  # checkpoints of earlier versions have none
         job.evidence.restore(state["evidence"], source, is_main=runtime.is_main)
     logger.info("resuming from %s at step %d", source, state["step"])
@@ -196,6 +200,20 @@ def _require_same_corrections(state: dict[str, Any], data: experiment.LabelledDa
         raise ConfigError(
             f"{source}: cannot resume, data.corrections: trained with {there}, now {here}; use the same file with "
             f"data.corrections=FILE (copies: {source.parent.parent}/corrections*.csv), or start a new run with --output-dir"
+        )
+
+
+def _require_same_weights(state: dict[str, Any], data: experiment.LabelledData, source: Path) -> None:
+    """Checks that the content of data.weights is unchanged, since another audit may have replaced it.
+
+    Raises:
+        ConfigError: the checksums differ.
+    """
+    before, now = state.get("weights", data.weights_sha256), data.weights_sha256  # earlier versions saved none
+    if before != now:
+        raise ConfigError(
+            f"{source}: cannot resume, data.weights has changed: trained with SHA-256 {before:.8}…, now {now:.8}…; give the same file, or "
+            "train anew with --output-dir"
         )
 
 
@@ -322,14 +340,24 @@ def _train(
             job,
             data.holdout,
             data.benchmark.names,
-            {"sha256": digest_of(data.corrections), "counts": data.corrected} if data.corrections else None,
+            {
+                **(
+                    {"corrections": {"sha256": digest_of(data.corrections), "counts": data.corrected}}
+                    if data.corrections
+                    else {}
+                ),
+                **({"weights": data.weights_sha256} if data.weights_sha256 else {}),
+            },
             runtime,
             progress,
             window,
             stop,
             log,
         )
-        fit(job, runtime, first_step=first, window=window, after_step=hooks.after_step, on_log=log.write)
+        try:
+            fit(job, runtime, first_step=first, window=window, after_step=hooks.after_step, on_log=log.write)
+        except NotFinite as error:
+            hooks.explain(error)
         if signum := _agreed(stop.signum, runtime):  # received while the last checkpoint was written
             hooks.end(signum)
         hooks.say_left_out()
@@ -369,7 +397,7 @@ class StepHooks:
     job: Job
     holdout: Split | None
     names: IdNames
-    corrections: dict[str, Any] | None
+    about_labels: dict[str, Any]
     runtime: Runtime
     progress: _Progress
     window: LogWindow
@@ -397,7 +425,27 @@ class StepHooks:
         logger.warning("stopped at step %d; the same command with --resume auto continues", self.progress.step)
         raise Interrupted(signum)
 
+    def explain(self, error: NotFinite) -> NoReturn:
+        """Writes the batches that were not finite, and raises the error with what to do."""
+        self._write_nonfinite()
+        listed = f"; batches: {self.directory.nonfinite}" if len(self.job.nonfinite.rows) else ""
+        may_skip = not self.job.nonfinite.skips and self.job.nonfinite.some_are_finite
+        leave_out = ", or leave such steps out with --resume auto train.nonfinite=skip" if may_skip else ""
+        raise ReidError(f"{error}{listed}; lower train.lr or set train.clip_grad and start anew{leave_out}") from error
+
+    def _write_nonfinite(self) -> None:
+        if self.runtime.is_main:
+            data = self.job.data
+            pid_F = np.append(data.pids, -1)[data.label_F.cpu().numpy()]
+            write_batches(self.directory.nonfinite, self.job.nonfinite.rows, data.split, pid_F)
+
     def say_left_out(self) -> None:
+        if skipped := self.job.nonfinite.skipped:
+            logger.warning(
+                "%s skipped, because the loss or the gradient was not finite; the first batches: %s",
+                counted(skipped, "step was", "steps were"),
+                self.directory.nonfinite,
+            )
         if files := self.job.damaged.of_all_processes(self.runtime.device):
             path, reason = next(iter(files.items()))
             listed = self.directory.damaged
@@ -418,19 +466,19 @@ class StepHooks:
 
     def _save(self, path: Path, *, previous: Path | None = None) -> None:
         job, progress = self.job, self.progress
+        job.nonfinite.check(job.data.split)
         if not all(bool(parameter.isfinite().all()) for parameter in job.model.parameters()):
-            raise ReidError(
-                f"training diverged by step {progress.step}; lower train.lr or set train.clip_grad, and start again"
-            )
+            raise NotFinite(f"training diverged by step {progress.step}: a weight is not finite")
         windows, damaged = _all_windows(self.window, self.runtime), job.damaged.of_all_processes(self.runtime.device)
         seen = {} if job.evidence is None else {"evidence": job.evidence.of_all_processes()}
         if not self.runtime.is_main:
             return
         self.log.flush()
         write_list(self.directory.damaged, damaged)
+        self._write_nonfinite()
         about = {"config": self.config.dump(), "pids": job.data.pids.tolist(), "damaged": damaged, "windows": windows}
-        about |= {"step": progress.step, "best": progress.best}
-        about |= {"corrections": self.corrections} if self.corrections else {}
+        about |= {"step": progress.step, "best": progress.best, "nonfinite": job.nonfinite.state()}
+        about |= self.about_labels
         about |= {"names": self.names.to_json()} if self.names else {}
         checkpoint.save(path, previous=previous, **about, **seen, **_states(job))
 

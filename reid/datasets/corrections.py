@@ -87,7 +87,8 @@ class Corrected(NamedTuple):
     """Tracklets with corrections applied.
 
     `split` U tracklets, where the pieces of a split tracklet are adjacent · `names` including new persons · `source` (U,) int64, the row
-    of each tracklet before · `frame` (F,) int64, the index of each frame name before · `counts` · `notes` for the user.
+    of each tracklet before · `frame` (F,) int64, the index of each frame name before · `counts` · `notes` for the user · `reviewed` (U,)
+    bool, whether a row other than a merge decides on the tracklet, so that its label has been judged.
     """
 
     split: Split
@@ -96,6 +97,7 @@ class Corrected(NamedTuple):
     frame: np.ndarray
     counts: Counts
     notes: tuple[str, ...]
+    reviewed: np.ndarray
 
 
 def read_corrections(file: Path) -> Corrections:
@@ -165,7 +167,8 @@ def apply_corrections(
     """
     plan = _Plan(corrections.table, split, names, np.arange(0) if elsewhere is None else elsewhere)
     counts = plan.counts()
-    return Corrected(*_rebuilt(split, plan, plan.people.named()), counts, tuple(plan.notes()))
+    corrected, known, source, frame = _rebuilt(split, plan, plan.people.named())
+    return Corrected(corrected, known, source, frame, counts, tuple(plan.notes()), plan.reviewed()[source])
 
 
 class _People:
@@ -273,6 +276,12 @@ class _Plan:
         if unchanged := sum(1 for row, pid in self.relabelled.items() if pid == self.split.pid[row]):
             notes.append(f"{counted(unchanged, 'row')} relabel a tracklet to the person it already has")
         return notes
+
+    def reviewed(self) -> np.ndarray:
+        """(T,) bool: whether a row decides on the tracklet or a part of it."""
+        found = np.zeros(len(self.split), bool)
+        found[[*self.relabelled, *self.kept, *self.thinned, *self.cuts]] = True
+        return found
 
     def counts(self) -> Counts:
         return Counts(

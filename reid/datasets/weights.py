@@ -1,5 +1,9 @@
 """Weights of training tracklets: from an audit, or set by a person according to how far a label can be trusted.
 
+An audit's file has two more columns: `label_right`, the probability that the label is right, and `before`, the weight from elsewhere
+that the audited run was trained with (1 if there was none). Its weight is their product. So a second audit's weights replace those of the
+first, and keep those that a person has set.
+
 A sample's loss, including every term of a sum, is multiplied by its tracklet's weight. Weights are divided by their mean over the
 training tracklets, so that only their ratios matter and a learning rate keeps its meaning. The weight is 1, before that, by default.
 
@@ -9,16 +13,19 @@ Shapes: T tracklets.
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from reid.errors import DataError
+from reid.files import atomic
 from reid.tracklets import Split
 
 COLUMNS = ("key", "weight")
+OF_AUDIT = ("label_right", "before")
 
 
 def read_weights(file: Path, split: Split, dropped: Collection[str] = ()) -> np.ndarray:
@@ -32,11 +39,41 @@ def read_weights(file: Path, split: Split, dropped: Collection[str] = ()) -> np.
     Raises:
         DataError: the file cannot be read, a weight is not a number >= 0, or a key is repeated or not that of a training tracklet.
     """
+    weight_T = _column(file, "weight", split, dropped)
+    return np.where(np.isnan(weight_T), 1.0, weight_T)
+
+
+def read_before(file: Path, split: Split, dropped: Collection[str] = ()) -> np.ndarray | None:
+    """Read (T,) float64 weights >= 0 from elsewhere that an audit's file includes, NaN for tracklets that it does not list.
+
+    Arguments and errors are those of `read_weights`. None if the file is not an audit's.
+    """
+    return _column(file, "before", split, dropped) if set(OF_AUDIT) <= set(_table(file)[0]) else None
+
+
+def write_weights(file: Path, rows: Iterable[tuple[str, float, float]]) -> None:
+    """Write an audit's file atomically: key, probability that the label is right, weight from elsewhere, of each tracklet.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    with atomic(file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([*COLUMNS, *OF_AUDIT])
+        writer.writerows(
+            (key, f"{right * before:.6g}", f"{right:.6g}", str(before).removesuffix(".0"))
+            for key, right, before in rows
+        )
+
+
+def _column(file: Path, column: str, split: Split, dropped: Collection[str]) -> np.ndarray:
+    """(T,) numbers of a column, NaN for tracklets that the file does not list."""
     rows_of: dict[str, list[int]] = {}
     for row in range(len(split)):
         rows_of.setdefault(split.key(row), []).append(row)
-    weight_T, seen = np.ones(len(split)), set()
-    for line, key, text in _lines(file):
+    weight_T, seen = np.full(len(split), np.nan), set()
+    for line, cells in _table(file)[1]:
+        key = cells["key"] or ""
         if key not in rows_of and key not in dropped:
             example = next(iter(rows_of), "")
             raise DataError(
@@ -45,19 +82,19 @@ def read_weights(file: Path, split: Split, dropped: Collection[str] = ()) -> np.
         if key in seen:
             raise DataError(f"{file}: line {line}: the key {key!r} appears twice; remove one of the lines")
         seen.add(key)
-        weight_T[rows_of.get(key, [])] = _number(file, line, text)
+        weight_T[rows_of.get(key, [])] = _number(file, line, column, cells[column] or "")
     return weight_T
 
 
-def _lines(file: Path) -> list[tuple[int, str, str]]:
-    """Read the line number, key and weight of each row."""
+def _table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str | None]]]]:
+    """Read the header, and line number and cells of each row."""
     try:
         with open(file, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
                 got = ", ".join(reader.fieldnames or ()) or "no header"
                 raise DataError(f"{file}: no column {missing[0]}; expected key,weight in the first line, got {got}")
-            return [(reader.line_num, row["key"] or "", row["weight"] or "") for row in reader]
+            return list(reader.fieldnames or ()), [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise DataError(
             f"{file}: cannot be read: {error.strerror}; expected a CSV file with the columns key,weight"
@@ -66,14 +103,19 @@ def _lines(file: Path) -> list[tuple[int, str, str]]:
         raise DataError(f"{file}: not a CSV file in UTF-8: {error}") from None
 
 
-def _number(file: Path, line: int, text: str) -> float:
+def _number(file: Path, line: int, column: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise DataError(f"{file}: line {line}, column weight: expected a number >= 0, got {text!r}")
+        raise DataError(f"{file}: line {line}, column {column}: expected a number >= 0, got {text!r}")
     return value
+
+
+def digest_of_file(file: Path) -> str:
+    """SHA-256 of a file that has been read before; 64 hexadecimal digits."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def scaled(weight_T: np.ndarray, source: str) -> np.ndarray:

@@ -23,9 +23,10 @@ from reid.datasets.loader import DamagedImages, FrameBatch, StepBatches, load_ba
 from reid.datasets.sampling import Sampler
 from reid.engine.ema import Averaged
 from reid.engine.evidence import Evidence, fit_of
+from reid.engine.nonfinite import Before, Nonfinite, NotFinite, norm_of_gradient
 from reid.engine.objective import SumOfLosses
 from reid.engine.optim import Schedule, set_lr
-from reid.errors import DataError, ReidError, counted
+from reid.errors import DataError, counted
 from reid.models.embedding import Classifier
 from reid.runtime import Runtime, compiler_errors_in_one_line, seed_of, sum_over_processes
 from reid.tracklets import Split
@@ -33,6 +34,7 @@ from reid.tracklets import Split
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+SAID = 10  # skipped steps that are logged one by one
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Job:
         freeze: number of first steps in which the backbone is not updated and is in evaluation mode. Its forward and backward passes run
             all the same.
         damaged: policy for damaged images. An image left out adds nothing to the loss, whose mean is still taken over `batch_size`.
+        nonfinite: policy for steps whose loss or gradient is not finite.
         scaler: loss scaler for float16.
         ema: moving average of the weights, updated at every step.
         compile: compile the model with torch.compile.
@@ -99,6 +102,7 @@ class Job:
     accumulate: int = 1
     freeze: int = 0
     damaged: DamagedImages = field(default_factory=DamagedImages)
+    nonfinite: Nonfinite = field(default_factory=Nonfinite)
     scaler: torch.amp.GradScaler | None = None
     ema: Averaged | None = None
     compile: bool = False
@@ -154,11 +158,12 @@ def fit(
         first_step: number of steps already done: 0, or that of the restored checkpoint.
         window: sums since the last log line, for `after_step` to save; not empty if the checkpoint was saved between two log lines.
         after_step: called with the number of finished steps; it may save, evaluate, or raise to stop.
-        on_log: called after the very first step, every `job.log_freq` steps and at the end with a row of metrics, in every process.
+        on_log: called after the very first step, every `job.log_freq` steps and at the end with a row of metrics, in every process; not if
+            every step since the last row was skipped.
 
     Raises:
         DataError: a frame is missing or damaged.
-        ReidError: the loss is no longer finite.
+        NotFinite: the loss or the gradient is no longer finite.
     """
     runtime.keep_memory()
     job = replace(job, data=job.data.to(runtime.device))
@@ -181,8 +186,11 @@ def fit(
         now = time.perf_counter()
         window.seconds, clock = window.seconds + now - clock, now
         if logs:
-            on_log(_row(job, runtime, done, window))
-            window.clear()
+            job.nonfinite.check(job.data.split)
+            row = _row(job, runtime, done, window)
+            if row is not None:
+                on_log(row)
+                window.clear()
         after_step(done)
         model.train()
         clock = time.perf_counter()
@@ -231,6 +239,8 @@ def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameB
     runtime.seed(seed_of(job.seed, "step", step, runtime.rank))  # for dropout and the like: the same after a resume
     with record_function("transfer"):
         parts = _parts(job, runtime, step, batch)
+    frames = torch.cat([part.frames for part in parts])
+    before = Before(job.model, job.loss, frames) if job.nonfinite.skips else None
     job.optimizer.zero_grad(set_to_none=True)
     # Makes the gradient that of the mean over the whole batch: DDP averages over processes, whose shares may differ by one image.
     scale, outcomes = runtime.world_size / job.batch_size, []
@@ -240,10 +250,26 @@ def _step(job: Job, model: nn.Module, runtime: Runtime, step: int, batch: FrameB
             outcomes.append(_forward_backward(job, model, runtime, part, scale))
     if step < job.freeze:  # optimisers skip weights without a gradient, weight decay included
         job.model.embedding.backbone.zero_grad(set_to_none=True)
+    outcome = _Outcome(*map(torch.cat, zip(*outcomes, strict=True)))
+    with record_function("check"):
+        norm = norm_of_gradient(job.model.parameters()) if job.scaler is None else None
+        if before is None:
+            share = -(-job.batch_size // runtime.world_size)
+            job.nonfinite.watch(step, share, frames, outcome.loss_B, norm)
+        elif job.nonfinite.refuses(step, frames, outcome.loss_B, norm):
+            before.restore()
+            _say_skipped(job, step)
+            return
     with record_function("optimizer"):
-        _update(job, step)
+        _update(job, step, norm)
     with record_function("metrics"):
-        _count(job, step, window, _Outcome(*map(torch.cat, zip(*outcomes, strict=True))))
+        _count(job, step, window, outcome)
+
+
+def _say_skipped(job: Job, step: int) -> None:
+    if job.nonfinite.skipped <= SAID:
+        more = "; further ones are only counted" if job.nonfinite.skipped == SAID else ""
+        logger.warning("step %d skipped: %s%s", step + 1, job.nonfinite.in_words(job.data.split), more)
 
 
 def _parts(job: Job, runtime: Runtime, step: int, batch: FrameBatch) -> list[_Part]:
@@ -320,11 +346,12 @@ def _loss(job: Job, part: _Part, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
     return loss_B * weight_B, terms_Bn * weight_B[:, None]
 
 
-def _update(job: Job, step: int) -> None:
+def _update(job: Job, step: int, norm: Tensor | None) -> None:
     if job.clip_grad is not None:
         if job.scaler is not None:
             job.scaler.unscale_(job.optimizer)
-        nn.utils.clip_grad_norm_(job.model.parameters(), job.clip_grad)
+        norm = norm_of_gradient(job.model.parameters()) if norm is None else norm
+        nn.utils.clip_grads_with_norm_(job.model.parameters(), job.clip_grad, norm)
     if job.scaler is None:
         job.optimizer.step()
     else:
@@ -350,17 +377,18 @@ def _count(job: Job, step: int, window: LogWindow, outcome: _Outcome) -> None:
         job.evidence.add(step, outcome.frames, outcome.p_B, outcome.margin_B, outcome.weight_B)
 
 
-def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, float]:
+def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, float] | None:
+    """The metrics of the steps in the window; None if all of them were skipped."""
     sums = (window.loss, window.weight, window.weight2, window.hits, window.true, window.seen, window.terms)
     parts = [value.view(-1) for value in sums]
     loss, weight_c, weight_i, weight2, hits_c, hits_i, true, seen_c, seen_i, *terms = sum_over_processes(
         torch.cat(parts)
     ).tolist()
     seen, weight = seen_c + seen_i, weight_c + weight_i
+    if not seen:
+        return None
     if not np.isfinite(loss):
-        raise ReidError(
-            f"training diverged: loss {loss} by step {done}; lower train.lr or set train.clip_grad, and start again"
-        )
+        raise NotFinite(f"training diverged: loss {loss} by step {done}")
     row = {
         "step": done,
         "loss": loss / seen,
@@ -374,6 +402,8 @@ def _row(job: Job, runtime: Runtime, done: int, window: LogWindow) -> dict[str, 
     }
     if isinstance(job.loss, SumOfLosses):
         row |= {f"loss_{name}": term / seen for name, term in zip(job.loss.names, terms, strict=True)}
+    if job.nonfinite.skipped:
+        row["skipped_steps"] = job.nonfinite.skipped
     if job.data.true_F is not None:
         row |= {"accuracy_true": true / seen}
         row |= {"accuracy_intact": hits_i / seen_i} if seen_i else {}

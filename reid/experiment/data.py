@@ -31,7 +31,7 @@ from reid.datasets.sources.places import PLACES
 from reid.datasets.sources.prid2011 import load_prid2011
 from reid.datasets.sources.veri776 import load_veri776
 from reid.datasets.splitting import Draw
-from reid.datasets.weights import in_words, read_weights, scaled
+from reid.datasets.weights import digest_of_file, in_words, read_before, read_weights, scaled
 from reid.engine.train import TrainingSet
 from reid.errors import ConfigError, DataError
 from reid.experiment.noise import notes_on, share_of, with_noise
@@ -69,6 +69,8 @@ class LabelledData:
         corrections: the corrections applied to `train` and `holdout`, in that order.
         corrected: description of their effect; empty without corrections.
         weights: description of the weights of training tracklets; empty if all have the same weight.
+        weights_sha256: of the content of the file `data.weights`; None without one.
+        before_T: (T,) float64 weights of `train.split` that do not come from an audit, as they were given; None if there are none.
     """
 
     benchmark: Benchmark
@@ -81,6 +83,8 @@ class LabelledData:
     corrections: tuple[Corrections, ...] = ()
     corrected: str = ""
     weights: str = ""
+    weights_sha256: str | None = None
+    before_T: np.ndarray | None = None
 
     @property
     def intact_T(self) -> np.ndarray | None:
@@ -236,7 +240,7 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
     label_F = torch.from_numpy(per_frame(train, labels, fill=-1))
     trained = None if truth is None else truth.of_rows(rows)
     true_F = None if trained is None else torch.from_numpy(_classes(trained.pid_F, pids))
-    weight_T = _weights(config, benchmark, noisy, rounds)
+    weight_T, before_T = _weights(config, benchmark, noisy, rounds)
     weight_F = None
     if weight_T is not None:
         weight_T = scaled(weight_T[rows], config.data.weights or benchmark.name)
@@ -256,6 +260,8 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
         corrections,
         "; then ".join(str(mended.counts) for mended in rounds[1:]),
         "" if weight_T is None else in_words(weight_T),
+        None if config.data.weights is None else digest_of_file(Path(config.data.weights).expanduser()),
+        None if before_T is None else before_T[rows],
     )
 
 
@@ -265,27 +271,45 @@ def _classes(pid_F: np.ndarray, pids: np.ndarray) -> np.ndarray:
     return np.where(pids[place_F] == pid_F, place_F, -2)
 
 
-def _weights(config: Config, benchmark: Benchmark, noisy: Noisy, rounds: list[Corrected]) -> np.ndarray | None:
-    """Returns (T,) the unscaled weights of all training tracklets, including held-out ones; None if no weights are given.
+def _weights(
+    config: Config, benchmark: Benchmark, noisy: Noisy, rounds: list[Corrected]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns the unscaled weights of all training tracklets, including held-out ones, and those that do not come from an audit.
 
-    A weights file may also list tracklets that corrections have dropped, because both files may come from one audit.
+    Both are (T,) float64, and None if there are none. A weights file may also list tracklets that corrections have dropped, because both
+    files may come from one audit. Where a person has judged a label, that decides, and not the audit's estimate.
     """
-    source_T = rounds[0].source
+    source_T, reviewed_T = rounds[0].source, rounds[0].reviewed
     for mended in rounds[1:]:
-        source_T = source_T[mended.source]
+        source_T, reviewed_T = source_T[mended.source], reviewed_T[mended.source] | mended.reviewed
+    row_T = noisy.row_T[source_T]  # row in the dataset; -1 for tracklets added by noise
+    of_table_T = None if benchmark.weight is None else np.where(row_T < 0, 1.0, benchmark.weight[row_T])
     if config.data.weights is None:
-        row_T = noisy.row_T[source_T]  # row in the dataset; -1 for tracklets added by noise
-        return None if benchmark.weight is None else np.where(row_T < 0, 1.0, benchmark.weight[row_T])
-    if benchmark.weight is not None:
-        raise ConfigError("data.weights: the table already has a column weight; remove one of the two")
-    *before, left = ({mended.split.key(row) for row in range(len(mended.split))} for mended in rounds)
-    return read_weights(Path(config.data.weights).expanduser(), rounds[-1].split, set().union(*before) - left)
+        return of_table_T, of_table_T
+    file, split = Path(config.data.weights).expanduser(), rounds[-1].split
+    *earlier, left = ({mended.split.key(row) for row in range(len(mended.split))} for mended in rounds)
+    dropped = set().union(*earlier) - left
+    weight_T, before_T = read_weights(file, split, dropped), read_before(file, split, dropped)
+    if before_T is None:  # not from an audit
+        if of_table_T is not None:
+            raise ConfigError("data.weights: the table already has a column weight; remove one of the two")
+        return weight_T, weight_T
+    unlisted_T = np.isnan(before_T)
+    if of_table_T is not None and (other_T := ~unlisted_T & (before_T != of_table_T)).any():
+        row = int(other_T.argmax())
+        raise DataError(
+            f"{file}: {split.key(row)!r}: the table's weight was {before_T[row]:g} when this file was made, now {of_table_T[row]:g}; "
+            "train on the table, and audit that run"
+        )
+    before_T = np.where(unlisted_T, 1.0 if of_table_T is None else of_table_T, before_T)
+    return np.where(unlisted_T | reviewed_T, before_T, weight_T), before_T
 
 
 def _corrected(files: Sequence[Corrections], noisy: Noisy, benchmark: Benchmark) -> list[Corrected]:
     """Returns the training tracklets before any correction, and after each file of corrections."""
     split, val, test = noisy.split, benchmark.val, benchmark.test
-    rounds = [Corrected(split, noisy.names, np.arange(len(split)), np.arange(len(split.names)), Counts(), ())]
+    nobody = np.zeros(len(split), bool)
+    rounds = [Corrected(split, noisy.names, np.arange(len(split)), np.arange(len(split.names)), Counts(), (), nobody)]
     elsewhere = test.pid if val is None else np.concatenate([val.pid, test.pid])
     for file in files:
         rounds.append(apply_corrections(file, rounds[-1].split, rounds[-1].names, elsewhere))

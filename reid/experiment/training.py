@@ -13,6 +13,7 @@ from reid.datasets.loader import DamagedImages
 from reid.datasets.sampling import SAMPLERS
 from reid.engine.ema import Averaged
 from reid.engine.evidence import Evidence
+from reid.engine.nonfinite import Nonfinite
 from reid.engine.objective import SumOfLosses
 from reid.engine.optim import OPTIMIZERS, SCHEDULES, Schedule, warmed
 from reid.engine.train import Job, TrainingSet
@@ -101,6 +102,7 @@ def build_job(config: Config, data: TrainingSet, runtime: Runtime, *, initial_we
         accumulate=train.accumulate,
         freeze=train.freeze,
         damaged=DamagedImages(config.data.damaged),
+        nonfinite=Nonfinite(train.nonfinite),
         scaler=runtime.grad_scaler(),
         ema=None if train.ema is None else Averaged(model, train.ema),
         compile=config.machine.compile,

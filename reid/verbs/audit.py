@@ -16,7 +16,9 @@ EXAMPLES = """\
   robust-reid audit galleries/mine --out review/
 
 Open audit/index.html, review by keyboard, export corrections.csv; then
-  robust-reid train CONFIG data.corrections=corrections.csv"""
+  robust-reid train CONFIG data.corrections=corrections.csv
+or, without a review,
+  robust-reid train CONFIG data.weights=RUN/weights.csv"""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -174,3 +174,14 @@ def test_two_persons_are_seen_by_a_network_that_was_not_told_they_are_one() -> N
     random[:] = random[:1] + 1e-6 * random
     with pytest.raises(DataError, match="do not separate any persons"):
         judged_by([(0, unit(random))], np.zeros(len(given), int), ones, given, world.camid, persons=True)
+
+
+def test_the_probability_that_a_frame_shows_the_labelled_person(world: World) -> None:
+    found = by_row(audit(world.features, None, world.given, world.camid).findings)
+    right = np.array([one.label_right for one in found])
+    assert right == pytest.approx([1 - one.suspicion for one in found])  # nothing is known of frames
+    assert right.mean() == pytest.approx((~world.wrong).mean(), abs=0.02)
+    for low, high in ((0.0, 0.2), (0.8, 1.0)):
+        here = (right >= low) & (right <= high)
+        assert (~world.wrong)[here].mean() == pytest.approx(right[here].mean(), abs=0.05)
+    assert Finding(0, 0.2, evidence={"foreign_frames": 0.25}).label_right == pytest.approx(0.8 * 0.75)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from reid.audit.labels import fit_of, persons_of
-from reid.audit.rate import DEGREES, Mixture, estimate_rate
+from reid.audit.rate import DEGREES, Mixture, estimate_rate, fit_mixture
 from tests.audit.conftest import make_world
 
 
@@ -30,6 +30,8 @@ def test_a_lower_margin_is_never_less_suspicious() -> None:
     assert (np.diff(mixture.likely_wrong(margin)) <= 1e-12).all()
     assert mixture.likely_wrong(margin)[0] > 0.9
     assert mixture.likely_wrong(np.array([0.4]))[0] < 0.01
+    above = margin[(margin > -0.69) & (margin < 0.3)]  # whatever lies far below
+    assert mixture.likely_wrong(np.append(above, -40.0))[:-1] == pytest.approx(mixture._posterior(above), abs=0.02)
 
 
 def test_the_densities_are_those_of_scipy() -> None:
@@ -42,3 +44,23 @@ def test_the_densities_are_those_of_scipy() -> None:
 def test_margins_below_all_that_wrong_labels_are_expected_to_have() -> None:
     mixture = Mixture(0.5, (-0.5, 0.1), (0.2, 0.1))
     assert np.isfinite(mixture.likely_wrong(np.array([-0.6, -0.5]))).all()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_probabilities_mean_what_they_say(share: float) -> None:
+    """Margins drawn from two distributions that overlap: of the labels called wrong with probability p, a share p is wrong."""
+    rng, N = np.random.default_rng(5), 20_000
+    wrong = rng.random(N) < share
+    margin = np.where(wrong, rng.normal(-0.4, 0.15, N), 0.2 + 0.2 * rng.standard_t(DEGREES, N))
+    null = rng.normal(-0.4, 0.15, (N, 4))
+    mixture = fit_mixture(margin, null)
+    p = mixture.likely_wrong(margin)
+    assert mixture.rate == pytest.approx(share, abs=0.02)
+    place = np.digitize(p, np.linspace(0, 1, 6)[1:-1])
+    filled = [i for i in range(5) if (place == i).sum() > 100]
+    assert len(filled) >= 4
+    for i in filled:
+        assert wrong[place == i].mean() == pytest.approx(p[place == i].mean(), abs=0.05), i
+    known = stats.norm.pdf(margin, -0.4, 0.15) * share
+    best = known / (known + stats.t.pdf(margin, DEGREES, 0.2, 0.2) * (1 - share))
+    assert np.mean((p - wrong) ** 2) < np.mean((best - wrong) ** 2) + 0.003  # of those that nobody could do better than

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,12 @@ import pytest
 from PIL import Image
 
 from reid import config, experiment
+from reid.audit.identities import Likeness
+from reid.audit.ranking import Audit
+from reid.audit.rate import Rate
 from reid.audit.records import write_fiftyone
-from reid.commands.audit import _looked_at
+from reid.commands import train
+from reid.commands.audit import Audited, _looked_at, write_label_weights
 from reid.commands.folds import folds_of
 from reid.engine.evidence import late_confidence
 from reid.findings import Finding
@@ -192,3 +198,127 @@ def test_networks_that_have_not_seen_a_tracklet_judge_it_too(trained: Path, tmp_
     message = fails("audit", run, "--folds", "2", "train.lr=0.5", "--no-page")
     assert "cannot resume" in message and "2-of-tracklets" in message
     assert "no config to train with" in fails("audit", features_file(tmp_path / "f.npz"), "--folds", "2")
+
+
+def reweighing(told: str) -> list[str]:
+    """The words of the command that trains with the weights."""
+    (line,) = (line for line in told.splitlines() if "each label weighted by how likely it is right: " in line)
+    return shlex.split(line.partition("right: ")[2])[1:]
+
+
+def test_weights_train_as_the_audit_says(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fails
+) -> None:
+    run, few = tmp_path / "a run", ["train.iterations=2", "test.protocols=market1501", "test.baselines=false"]
+    shutil.copytree(trained, run)
+    assert call("audit", run, "--no-page") == 0
+    words = reweighing(capsys.readouterr().err)
+    rows = {row["key"]: row for row in rows_of(run / "weights.csv")}
+    found = {row["key"]: row for row in rows_of(run / "audit.csv")}
+    assert rows.keys() == found.keys() and len(rows) > 4
+    for key, row in rows.items():
+        right = (1 - float(found[key]["suspicion"])) * (1 - float(found[key]["foreign_frames"]))
+        assert float(row["label_right"]) == float(row["weight"]) == pytest.approx(right, abs=2e-4)
+        assert float(row["before"]) == 1
+    assert call(*words, *few) == 0
+    again = Path(f"{run}-weighted")
+    data = experiment.load_data(config.load(again / "config.yaml"))
+    mean = np.mean([float(row["weight"]) for row in rows.values()])
+    assert data.train.weight_F is not None and data.weights
+    for i in range(len(data.train.split)):
+        given = float(rows[data.train.split.key(i)]["weight"])
+        assert float(data.train.weight_F[data.train.split.start[i]]) == pytest.approx(given / mean, rel=1e-5)
+
+    assert call("audit", again, "--no-page") == 0  # its weights are an estimate anew, not the product of both
+    second = rows_of(again / "weights.csv")
+    assert {row["before"] for row in second} == {"1"} and [row["weight"] for row in second] == [
+        row["label_right"] for row in second
+    ]
+    (run / "weights.csv").write_text(f"key,weight\n{second[0]['key']},0.5\n")
+    message = fails(*words, *few, "--resume", "auto")
+    assert "cannot resume, data.weights has changed: trained with SHA-256" in message
+    assert not list(features_file(tmp_path / "f.npz").parent.glob("f-audit/weights.csv"))
+
+
+def test_a_gallery_has_no_weights_to_train_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("audit", features_file(tmp_path / "f.npz"), "--no-page") == 0
+    assert (tmp_path / "f-audit/audit.csv").exists() and not (tmp_path / "f-audit/weights.csv").exists()
+    assert "weighted" not in capsys.readouterr().err
+
+
+def quickly_trained(folder: str, *settings: str) -> None:
+    """As `robust-reid train run.yaml`, by a smaller network and without the test at the end."""
+    small = config.load("run.yaml", ["model.name=test_resnet", "train.iterations=2", *settings])
+    train.run(small, train.Options(Path(folder), then_test=False))
+
+
+def test_weights_that_a_person_has_set_are_kept(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run with weights of its own and corrections: the next one has the product, and the corrections once more."""
+    split = experiment.load_data(config.load("run.yaml")).train.split
+    keys = [split.key(i) for i in range(len(split))]
+    Path("mine.csv").write_text(f"key,weight\n{keys[0]},0\n{keys[1]},3\n")
+    Path("c.csv").write_text(f"action,key,pid\ndrop,{keys[2]},\nkeep,{keys[3]},\n")
+    quickly_trained("run", "data.weights=mine.csv", "data.corrections=c.csv")
+    Path("c.csv").unlink()
+    capsys.readouterr()
+    assert call("audit", "run", "--no-page", "--out", "found") == 0
+    words, rows = reweighing(capsys.readouterr().err), {row["key"]: row for row in rows_of(Path("found/weights.csv"))}
+    assert words[-4:] == [
+        "data.weights=found/weights.csv",
+        "data.corrections=run/corrections.csv",
+        "--output-dir",
+        "run-weighted",
+    ]
+    assert [float(rows[key]["before"]) for key in (keys[0], keys[1], keys[3])] == [0, 3, 1] and keys[2] not in rows
+    assert float(rows[keys[1]]["weight"]) == pytest.approx(3 * float(rows[keys[1]]["label_right"]), rel=1e-4)
+    assert call(*words, "test.protocols=market1501") == 0
+    trained_on = experiment.load_data(config.load("run-weighted/config.yaml"))
+    weight = {
+        trained_on.train.split.key(i): float(trained_on.train.weight_F[trained_on.train.split.start[i]])  # type: ignore[index]
+        for i in range(len(trained_on.train.split))
+    }
+    unit = weight[keys[3]]  # kept by a person, so it counts whole, whatever the audit thinks of it
+    assert 0 < float(rows[keys[3]]["label_right"]) < 1
+    assert weight[keys[0]] == 0
+    for key in keys[4:8]:
+        assert weight[key] == pytest.approx(unit * float(rows[key]["weight"]), rel=1e-4)
+
+
+def test_a_file_that_could_not_train_is_not_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = np.arange(3)
+    split = Split(tmp_path, np.array([b"a.png"] * 3), place, place + 1, place + 1, place, np.array(["a", "b", "b"]))
+    likeness = Likeness(0.9, 0.1)
+    result = Audit([Finding(row, 1.0) for row in range(3)], Rate(1.0, 1.0, 1.0, 1.0), likeness)
+    twice = Audited("d", split, place, np.empty((3, 2)), None, None, IdNames(), {}, before=np.ones(3))
+    nothing = replace(twice, split=replace(split, keys=np.array(["a", "b", "c"])))
+    for audited, why in ((twice, "1 tracklet has the key of another one"), (nothing, "every weight would be 0")):
+        (tmp_path / "w.csv").write_text("of an earlier audit")
+        assert not write_label_weights(tmp_path / "w.csv", audited, result)
+        assert not (tmp_path / "w.csv").exists() and why in caplog.text
+    unseen = replace(nothing, rows=place[:2])
+    assert write_label_weights(tmp_path / "w.csv", unseen, Audit(result.findings[:2], Rate(0.25, 0, 1, 0), likeness))
+    assert [row["weight"] for row in rows_of(tmp_path / "w.csv")] == ["0", "0", "0.75"]  # the last: as any label
+
+
+def test_a_table_s_weights_are_in_the_file(workplace: Path, data_root: Path, fails) -> None:
+    split = experiment.load_data(config.load("run.yaml")).train.split
+    lines = ["path,tracklet,pid,camid,split,weight"]
+    for i in range(len(split)):
+        weight = "0.5" if i == 0 else "2"
+        lines += [f"{path},{split.key(i)},{split.pid[i]},{split.camid[i]},train,{weight}" for path in split[i].paths]
+    Path("own.csv").write_text("\n".join(lines))
+    quickly_trained("run", "data={name: manifest, path: own.csv}")
+    assert call("audit", "run", "--no-page") == 0
+    data = experiment.load_data(config.load("run/config.yaml", ["data.weights=run/weights.csv"]))
+    rows = {row["key"]: float(row["weight"]) for row in rows_of(Path("run/weights.csv"))}
+    first = data.train.split.start
+    given = np.array([rows[data.train.split.key(i)] for i in range(len(first))])
+    assert data.train.weight_F is not None
+    assert data.train.weight_F.numpy()[first] == pytest.approx(given / given.mean(), rel=1e-5)
+    Path("mine.csv").write_text("key,weight\n")
+    assert "the table has a column weight; leave out one of them" in fails(
+        "train", "run/config.yaml", "data.weights=mine.csv"
+    )
+    Path("own.csv").write_text("\n".join(lines).replace(",0.5", ",0.75"))
+    message = fails("train", "run/config.yaml", "data.weights=run/weights.csv")
+    assert "the table's weight was 0.5 when this file was made, now 0.75; train on the table" in message

@@ -77,6 +77,7 @@ def test_every_action_at_once(tmp_path: Path, split: Split) -> None:
         "t5": (4, frames(5, 0, 1, 2, 3)),
     }
     assert result.source.tolist() == [0, 1, 1, 3, 3, 3, 4, 5]
+    assert result.reviewed.tolist() == [True] * 6 + [False, True]  # nobody has looked at t4, whose person is merged
     assert result.split.camid.tolist() == result.source.tolist()
     assert str(result.counts) == (
         "1 relabelled, 1 dropped, 3 frames of 1 dropped, 2 split, 1 person merged into another, 1 kept; 2 persons new"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reid.datasets.manifest import load_manifest
-from reid.datasets.weights import in_words, read_weights, scaled
+from reid.datasets.weights import in_words, read_before, read_weights, scaled, write_weights
 from reid.errors import DataError
 from reid.tracklets import Split
 from tests.engine.conftest import make_split
@@ -96,3 +96,17 @@ def test_weights_of_tracklets_that_corrections_dropped_are_passed_over(split: Sp
     file.write_text(f"key,weight\n{split.key(0)},much\n")
     with pytest.raises(DataError, match="expected a number"):
         read_weights(file, kept, {split.key(0)})
+
+
+def test_the_file_of_an_audit_tells_what_it_is_made_of(split: Split) -> None:
+    file = split.root / "weights.csv"
+    write_weights(file, [(split.key(1), 0.25, 2.0), (split.key(4), 1e-7, 1 / 3)])
+    assert read_weights(file, split) == pytest.approx([1, 0.5, 1, 1, 1e-7 / 3, 1], rel=1e-5)
+    before = read_before(file, split)
+    assert before is not None and before[[1, 4]].tolist() == [2.0, 1 / 3] and np.isnan(before[[0, 2, 3, 5]]).all()
+    assert (
+        read_before(written(split, f"key,weight,before\n{split.key(0)},1,last year\n"), split) is None
+    )  # a person's own column
+    file.write_text(f"key,weight,label_right,before\n{split.key(0)},1,1,much\n")
+    with pytest.raises(DataError, match="line 2, column before: expected a number >= 0, got 'much'"):
+        read_before(file, split)

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reid import runtime
 from reid.engine import checkpoint
+from reid.engine.nonfinite import Nonfinite
 from reid.engine.train import Job, LogWindow, crop_draws, fit
 from reid.errors import DataError, ReidError
 from reid.losses import LOSSES
@@ -117,7 +118,7 @@ def test_clipping_bounds_the_first_step(split: Split) -> None:
 
 def test_divergence_is_an_error(split: Split) -> None:
     job = make_job(split, lr=1e30)
-    with pytest.raises(ReidError, match="training diverged: loss nan by step"):
+    with pytest.raises(ReidError, match="training diverged at step 2: the loss of 5 of 5 images is not finite"):
         fit(job, CPU)
 
 
@@ -131,6 +132,7 @@ CASES: dict[str, dict[str, object]] = {
     "remembering": {"loss": "gce_truncated"},
     "remembering predictions": {"loss": "elr"},
     "in parts": {"accumulate": 2, "norm": True, "freeze_norm": True},
+    "skipping": {"skips": True},  # the steps in which one process has an image whose weight is infinite
 }
 
 
@@ -148,14 +150,19 @@ def _train_one_of_many(rank: int, world_size: int, folder: Path, port: int) -> N
         results = {}
         for name, case in CASES.items():
             job, row = _trained(folder, here, **case)
-            results[name] = weights(job), job.loss.state_dict(), row["loss"], row["accuracy"], len(apart)
+            skipped = row.get("skipped_steps", 0)
+            results[name] = weights(job), job.loss.state_dict(), row["loss"], row["accuracy"], skipped, len(apart)
         if here.is_main:
             torch.save(results, folder / "results.pt")
 
 
 def _trained(folder: Path, here: runtime.Runtime, **settings: object) -> tuple[Job, dict[str, float]]:
     """A job after its training, and its last row of metrics."""
-    job, rows = make_job(make_split_once(folder), dropout=False, **settings), []  # type: ignore[arg-type]
+    skips, rows = settings.pop("skips", False), []
+    job = make_job(make_split_once(folder), dropout=False, **settings)  # type: ignore[arg-type]
+    if skips:
+        weight_F = torch.ones(TRACKLETS * FRAMES).index_fill_(0, torch.tensor(3), torch.inf)
+        job = replace(job, data=replace(job.data, weight_F=weight_F), nonfinite=Nonfinite("skip"))
     if "loss" in settings:
         job.loss.start, job.loss.every, job.loss.k = 2, 3, 0.5
     fit(job, here, on_log=rows.append)
@@ -176,10 +183,11 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     results = torch.load(tmp_path / "results.pt")
     for name, case in CASES.items():
         job, row = _trained(tmp_path, CPU, **{**case, "accumulate": 1})
-        theirs, memory, loss, accuracy, _ = results[name]
+        theirs, memory, loss, accuracy, skipped, _ = results[name]
         torch.testing.assert_close(theirs, weights(job), rtol=0, atol=1e-5)
         assert loss == pytest.approx(row["loss"], abs=1e-5)
         assert accuracy == pytest.approx(row["accuracy"])
+        assert skipped == row.get("skipped_steps", 0)
         assert memory.keys() == job.loss.state_dict().keys()
         assert all(torch.equal(memory[key], value) for key, value in job.loss.state_dict().items() if key == "keep_N")
         if name == "remembering predictions":
@@ -189,7 +197,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             torch.testing.assert_close(job.loss.remembered(every), ours, rtol=0, atol=1e-5)
             assert bool((ours.sum(1) > 0.3).all())
     assert not results["remembering"][1]["keep_N"].all()  # the truncation had something to remember
-    assert [result[-1] for result in results.values()] == [0, 0, 12]  # of two parts the first is not exchanged
+    assert [result[-1] for result in results.values()] == [0, 0, 12, 12]  # of two parts the first is not exchanged
+    assert results["skipping"][4] > 0
 
 
 def test_sums_of_an_interrupted_window_go_on(split: Split) -> None:
