@@ -16,10 +16,20 @@ def own_compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
+_HANDLERS = {signum: signal.getsignal(signum) for signum in cli.STOPPING}  # before any fixture has called a command
+
+
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
-    """A command that was called in this process ends deaf to signals; a pool that a later test forks would then never end."""
-    before = {signum: signal.getsignal(signum) for signum in cli.STOPPING}
+    """A command that was called in this process ends deaf to signals; a pool that a later test forks would then never end.
+
+    Fixtures of modules and of the session, which run before this one, may have called one too.
+    """
+    _restore()
     yield
-    for signum, handler in before.items():
+    _restore()
+
+
+def _restore() -> None:
+    for signum, handler in _HANDLERS.items():
         signal.signal(signum, handler)

@@ -123,6 +123,7 @@ class _Source:
         fingerprint: of model and preprocessing.
         dim: D.
         about: entries of gallery.json: run, checkpoint, preprocessing, source, names.
+        time: (T,) float64 seconds, NaN if unknown; None if no tracklet has a time.
     """
 
     split: Split
@@ -132,6 +133,7 @@ class _Source:
     fingerprint: str
     dim: int
     about: Mapping[str, Any]
+    time: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def run(
     config = model.config([*overrides, *["data.damaged=skip"] * target.skip_tracklets])
     in_range("shard", target.shard_frames, 1)
     kind = detect_kind(source) if kind == "auto" else kind
-    split, query, gallery, names = _tracklets(source, kind, config)
+    split, query, gallery, names, time = _tracklets(source, kind, config)
     size = f"{counted(len(split), 'tracklet')}, {counted(split.num_frames, 'frame')}"
     logger.info("%s: %s with %s", source, kind, size)
     if not target.skip_tracklets:  # missing images are reported before the extraction, not during it
@@ -199,7 +201,9 @@ def run(
             **({"names": names.to_json()} if names else {}),
         }
         keys = [split.key(i) for i in range(len(split))]
-        embedded = _Source(split, query, gallery, keys, trained.fingerprint, trained.embedding.num_features, about)
+        embedded = _Source(
+            split, query, gallery, keys, trained.fingerprint, trained.embedding.num_features, about, time
+        )
         options = _options(config, trained.embedding)
         work = Work(
             trained.embedding, trained.preprocess, split, {}, options, config.data.damaged, target.skip_tracklets
@@ -266,7 +270,8 @@ def _rows_of(source: _Source, rows: np.ndarray, features: np.ndarray, left_out: 
     split, key = source.split.select(rows), np.array(source.keys, np.str_)[rows]
     count = np.arange(len(rows))
     made = FeatureSet(features, split.pid, split.camid, count[:0], count, key, source.fingerprint)
-    return Gallery(Path(source.about["source"]), made, split.lengths, _shown(split, left_out), source.about)
+    shown, time = _shown(split, left_out), None if source.time is None else source.time[rows]
+    return Gallery(Path(source.about["source"]), made, split.lengths, shown, source.about, time=time)
 
 
 def _embedded(
@@ -352,7 +357,8 @@ def _write(source: _Source, shards: Shards, target: Target, left_out: Mapping[st
     key = np.array(source.keys, np.str_)[kept]
     rows = FeatureSet(features[-size:], split.pid, split.camid, query, searched, key, source.fingerprint)
     about = {**source.about, **({LEFT_OUT: lost} if lost else {})}
-    gallery = Gallery(target.folder, rows, split.lengths, _shown(split, left_out), about)
+    time = None if source.time is None else source.time[kept]
+    gallery = Gallery(target.folder, rows, split.lengths, _shown(split, left_out), about, time=time)
     index = None
     if target.index is not None:
         index = Index(target.index, source.dim).build(features)
@@ -413,8 +419,10 @@ def log_recall(gallery: Gallery, index: Index) -> None:
     logger.info("index %s: recall@10 %.3f against exact; robust-reid search --tune tries others", index.factory, found)
 
 
-def _tracklets(source: Path, kind: str, config: Config) -> tuple[Split, np.ndarray, np.ndarray, IdNames]:
-    """Loads the tracklets to embed, their query and gallery rows, and names.
+def _tracklets(
+    source: Path, kind: str, config: Config
+) -> tuple[Split, np.ndarray, np.ndarray, IdNames, np.ndarray | None]:
+    """Loads the tracklets to embed, their query and gallery rows, names, and times.
 
     Only sources with a test protocol have queries. Of a MARS layout the test set is embedded, of a table all tracklets.
 
@@ -428,11 +436,11 @@ def _tracklets(source: Path, kind: str, config: Config) -> tuple[Split, np.ndarr
                 f"{source}: no test set, which is what is embedded of a MARS layout; robust-reid import {source} --out tracks.csv "
                 "makes a table of its training tracklets, which can be"
             )
-        return benchmark.test, benchmark.query, benchmark.gallery, benchmark.names
+        return benchmark.test, benchmark.query, benchmark.gallery, benchmark.names, None
     if kind == "folders":
         split = load_folders(source)
-        return split, np.arange(0), np.arange(len(split)), IdNames()
-    rows = load_rows(source)
+        return split, np.arange(0), np.arange(len(split)), IdNames(), None
+    rows = load_rows(source, with_times=True)
     for note in rows.notes:
         logger.info("%s: %s", source, note)
     query, gallery = rows.query, rows.gallery
@@ -442,7 +450,7 @@ def _tracklets(source: Path, kind: str, config: Config) -> tuple[Split, np.ndarr
             drawn = draw_test(rows.split.select(tested), Draw(seed=config.data.split_seed), any_camera=any_camera)
             query, gallery = (tested[found] for found in drawn)
         query, gallery = np.intersect1d(query, tested), np.intersect1d(gallery, tested)
-    return rows.split, query, gallery if len(query) else np.arange(len(rows.split)), rows.names
+    return rows.split, query, gallery if len(query) else np.arange(len(rows.split)), rows.names, rows.time
 
 
 def features_of(

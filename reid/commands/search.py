@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from reid import times
 from reid.datasets import frames
 from reid.datasets.decoding import decode
 from reid.datasets.images import IMAGE_SUFFIXES, WIDE, images_in
@@ -65,6 +66,8 @@ class Options:
         not_camera: do not search rows of these cameras.
         person: search only rows of these persons, given by number or name.
         not_person: do not search rows of these persons.
+        after: search only tracklets that begin at this time or later, see `reid.times`; those without a time are left out.
+        before: search only tracklets that begin before this time; likewise.
         min_similarity: the smallest similarity of a hit.
         false_match_rate: choose this threshold by the share of impostor pairs of the gallery that reach it.
         index: faiss factory string to search with, `Flat` for exact search; by default the folder's index, if it has one.
@@ -81,6 +84,8 @@ class Options:
     not_camera: list[str] | None = None
     person: list[str] | None = None
     not_person: list[str] | None = None
+    after: float | None = None
+    before: float | None = None
     min_similarity: float | None = None
     false_match_rate: float | None = None
     index: str | None = None
@@ -178,6 +183,9 @@ def _in_folder(folder: Path, queries: Sequence[str], options: Options) -> _Answe
         not_camera=_numbers("camera", gallery, cameras, options.not_camera),
         person=_numbers("person", gallery, persons, options.person),
         not_person=_numbers("person", gallery, persons, options.not_person),
+        time=gallery.time,
+        after=options.after,
+        before=options.before,
     )
     row_of = store.rows_by_key(gallery)
     named = _named(row_of, queries, f"{folder} (a key is like {next(iter(row_of))!r})")
@@ -212,13 +220,15 @@ def _in_database(place: milvus.Address, queries: Sequence[str], options: Options
             not_camera=options.not_camera,
             person=options.person,
             not_person=options.not_person,
+            after=options.after,
+            before=options.before,
         )
         among = collection.count(expr) if expr else total
         if not total:
             raise DataError(f"{place}: has no rows; push a gallery to it")
         if not among:
             raise DataError(
-                f"{place}: no row is left of {total} by cameras and persons; --camera, --person and their --not- take names and numbers"
+                f"{place}: none of {counted(total, 'row')} matches all of camera, person and time; names and numbers are both allowed"
             )
         held = collection.rows(queries)
         row_of = {key: row for row, key in enumerate(held)}
@@ -476,6 +486,7 @@ def _hits(answer: _Answer, i: int) -> list[dict[str, Any]]:
             "path": str(gallery.path[row]),
             **({"pid_name": names.pid[pid]} if (pid := int(features.pid[row])) in names.pid else {}),
             **({"camid_name": names.camid[camid]} if (camid := int(features.camid[row])) in names.camid else {}),
+            **({"time": time} if (time := _time(gallery, row)) else {}),
         }
         for rank, (row, similarity) in enumerate(zip(rows, hits.similarity[i], strict=False), start=1)
     ]
@@ -483,16 +494,19 @@ def _hits(answer: _Answer, i: int) -> list[dict[str, Any]]:
 
 def _print(records: Sequence[dict[str, Any]]) -> None:
     for record in records:
+        timed = any("time" in hit for hit in record["hits"])
         rows = [
             [
                 hit["rank"],
                 hit["key"],
                 *(hit.get(f"{name}_name", hit[name]) for name in ("pid", "camid")),
+                *([hit.get("time", "")] if timed else []),
                 f"{hit['similarity']:.4f}",
             ]
             for hit in record["hits"]
         ]
-        table = text_table(["rank", "key", "pid", "camid", "similarity"], rows) if rows else "no hit"
+        header = ["rank", "key", "pid", "camid", *(["time"] if timed else []), "similarity"]
+        table = text_table(header, rows) if rows else "no hit"
         print(f"query {record['query']}\n{table}\n")
 
 
@@ -513,12 +527,17 @@ def _sheet(gallery: Gallery, query: Query, hits: Hits, i: int) -> HitList:
 
 
 def _who(gallery: Gallery, row: int) -> str:
-    """Returns the row's key, and its person and camera if known, one line each."""
+    """Returns the row's key, and its person, camera and time if known, one line each."""
     features, names = gallery.features, gallery.names
     assert features.key is not None
     pid, camid = int(features.pid[row]), int(features.camid[row])
     known = [names.person(pid)] * (pid >= 1) + [names.camera(camid)] * (camid >= 0)
-    return "\n".join([str(features.key[row]), *known])
+    return "\n".join(filter(None, [str(features.key[row]), *known, _time(gallery, row)]))
+
+
+def _time(gallery: Gallery, row: int) -> str:
+    """Returns when a row begins; empty if unknown."""
+    return "" if gallery.time is None else times.written(float(gallery.time[row]))
 
 
 def _picture(path: Path) -> bytes:

@@ -42,7 +42,8 @@ class Rows(NamedTuple):
 
     `split` pid 0 and camid -1 if unknown · `known` (T,) bool: whether the person is known · `part`, `role` (T,) texts, None without that
     column · `query`, `gallery` row numbers by the table's roles; without roles, no query and all rows · `names` · `notes` · `weight` (T,)
-    float64 >= 0, 1 for an empty cell, None without that column.
+    float64 >= 0, 1 for an empty cell, None without that column · `time` (T,) float64 seconds, the earliest of a tracklet's rows, NaN if
+    unknown, None without that column or if it was not read.
     """
 
     split: Split
@@ -52,6 +53,7 @@ class Rows(NamedTuple):
     names: IdNames
     notes: tuple[str, ...]
     weight: np.ndarray | None = None
+    time: np.ndarray | None = None
 
     @property
     def query(self) -> np.ndarray:
@@ -62,11 +64,12 @@ class Rows(NamedTuple):
         return np.arange(len(self.split)) if self.role is None else np.flatnonzero(self.role != "query")
 
 
-def load_rows(file: Path) -> Rows:
+def load_rows(file: Path, *, with_times: bool = False) -> Rows:
     """Load every tracklet of a table, whatever part it belongs to, as for extraction.
 
     Args:
         file: a table that `read_table` reads; paths are relative to its folder, absolute, or begin with ``~``.
+        with_times: read the column ``time``, if there is one.
 
     Raises:
         DataError: a row is wrong, or a tracklet has two persons, cameras, parts, roles or weights; names row and column.
@@ -87,6 +90,7 @@ def load_rows(file: Path) -> Rows:
     weight = np.nan_to_num(table.numbers("weight", low=0), nan=1.0) if "weight" in table else None
     said = {"pid": pid.number, "camid": camid.number, "split": part, "role": role, "weight": weight}
     _refuse_two(table, {column: values for column, values in said.items() if values is not None}, code_N, keys, first_T)
+    time = _earliest(table.times(), code_N, len(keys)) if with_times and "time" in table else None
     split, notes = _frames(table, code_N, keys)
     number = pid.number[first_T]
     split = replace(
@@ -102,6 +106,7 @@ def load_rows(file: Path) -> Rows:
         IdNames(pid.names, camid.names),
         tuple(filter(None, (*_column_notes(table, pid, camid, filled), *notes))),
         None if weight is None else weight[first_T],
+        time,
     )
 
 
@@ -186,6 +191,13 @@ def _filled(ids: Ids, code_N: np.ndarray, num_tracklets: int) -> tuple[Ids, int]
     told_T[code_N[known[::-1]]] = ids.number[known[::-1]]  # reversed, so that the first known value wins
     number = np.where(ids.number == UNKNOWN, told_T[code_N], ids.number)
     return ids._replace(number=number), int((number != ids.number).sum())
+
+
+def _earliest(time_N: np.ndarray, code_N: np.ndarray, num_tracklets: int) -> np.ndarray:
+    """(T,) the earliest known time of each tracklet's rows; NaN if none is known."""
+    time_T = np.full(num_tracklets, np.nan)
+    np.fmin.at(time_T, code_N, time_N)
+    return time_T
 
 
 def _refuse_two(

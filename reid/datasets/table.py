@@ -22,12 +22,13 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from reid import times
 from reid.errors import DataError, counted
 from reid.files import atomic
 
 REQUIRED = ("path", "tracklet")
 OPTIONAL = ("pid", "camid", "split", "role")
-COLUMNS = (*REQUIRED, *OPTIONAL, "first", "last", "x", "y", "w", "h", "weight")
+COLUMNS = (*REQUIRED, *OPTIONAL, "first", "last", "x", "y", "w", "h", "weight", "time")
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 # Common other names of these columns, used for hints in errors only.
 _ALSO_CALLED = {
@@ -82,6 +83,21 @@ class Table:
     def sides(self, name: str) -> np.ndarray:
         """(N,) float64, a column of `regions.SIDES`: places may lie outside of the picture, sizes are none below 0; NaN if empty."""
         return self.numbers(name, low=-1e9 if name in ("x", "y") else 0)
+
+    def times(self) -> np.ndarray:
+        """Parse the column `time` to (N,) float64 seconds, as `reid.times.parse`; NaN for an empty cell.
+
+        Raises:
+            DataError: a cell is no time; names its row.
+        """
+        codes, texts = self.coded("time")
+        values = np.full(len(texts), np.nan)
+        for i, text in enumerate(texts):
+            try:
+                values[i] = times.parse(text.replace(",", ".") if self.decimal_comma else text)
+            except ValueError as error:
+                raise self.error(int(np.argmax(codes == i)), "time", str(error)) from None
+        return values[codes]
 
     def numbers(self, column: str, *, low: float, whole: bool = False) -> np.ndarray:
         """Parse a column of numbers to (N,) float64, NaN for an empty cell.

@@ -89,7 +89,11 @@ def joined(held: Gallery, new: Gallery, features: np.ndarray) -> Gallery:
         about[LEFT_OUT] = list(dict.fromkeys(left_out))
     else:
         about.pop(LEFT_OUT, None)
-    return Gallery(held.folder, rows, num_frames, path, about)
+    time = None
+    if held.time is not None or new.time is not None:
+        known = (np.full(len(g.path), np.nan) if g.time is None else g.time for g in (held, new))
+        time = np.concatenate([*known])
+    return Gallery(held.folder, rows, num_frames, path, about, time=time)
 
 
 def _joined_ids(
@@ -174,7 +178,8 @@ def _taken(held: Gallery, kept: np.ndarray, features: np.ndarray) -> Gallery:
     taken = FeatureSet(
         features, rows.pid[kept], rows.camid[kept], query, searched, rows.key[kept], fingerprint=rows.fingerprint
     )
-    return Gallery(held.folder, taken, held.num_frames[kept], held.path[kept], held.about)
+    time = None if held.time is None else held.time[kept]
+    return Gallery(held.folder, taken, held.num_frames[kept], held.path[kept], held.about, time=time)
 
 
 def reindex(folder: Path, factory: str) -> tuple[Gallery, Index]:

@@ -46,9 +46,10 @@ from reid.tracklets import IdNames
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 FEATURE, TEXTS, NUMBERS = "feature", ("path", "pid_name", "camid_name"), ("row", "pid", "camid", "num_frames", "digest")
-FIELDS = ["key", *NUMBERS, *TEXTS, FEATURE]
+TIME, UNKNOWN_TIME = "time", -1.0  # seconds; Milvus stores no NaN
+FIELDS = ["key", *NUMBERS, *TEXTS, TIME, FEATURE]
 STRONG = "Strong"
 EMBEDDED_INDEXES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8", "AUTOINDEX")
 ROWS_AT_ONCE, BYTES_AT_ONCE = 1000, 2**22  # limits of one request; a server accepts up to 64 MiB
@@ -103,8 +104,10 @@ class Collection:
         not_camera: Sequence[str] | None = None,
         person: Sequence[str] | None = None,
         not_person: Sequence[str] | None = None,
+        after: float | None = None,
+        before: float | None = None,
     ) -> str:
-        """Returns a filter expression for rows of some cameras or persons and not of others, given by name or number.
+        """Returns a filter expression for rows of some cameras or persons and not of others, given by name or number, and of some time.
 
         Raises:
             ConfigError: there is no such camera or person.
@@ -116,7 +119,12 @@ class Collection:
             for words, what, texts in parts
             if texts is not None
         ]
-        return " and ".join(f"{words} [{', '.join(map(str, numbers))}]" for words, numbers in given)
+        tests = [f"{words} [{', '.join(map(str, numbers))}]" for words, numbers in given]
+        if after is not None or before is not None:
+            tests.append(f"{TIME} >= {float(after or 0)!r}")
+        if before is not None:
+            tests.append(f"{TIME} < {float(before)!r}")
+        return " and ".join(tests)
 
     def candidates(self, query_QD: np.ndarray, limit: int, expr: str = "") -> list[list[Row]]:
         """Returns the engine's nearest rows of each query among those that match a filter, approximately nearest first."""
@@ -381,7 +389,8 @@ def nearest(
     if not fetched:
         raise DataError(f"{collection.address}: no rows left to search")
     row_of, gallery = _local(collection, fetched)
-    near, similarity = np.full((len(query), top_k), -1, np.int64), np.zeros((len(query), top_k))
+    shape = len(query), min(top_k, len(row_of))
+    near, similarity = np.full(shape, -1, np.int64), np.zeros(shape)
     for i, rows in enumerate(lists):
         among = np.array(sorted(row_of[row["key"]] for row in rows), np.int64)
         itself = np.array([-1 if (mine := own[i]) is None else row_of[mine["key"]]])
@@ -406,7 +415,16 @@ def _local(collection: Collection, fetched: Mapping[str, Row]) -> tuple[dict[str
     path = np.array([row["path"] for row in rows], object)
     about = {**collection.about, "names": IdNames(**names).to_json()}
     row_of = {row["key"]: place for place, row in enumerate(rows)}
-    return row_of, Gallery(Path(str(collection.address)), features, numbers["num_frames"], path, about)
+    time = np.array([row[TIME] for row in rows], np.float64)
+    time[time < 0] = np.nan
+    return row_of, Gallery(
+        Path(str(collection.address)),
+        features,
+        numbers["num_frames"],
+        path,
+        about,
+        time=None if np.isnan(time).all() else time,
+    )
 
 
 class _Rows:
@@ -430,6 +448,9 @@ class _Rows:
             "camid": features.camid.tolist(),
             "num_frames": gallery.num_frames.tolist(),
             "path": [str(path) for path in gallery.path],
+            TIME: [UNKNOWN_TIME] * len(self.key)
+            if gallery.time is None
+            else np.nan_to_num(gallery.time, nan=UNKNOWN_TIME).tolist(),
         }
         for kind, of in (("pid", names.pid), ("camid", names.camid)):
             self.columns[f"{kind}_name"] = [of.get(number, "") for number in self.columns[kind]]
@@ -506,6 +527,7 @@ def _make(client: Any, where: Address, gallery: Gallery, rows: _Rows, further: M
         schema.add_field(name, DataType.INT64)
     for name in TEXTS:
         schema.add_field(name, DataType.VARCHAR, max_length=LONGEST_TEXT)
+    schema.add_field(TIME, DataType.DOUBLE)
     schema.add_field(FEATURE, DataType.FLOAT_VECTOR, dim=rows.features.shape[1])
     about = {name: gallery.about[name] for name in _MADE_BY if name in gallery.about}
     properties = {
@@ -532,10 +554,13 @@ def _collection(where: Address, client: Any) -> Collection:
     properties = {name.removeprefix(_PREFIX): value for name, value in told["properties"].items()}
     try:
         schema = int(properties["schema"])
-        if schema > SCHEMA:
-            raise DataError(
-                f"{where}: schema {schema}, expected {SCHEMA}: made by a newer version of this program; update this one"
+        if schema != SCHEMA:
+            what = (
+                "a newer version of this program; update this one"
+                if schema > SCHEMA
+                else "an older version; push it again"
             )
+            raise DataError(f"{where}: schema {schema}, expected {SCHEMA}: made by {what}")
         [feature] = [field for field in told["fields"] if field["name"] == FEATURE]
         return Collection(
             where,

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from reid import times
 from reid.errors import DataError
 from reid.tracklets import IdNames
 
 SCHEMA = 1
 ABOUT, COLUMNS = "gallery.json", ["row", "key", "pid", "camid", "num_frames", "path"]
 NAME_COLUMNS = ["pid_name", "camid_name"]  # further columns of meta.csv if the source names persons or cameras
+TIME = "time"  # a further column of meta.csv if the source has times
 ROW_LISTS = ("query", "gallery")
 LEFT_OUT = "left_out"  # in gallery.json: keys of tracklets that were skipped because none of their images could be read
 ROWS = "rows"  # key of the checksum over ROW_LISTS
@@ -113,13 +115,14 @@ def _no_gallery(folder: Path) -> str:
 
 
 def read_meta(file: Path) -> dict[str, np.ndarray]:
-    """Reads the columns `row`, `key`, `pid`, `camid`, `num_frames` and `path` of meta.csv, (N,) each.
+    """Reads the columns `row`, `key`, `pid`, `camid`, `num_frames` and `path` of meta.csv, (N,) each, and `time` if it is there.
 
     Raises:
         DataError: the file is missing or damaged, or a row is missing.
     """
     texts: dict[str, list[str]] = {"key": [], "path": []}
     numbers = {name: array("q") for name in ("row", "pid", "camid", "num_frames")}
+    time = array("d")
     line = 0
     try:
         with open(file, newline="", encoding="utf-8", errors="surrogateescape") as lines:
@@ -127,17 +130,21 @@ def read_meta(file: Path) -> dict[str, np.ndarray]:
             reader = csv.reader(lines)
             header = next(reader, [])
             places = {name: header.index(name) for name in COLUMNS}
+            time_place = header.index(TIME) if TIME in header else None
             for row, cells in enumerate(reader):
                 line = reader.line_num
                 for name, column in texts.items():
                     column.append(cells[places[name]])
                 for name, integers in numbers.items():
                     integers.append(int(cells[places[name]]))
+                if time_place is not None:
+                    time.append(times.parse(cells[time_place]))
                 if numbers["num_frames"][-1] < 0:
                     raise ValueError(f"num_frames: expected 0 or more, got {numbers['num_frames'][-1]}")
                 if numbers["row"][-1] != row:
                     raise ValueError(f"the column `row` must count 0, 1, 2 …; expected {row}, got {numbers['row'][-1]}")
         columns = {name: np.array(values, np.int64) for name, values in numbers.items()}
+        columns |= {} if time_place is None else {TIME: np.array(time, np.float64)}
         return columns | {"key": np.array(texts["key"], np.str_), "path": np.array(texts["path"], object)}
     except (OSError, ValueError, IndexError, OverflowError, csv.Error) as error:
         raise DataError(

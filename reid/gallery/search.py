@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reid import times
 from reid.errors import ConfigError, DataError
 from reid.features import FeatureSet, float32_error
 from reid.gallery.index import Index
@@ -86,25 +87,44 @@ def rows_of(
     not_camera: list[int] | None = None,
     person: list[int] | None = None,
     not_person: list[int] | None = None,
+    time: np.ndarray | None = None,
+    after: float | None = None,
+    before: float | None = None,
 ) -> np.ndarray | None:
-    """Returns the rows of some cameras or persons and not of others; None (all rows) if nothing is given.
+    """Returns the rows of some cameras or persons and not of others, in an interval of time; None (all rows) if nothing is given.
+
+    Args:
+        features: N rows.
+        camera, not_camera: numbers of cameras.
+        person, not_person: pids.
+        time: (N,) float64 seconds, NaN if unknown; None if no row has a time.
+        after: the earliest time; rows of unknown time are left out.
+        before: the time before which rows must begin; likewise.
 
     Raises:
-        DataError: no row is left.
+        DataError: no row is left; or no row has a time, and an interval is given.
     """
-    if camera is None and not_camera is None and person is None and not_person is None:
+    if all(given is None for given in (camera, not_camera, person, not_person, after, before)):
         return None
     kept = np.ones(len(features.camid), bool)
+    if after is not None or before is not None:
+        if time is None:
+            raise DataError("time: the gallery has no times; extract it from a table with the column time")
+        kept = (time >= (-np.inf if after is None else after)) & (time < (np.inf if before is None else before))
+        if not kept.any():
+            known = time[~np.isnan(time)]
+            span = f"from {times.written(known.min())} to {times.written(known.max())}" if len(known) else "unknown"
+            raise DataError(f"time: no row of the gallery is in this interval; its times are {span}")
     for ids, among, without in ((features.camid, camera, not_camera), (features.pid, person, not_person)):
         if among is not None:
             kept &= np.isin(ids, among)
         kept &= ~np.isin(ids, without or [])
     if not kept.any():
-        if person is None and not_person is None:
+        if person is None and not_person is None and after is None and before is None:
             cameras = ", ".join(map(str, np.unique(features.camid)))
             raise DataError(f"camera: no row of the gallery matches; it has cameras {cameras} (-1 = unknown)")
         raise DataError(
-            "person: no row of the gallery matches; meta.csv lists the pid of each (0 = distractor or unknown)"
+            "no row of the gallery matches all of camera, person and time; meta.csv lists those of each (pid 0 = distractor or unknown)"
         )
     return np.flatnonzero(kept)
 

@@ -1,9 +1,9 @@
 """Feature folders (galleries): written by robust-reid extract, and read by robust-reid test like a feature file.
 
 `features.npy` (N, D) float32 unit rows · `meta.csv` (row, key, pid, camid, num_frames, path of the middle frame; pid_name and
-camid_name if persons or cameras have names) · `gallery.json` (schema, fingerprint, run, preprocessing, counts, checksums, and the query
-and gallery rows if the source has a test protocol) · `index.faiss`, optional. Opening a folder reads the features once to check the
-norms of the rows, and verifies the checksums of `features.npy`, `meta.csv` and the query and gallery rows.
+camid_name if persons or cameras have names; time if the source has times) · `gallery.json` (schema, fingerprint, run, preprocessing,
+counts, checksums, and the query and gallery rows if the source has a test protocol) · `index.faiss`, optional. Opening a folder reads the
+features once to check the norms of the rows, and verifies the checksums of `features.npy`, `meta.csv` and the query and gallery rows.
 
 Changes are atomic: the new files are written next to the old ones as `NAME.new`, `gallery.json.new` last. The change is committed when
 `gallery.json.new` exists. From then on readers prefer `NAME.new`, and the files are moved into place; if the program is killed meanwhile,
@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from reid import times
 from reid.errors import DataError
 from reid.features import FeatureSet
 from reid.files import LOCK, NPY_ERRORS, atomic, exclusive_lock
@@ -38,6 +39,7 @@ from reid.gallery.records import (
     ROW_LISTS,
     ROWS,
     SCHEMA,
+    TIME,
     crc32_of,
     crc32_of_rows,
     current,
@@ -66,6 +68,7 @@ class Gallery:
         path: (N,) texts, path of each tracklet's middle frame.
         about: the other entries of `gallery.json`: run, checkpoint, preprocessing, source.
         state: `records.state` of the folder when it was read, so that `open_index` can detect a later change.
+        time: (N,) float64 seconds when each tracklet begins (see `reid.times`), NaN if unknown; None if no tracklet has a time.
     """
 
     folder: Path
@@ -74,6 +77,7 @@ class Gallery:
     path: np.ndarray
     about: Mapping[str, Any]
     state: tuple[int, int] | None = None
+    time: np.ndarray | None = None
 
     @property
     def names(self) -> IdNames:
@@ -206,17 +210,20 @@ def commit(gallery: Gallery, index: Index | None = None) -> None:
     """
     folder, rows = gallery.folder, gallery.features
     assert rows.key is not None, "rows of a gallery have keys"
-    columns = (range(len(rows.key)), rows.key, rows.pid, rows.camid, gallery.num_frames, gallery.path)
+    header = list(COLUMNS)
+    columns = [range(len(rows.key)), rows.key, rows.pid, rows.camid, gallery.num_frames, gallery.path]
+    if names := gallery.names:
+        header += NAME_COLUMNS
+        columns += [[of.get(number, "") for number in ids.tolist()] for ids, of in _named(rows, names)]
+    if gallery.time is not None:
+        header.append(TIME)
+        columns.append([times.written(seconds) for seconds in gallery.time.tolist()])
     with (
         atomic(folder / f"{META}.new") as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        if names := gallery.names:
-            told = [[of.get(number, "") for number in ids.tolist()] for ids, of in _named(rows, names)]
-            writer.writerows([[*COLUMNS, *NAME_COLUMNS], *zip(*columns, *told, strict=True)])
-        else:
-            writer.writerows([COLUMNS, *zip(*columns, strict=True)])
+        writer.writerows([header, *zip(*columns, strict=True)])
     if index is not None:
         with atomic(folder / f"{INDEX}.new") as temporary:
             index.save(temporary)
@@ -307,7 +314,7 @@ def _opened(folder: Path) -> Gallery:
         raise DataError(*(f"{folder}: {problem}; extract them again" for problem in error.problems)) from None
     _compare(folder, about, rows, meta)
     rest = {name: value for name, value in about.items() if name not in (*ROW_LISTS, *_COUNTED)}
-    return Gallery(folder, rows, meta["num_frames"], meta["path"], rest)
+    return Gallery(folder, rows, meta["num_frames"], meta["path"], rest, time=meta.get(TIME))
 
 
 def _compare(folder: Path, about: Mapping[str, Any], rows: FeatureSet, meta: Mapping[str, np.ndarray]) -> None:

@@ -1,10 +1,11 @@
 """Find the nearest tracklets of a gallery: to images, to folders of frames, or to tracklets of the gallery itself."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from reid import cli
+from reid import cli, times
 
 EXAMPLES = """\
   robust-reid search galleries/mars 0002C1T0002 --top-k 20
@@ -20,6 +21,16 @@ EXAMPLES = """\
 
 def _ids(text: str) -> list[str]:
     return [one.strip() for one in text.split(",")]
+
+
+def _time(text: str) -> float:
+    try:
+        seconds = times.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if math.isnan(seconds):  # of an empty text
+        raise argparse.ArgumentTypeError(f"expected {times.EXPECTED}")
+    return seconds
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +51,13 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--not-camera", type=_ids, metavar="ID[,ID…]", help="leave these cameras out")
     which.add_argument("--person", type=_ids, metavar="ID[,ID…]", help="search these persons only, by number or name")
     which.add_argument("--not-person", type=_ids, metavar="ID[,ID…]", help="leave these persons out")
+    which.add_argument(
+        "--after",
+        type=_time,
+        metavar="TIME",
+        help="only tracklets that begin at 2026-05-04T17:30 (or seconds) or later",
+    )
+    which.add_argument("--before", type=_time, metavar="TIME", help="only tracklets that begin before TIME")
     least = which.add_mutually_exclusive_group()
     least.add_argument("--min-similarity", type=float, metavar="X", help="hits at least so similar, -1 to 1")
     least.add_argument("--false-match-rate", type=float, metavar="R", help="the same, told from the gallery's labels")
