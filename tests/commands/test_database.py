@@ -131,7 +131,7 @@ def test_what_only_a_folder_can_do(gallery: Path, capsys: pytest.CaptureFixture[
     for flags in (("--false-match-rate", "0.1"), ("--index", "Flat")):
         assert f"{flags[0]}: needs all rows of a feature folder" in fails("search", "--gallery", PLACE, key, *flags)
     assert "camera: people.db#demo has no camera 'roof'" in fails("search", "--gallery", PLACE, key, "--camera", "roof")
-    assert "no row is left" in fails("search", "--gallery", PLACE, key, "--camera", "99")
+    assert "matches all of camera, person and time" in fails("search", "--gallery", PLACE, key, "--camera", "99")
     assert "no such database" in fails("search", "--gallery", "other.db", key)
     assert "expected FILE.db#COLLECTION" in fails("gallery", "push", gallery, "people")
     for argv, message in (

@@ -76,7 +76,7 @@ def test_person_filters() -> None:
     assert rows_of(features, person=[first]).tolist() == np.flatnonzero(features.pid == first).tolist()  # type: ignore[union-attr]
     left = np.flatnonzero((features.pid != first) & (features.camid != 0))
     assert rows_of(features, not_person=[first], not_camera=[0]).tolist() == left.tolist()  # type: ignore[union-attr]
-    with pytest.raises(DataError, match="person: no row of the gallery matches"):
+    with pytest.raises(DataError, match="no row of the gallery matches all of camera, person and time"):
         rows_of(features, not_person=[first, *others])
 
 
