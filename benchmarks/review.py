@@ -21,7 +21,7 @@ from typing import Any
 from audit import LOSSES, RATES, ROOT, calibration, embedded, read_manifest, run_cell, train
 from record import keep
 
-from reid.commands.audit import judged, write_label_weights
+from reid.commands.audit import judged, write_drops, write_label_weights
 from reid.datasets.demo import load_truth
 from reid.datasets.mars import load_mars
 
@@ -109,8 +109,7 @@ def unreviewed(cell: str, flags: argparse.Namespace) -> dict[str, Any]:
     n = round(result.rate.value * len(result.findings))
     dropped, weights = (run.with_name(f"{run.name}_{name}.csv") for name in ("estimated_dropped", "weighted"))
     keys = [audited.split.key(found.row) for found in result.findings[:n]]
-    with open(dropped, "w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream).writerows([("action", "key"), *(("drop", key) for key in keys)])
+    write_drops(dropped, audited, result)
     write_label_weights(weights, audited, result)
     wrong = {key for key, changed in read_manifest(run / "noise.csv")[0].items() if changed}
     runs = {

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 WORLD = """
 import sys
 from pathlib import Path
+import torch
 from reid import config, experiment
 from reid.datasets.demo import write_demo
 from reid.engine import checkpoint
@@ -33,6 +34,9 @@ Path("run").mkdir()
 Path("run/config.yaml").write_text("{name: random, data: {name: demo}, model: {name: osnet_x1_0, pretrained: false}, "
                                    "augment: {resize: [256, 128], crop: [256, 128]}, machine: {device: cpu, workers: 0}}")
 embedding, _ = experiment.build_embedding(config.load(Path("run/config.yaml")), initial_weights=False)
+for module in embedding.modules():
+    module.momentum = None  # of a normalisation: the mean of the batches
+embedding.train()(torch.randn(8, 3, 256, 128))  # statistics as after a training, else rounding errors grow from layer to layer
 checkpoint.save(Path("run/checkpoints/last.pt"), model=Classifier(embedding, 2).state_dict(), pids=[1, 2])
 """
 

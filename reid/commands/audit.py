@@ -22,6 +22,7 @@ from reid.audit.ranking import Audit, audit, judged_by
 from reid.audit.records import write_audit, write_fiftyone, write_foreign_frames, write_label_issues
 from reid.commands.folds import folds_of, train_folds
 from reid.config import Config
+from reid.datasets.corrections import write_corrections
 from reid.datasets.damaged import read_list
 from reid.datasets.decoding import decode
 from reid.datasets.weights import write_weights
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 10  # findings printed
 UNFIT = 0.5  # share of tracklets nearer to another person above which findings may be meaningless
-WEIGHTS = "weights.csv"
+WEIGHTS, DROPS = "weights.csv", "drop.csv"
 SHARD = 2**13  # frames extracted before their features are converted to float16
 MEANING = {
     "wrong": "another person's label",
@@ -92,6 +93,7 @@ class Audited:
         retrain: command that trains on the corrected labels; empty if there is none.
         before: (T,) weights >= 0 that the run was trained with and that do not come from an audit; None without a run.
         reweigh: command that trains with `weights.csv`; empty without a run.
+        drop: command that trains without the tracklets in `drop.csv`; empty without a run.
         out_of_fold: what networks say that have not been trained on these tracklets, if there are any.
     """
 
@@ -106,13 +108,14 @@ class Audited:
     retrain: str = ""
     before: np.ndarray | None = None
     reweigh: str = ""
+    drop: str = ""
     out_of_fold: OutOfFold | None = None
 
 
 def run(source: Path, overrides: list[str], options: Options) -> None:
     """Writes audit.csv, audit.json, label_issues.csv, foreign_frames.csv, fiftyone/ and audit/index.html, and prints the top findings.
 
-    Of a run, also weights.csv for training.
+    Of a run, also weights.csv and drop.csv, for a training without a review.
 
     Args:
         source: a run directory, a feature folder, or a feature file (.npz).
@@ -198,6 +201,7 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
         f"data.weights={(options.out or source) / WEIGHTS}",
         *([_corrected_by(before)] if before else []),
     ]
+    drop = [*train, _corrected_by([*before, (options.out or source) / DROPS]), "--output-dir", f"{source}-dropped"]
     return Audited(
         data.benchmark.name,
         split,
@@ -210,6 +214,7 @@ def of_run(source: Path, config: Config, options: Options, runtime: Runtime) -> 
         retrain=shlex.join(retrain),
         before=np.ones(len(split)) if data.before_T is None else data.before_T,
         reweigh=shlex.join([*reweigh, "--output-dir", f"{source}-weighted"]),
+        drop=shlex.join(drop),
         out_of_fold=out_of_fold,
     )
 
@@ -345,7 +350,11 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
     write_foreign_frames(out / "foreign_frames.csv", findings, audited.split)
     write_label_issues(out / "label_issues.csv", findings, audited.split, audited.names)
     write_fiftyone(out / "fiftyone", findings, audited.split, audited.names)
-    weighted = write_label_weights(out / WEIGHTS, audited, result)
+    unreviewed = []
+    if dropped := write_drops(out / DROPS, audited, result):
+        unreviewed.append((audited.drop, f"without a review, drop the {dropped} most suspicious"))
+    if write_label_weights(out / WEIGHTS, audited, result):
+        unreviewed.append((audited.reweigh, "without a review, weight each label by the probability that it is right"))
     with atomic(out / "audit.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     percent = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
@@ -363,7 +372,7 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
     logger.info("the most suspicious:\n%s", _table(findings[:SHOWN], audited))
     if page:
         commands = [(audited.retrain, "train on the corrected labels")] if audited.retrain else []
-        commands += [(audited.reweigh, "train without a review, with a weight for each label")] if weighted else []
+        commands += unreviewed
         about = {
             "title": f"Which labels of {audited.name} are wrong?",
             "Labels wrong at random": f"about {percent}",
@@ -383,8 +392,23 @@ def _write(out: Path, audited: Audited, result: Audit, *, page: bool) -> None:
         logger.info("page: %s", written)
     if audited.retrain:
         logger.info("then train on the corrected labels: %s", audited.retrain)
-    if weighted:
-        logger.info("or, without a review, weight each label by the probability that it is right: %s", audited.reweigh)
+    for command, what in unreviewed:
+        logger.info("or, %s: %s", what, command)
+
+
+def write_drops(file: Path, audited: Audited, result: Audit) -> int:
+    """Writes corrections that drop as many of the most suspicious tracklets of a run as labels are estimated to be wrong.
+
+    Returns:
+        Their number. If it is 0, there is no file, and that of an earlier audit is removed; likewise for tracklets that share a key.
+    """
+    found = [] if audited.before is None else result.findings[: round(result.rate.value * len(result.findings))]
+    keys = [audited.split.key(row) for row in range(len(audited.split))] if found else []
+    if not found or len(set(keys)) < len(keys):
+        file.unlink(missing_ok=True)
+        return 0
+    write_corrections(file, [("drop", keys[one.row]) for one in found])
+    return len(found)
 
 
 def write_label_weights(file: Path, audited: Audited, result: Audit) -> bool:

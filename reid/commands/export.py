@@ -140,13 +140,17 @@ def _require_sense(source: Source, options: Options) -> None:
     if options.format == "onnx":
         require_packages("--format onnx", "onnx", "onnxscript", "onnxruntime")
     if options.out.exists() and not options.overwrite:
-        raise ConfigError(f"{options.out}: this file exists; choose another --out, or --overwrite to replace it")
+        raise ConfigError(
+            f"{options.out}: this file already exists; choose another --out, or use --overwrite to replace it"
+        )
     if options.out.is_dir():
         raise ConfigError(f"{options.out}: is a folder; expected a file to write, such as {options.out / 'model.onnx'}")
     if options.dtype == "int8" and options.format != "onnx":
         raise ConfigError(f"--dtype int8: ONNX files only, got --format {options.format}; use --format onnx, or fp16")
     if options.dtype != "float32" and options.images is not None:
-        raise ConfigError(f"--dtype {options.dtype}: is judged on the test set, not on --images; leave out one of them")
+        raise ConfigError(
+            f"--dtype {options.dtype}: is checked on the test set, not on --images; remove one of the two"
+        )
 
 
 def _images(options: Options, benchmark: Benchmark | None, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
@@ -351,4 +355,4 @@ def _require_agreement(agreement: Agreement, options: Options) -> None:
         return
     wanted = f"at least {100 * least:g} % of pairs in the same order and at most {100 * LOSS:g} points of mAP lost"
     advice = "use another --format" if options.dtype == "float32" else "use --dtype float32"
-    raise ReidError(f"{options.out}: not kept: {agreement}; expected {wanted}; {advice}")
+    raise ReidError(f"{options.out}: not written: {agreement}; expected {wanted}; {advice}")

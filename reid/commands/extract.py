@@ -244,7 +244,7 @@ def _into_database(work: Work, source: _Source, target: Database, runtime: Runti
             more = f" (and {there.sum() - 1} more)" if there.sum() > 1 else ""
             first = source.keys[int(np.argmax(there))]
             raise DataError(
-                f"{place}: has a tracklet {first!r} already{more}; --resume auto leaves out what is there, such as by a killed extraction"
+                f"{place}: already has a tracklet {first!r}{more}; --resume auto skips existing tracklets, as after an interruption"
             )
         missing = np.array([not there[rows].all() for rows in parts])
     todo = _in_every_process(missing, len(parts), runtime)
@@ -261,7 +261,7 @@ def _into_database(work: Work, source: _Source, target: Database, runtime: Runti
         logger.info("%s: %s are there", place, counted(len(everything) - lost, "tracklet"))
         if lost:
             told = counted(lost, "tracklet was", "tracklets were")
-            logger.warning("%s: %s left out, as none of the images can be read", place, told)
+            logger.warning("%s: %s left out, because none of their images can be read", place, told)
         _say(damaged)
 
 
@@ -298,14 +298,14 @@ def _begin(source: _Source, shards: Shards, target: Target, runtime: Runtime) ->
     missing = np.zeros(0, bool)
     if runtime.is_main:
         if _is_there(source, target):
-            logger.info("%s: %s: all there already", target.folder, counted(len(source.split), "tracklet"))
+            logger.info("%s: %s: up to date", target.folder, counted(len(source.split), "tracklet"))
         else:
             if target.mode == "add":
                 change.require_addable(store.open_gallery(target.folder), source.keys, source.fingerprint)
             shards.begin(resume=target.resume, overwrite=target.mode == "overwrite")
             missing = shards.missing()
             if not missing.all():
-                logger.info("%s: going on, %d of %d parts are there", target.folder, (~missing).sum(), len(missing))
+                logger.info("%s: resuming, %d of %d parts are done", target.folder, (~missing).sum(), len(missing))
     return _in_every_process(missing, len(shards.rows), runtime)
 
 
@@ -372,7 +372,9 @@ def _write(source: _Source, shards: Shards, target: Target, left_out: Mapping[st
     store.commit(replace(gallery, about={**gallery.about, "damaged_images": len(left_out)}), index)
     logger.info("%s: %s", target.folder, counted(len(features), "tracklet"))
     if lost:
-        told = f"{counted(len(lost), 'tracklet was', 'tracklets were')} left out, as none of the images can be read"
+        told = (
+            f"{counted(len(lost), 'tracklet was', 'tracklets were')} left out, because none of their images can be read"
+        )
         logger.warning("%s: %s, such as %s; gallery.json lists them (%s)", target.folder, told, lost[0], LEFT_OUT)
     _say(left_out, f"; {target.folder / DAMAGED} lists them")
     if index is not None:
@@ -389,8 +391,8 @@ def _kept(source: _Source, shards: Shards, target: Target) -> np.ndarray:
     if not kept.all() and not target.skip_tracklets:
         first = source.keys[int(np.argmin(kept))]
         raise DataError(
-            f"{shards.folder}: begun with --skip-tracklets, and lacks {counted(int((~kept).sum()), 'tracklet')} such as {first}; "
-            "give that flag again, or delete shards/"
+            f"{shards.folder}: started with --skip-tracklets, and without {counted(int((~kept).sum()), 'tracklet')} such as {first}; "
+            "use that flag again, or delete shards/"
         )
     if not kept.any():
         raise DataError(f"{source.split.root}: none of the images of {counted(len(kept), 'tracklet')} can be read")
@@ -433,8 +435,8 @@ def _tracklets(
         benchmark = load_mars(source)
         if not len(benchmark.test):
             raise DataError(
-                f"{source}: no test set, which is what is embedded of a MARS layout; robust-reid import {source} --out tracks.csv "
-                "makes a table of its training tracklets, which can be"
+                f"{source}: no test set, and only the test set of a MARS layout is extracted; robust-reid import {source} --out tracks.csv "
+                "makes a table of its training tracklets, which can be extracted"
             )
         return benchmark.test, benchmark.query, benchmark.gallery, benchmark.names, None
     if kind == "folders":

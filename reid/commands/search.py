@@ -205,15 +205,11 @@ def _in_folder(folder: Path, queries: Sequence[str], options: Options) -> _Answe
 def _in_database(place: milvus.Address, queries: Sequence[str], options: Options) -> _Answer:
     for flag, given in (("--false-match-rate", options.false_match_rate), ("--index", options.index)):
         if given is not None:
-            raise ConfigError(
-                f"{flag}: needs all rows of a feature folder; search the folder, or give --min-similarity"
-            )
+            raise ConfigError(f"{flag}: needs all rows of a feature folder; search the folder, or use --min-similarity")
     least, facts = _given_similarity(options)
     with milvus.opened(place) as collection:
         for folder in collection.unfinished:
-            logger.warning(
-                "%s: incomplete: robust-reid gallery push %s %s has not come to its end", place, folder, place
-            )
+            logger.warning("%s: incomplete: robust-reid gallery push %s %s has not finished", place, folder, place)
         total = collection.count()
         expr = collection.filter(
             camera=options.camera,
@@ -320,7 +316,7 @@ def _least_similarity(gallery: Gallery, options: Options) -> tuple[float, dict[s
         told = false_match_threshold(gallery.features, options.false_match_rate)
         sample = f", a sample of {told.rows} of {told.labelled} labelled rows" if told.rows < told.labelled else ""
         pairs = f"{told.pairs} pairs of different persons in this gallery{sample}"
-        words = f"{told.similarity:.4f}, which at most {options.false_match_rate:g} of {pairs} reach"
+        words = f"{told.similarity:.4f}, reached by at most {options.false_match_rate:g} of {pairs}"
         return told.similarity, {"least similarity": words}
     return _given_similarity(options)
 
@@ -362,7 +358,7 @@ def _weights(maker: _Maker, options: Options) -> Path | None:
         return None
     file = options.weights or Path(maker.about["weights"])
     if not file.is_file():
-        raise DataError(f"{file}: the file that made {maker.place} does not exist; say where it is with --weights")
+        raise DataError(f"{file}: the weight file that made {maker.place} is missing; set its path with --weights")
     return file
 
 
@@ -389,9 +385,9 @@ def _model(maker: _Maker, options: Options) -> tuple[Source, list[str]]:
         return OfWeights(file, options.model or name, options.size), settings
     place = options.run or about.get("run")
     if place is None:
-        raise ConfigError(f"{maker.place}: gallery.json names no run to embed queries with; name it by --run")
+        raise ConfigError(f"{maker.place}: gallery.json names no run to embed queries with; set it with --run")
     if not RunDirectory(Path(place)).config_file.is_file():
-        raise DataError(f"{place}: the run that made {maker.place} is not there; say where it is by --run")
+        raise DataError(f"{place}: the run that made {maker.place} is missing; set its path with --run")
     return OfRun(Path(place), options.checkpoint or about.get("checkpoint", "last")), _as_extracted(about)
 
 
@@ -464,7 +460,7 @@ def _warn_of_full_frames(queries: Sequence[Query]) -> None:
             height, width, _ = decode(query.frames[0]).shape
             if width > WIDE * height:
                 logger.warning(
-                    "query %s: %d x %d is wider than a person by far: a full frame? Crop the person first, else its hits mean little",
+                    "query %s: %d x %d is much wider than a person: is it a full frame? Crop the person first, else the hits mean little",
                     query.text,
                     width,
                     height,
@@ -545,7 +541,7 @@ def _picture(path: Path) -> bytes:
     try:
         image = Image.fromarray(decode(path))
     except DataError as error:
-        logger.warning("no picture: %s", error)
+        logger.warning("no image: %s", error)
         image = Image.new("RGB", (64, 128), "#808080")
     image.thumbnail(PICTURE)
     file = io.BytesIO()

@@ -8,10 +8,11 @@ Shapes: N rows of the file, T tracklets before, U after, F frame names.
 
 from __future__ import annotations
 
+import csv
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ import numpy as np
 
 from reid.datasets.table import Table, read_table
 from reid.errors import DataError, counted
+from reid.files import atomic
 from reid.tracklets import IdNames, Split
 
 REQUIRED, OPTIONAL = ("action", "key"), ("pid", "frames", "note")
@@ -98,6 +100,12 @@ class Corrected(NamedTuple):
     counts: Counts
     notes: tuple[str, ...]
     reviewed: np.ndarray
+
+
+def write_corrections(file: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Writes corrections that need only an action and a key, such as drops."""
+    with atomic(file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([REQUIRED, *rows])
 
 
 def read_corrections(file: Path) -> Corrections:

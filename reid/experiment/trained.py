@@ -139,11 +139,11 @@ class OfWeights:
         if "config" in weights.about:
             config: Config = configs.parse(weights.about["config"], self.file)
             if self.model not in (None, config.model.name):
-                raise ConfigError(f"--model: {self.file} is of {config.model.name}, got {self.model}; leave it out")
+                raise ConfigError(
+                    f"--model: {self.file} contains {config.model.name}, got {self.model}; remove --model"
+                )
         elif self.model is None:
-            raise ConfigError(
-                f"--model: {self.file} does not say which network it is of; expected --model NAME, such as resnet50"
-            )
+            raise ConfigError(f"--model: {self.file} does not name its network; set --model NAME, such as resnet50")
         else:
             neck = "bn" if weights.neck else "none"
             config = Config(name=self.file.stem)
@@ -197,5 +197,5 @@ def known_noise(source: Source, config: Config) -> str:
     try:
         return data_as_trained(config, RunDirectory(source.path)).noise
     except DataError as error:
-        logger.warning("wrong labels among those trained on: not looked up, %s", error)
-        return "not looked up (the training data were not at hand)"
+        logger.warning("number of wrong training labels unknown: %s", error)
+        return "unknown (the training data are not available)"

@@ -133,7 +133,7 @@ def write(model: Deployed, format: str, path: Path, metadata: str) -> None:
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
         raise ReidError(
-            f"--format {format}: this network cannot be written so: {type(error).__name__}: {reason}; try another format"
+            f"--format {format}: this network cannot be exported in this format: {type(error).__name__}: {reason}; try another format"
         ) from error
 
 

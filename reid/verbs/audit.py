@@ -18,7 +18,7 @@ EXAMPLES = """\
 Open audit/index.html, review by keyboard, export corrections.csv; then
   robust-reid train CONFIG data.corrections=corrections.csv
 or, without a review,
-  robust-reid train CONFIG data.weights=RUN/weights.csv"""
+  robust-reid train CONFIG data.corrections=RUN/drop.csv"""
 
 
 def parser() -> argparse.ArgumentParser:

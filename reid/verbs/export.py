@@ -24,8 +24,8 @@ def parser() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("run", type=Path, nargs="?", help="run directory of robust-reid train; not with --weights")
     cli.add_config_flags(parser)
-    what = parser.add_argument_group("what is written")
-    what.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights of RUN (default: last)")
+    what = parser.add_argument_group("output format")
+    what.add_argument("--checkpoint", metavar="last|best|PATH", help="checkpoint of RUN (default: last)")
     cli.add_weights_flags(what)
     what.add_argument(
         "--preprocessing",
@@ -37,13 +37,15 @@ def parser() -> argparse.ArgumentParser:
         "--dtype",
         choices=["float32", "fp16", "int8"],
         default="float32",
-        help="smaller numbers are kept only if the order of similarity survives",
+        help="smaller types are kept only if the order of similarities is preserved",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--format", choices=["onnx", "torchscript", "torch-export"], required=True, help="of the file")
+    output.add_argument(
+        "--format", choices=["onnx", "torchscript", "torch-export"], required=True, help="format of the file"
+    )
     output.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
     output.add_argument("--images", type=Path, metavar="DIR", help="compare on these, not on the run's test set")
-    output.add_argument("--overwrite", action="store_true", help="replace the file that is there")
+    output.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser
 
 

@@ -19,7 +19,7 @@ EXAMPLES = """\
   # by a network of another toolkit, without a run
   robust-reid extract --weights theirs.pth --model resnet50 /data/mars \\
       --out galleries/theirs
-  # after a kill
+  # after an interruption
   robust-reid extract runs/mars_imae /data/mars --out galleries/mars \\
       --resume auto
   robust-reid extract runs/mars_imae /data/mars --out galleries/fast \\
@@ -39,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
         "input", type=Path, help="dataset in MARS layout, folder of tracklet folders, or table (CSV, Parquet)"
     )
     cli.add_config_flags(parser)
-    what = parser.add_argument_group("what is embedded, by which weights")
+    what = parser.add_argument_group("input and weights")
     what.add_argument("--kind", choices=["auto", "mars", "folders", "manifest"], default="auto", help="what INPUT is")
-    what.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights of RUN (default: last)")
+    what.add_argument("--checkpoint", metavar="last|best|PATH", help="checkpoint of RUN (default: last)")
     cli.add_weights_flags(what)
     what.add_argument(
         "--skip-tracklets",
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "--engine",
         choices=["here", "ray"],
         default="here",
-        help="ray: by a cluster, that of RAY_ADDRESS or of this machine",
+        help="ray: on a Ray cluster: that of RAY_ADDRESS, else a local one",
     )
     engine.add_argument(
         "--ray-cpus", type=int, metavar="N", help="cores of each of its actors (default: a machine's, at most 8)"
@@ -67,9 +67,9 @@ def parser() -> argparse.ArgumentParser:
         help="feature folder to write; with --add also a database, as robust-reid gallery push takes it",
     )
     mode = output.add_mutually_exclusive_group()
-    mode.add_argument("--add", action="store_true", help="add to the feature folder that is there")
+    mode.add_argument("--add", action="store_true", help="add to an existing feature folder")
     mode.add_argument("--overwrite", action="store_true", help="replace an existing feature folder")
-    output.add_argument("--resume", choices=["auto"], help="go on with an extraction that was killed, if there is one")
+    output.add_argument("--resume", choices=["auto"], help="resume an interrupted extraction, if there is one")
     output.add_argument("--shard", type=int, metavar="FRAMES", help="frames between two saved parts (default: 16384)")
     output.add_argument(
         "--index",
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     target: extract.Target | extract.Database
     if milvus.is_address(flags.out) and not store.exists(Path(flags.out)):
         if not flags.add:
-            arguments.error(f"--out {milvus.address(flags.out)} is a database, which takes rows by --add")
+            arguments.error(f"--out {milvus.address(flags.out)} is a database; use --add to add rows")
         target = extract.Database(milvus.address(flags.out), **more)
     else:
         mode: extract.Mode = "add" if flags.add else "overwrite" if flags.overwrite else "new"

@@ -59,19 +59,21 @@ def parser() -> argparse.ArgumentParser:
     )
     which.add_argument("--before", type=_time, metavar="TIME", help="only tracklets that begin before TIME")
     least = which.add_mutually_exclusive_group()
-    least.add_argument("--min-similarity", type=float, metavar="X", help="hits at least so similar, -1 to 1")
-    least.add_argument("--false-match-rate", type=float, metavar="R", help="the same, told from the gallery's labels")
+    least.add_argument("--min-similarity", type=float, metavar="X", help="minimum similarity of hits, -1 to 1")
+    least.add_argument("--false-match-rate", type=float, metavar="R", help="set that minimum from the gallery's labels")
     engine = parser.add_argument_group("how the search is done")
     engine.add_argument("--index", metavar="FACTORY", help="Flat: exactly; else build this faiss index for the search")
     engine.add_argument("--tune", action="store_true", help="measure recall and time of indexes on this gallery")
     embed = parser.add_argument_group("how queries are embedded")
-    embed.add_argument("--run", type=Path, metavar="RUN", help="by this run (default: in gallery.json)")
-    embed.add_argument("--checkpoint", metavar="last|best|PATH", help="of that run (default: in gallery.json)")
+    embed.add_argument("--run", type=Path, metavar="RUN", help="run that embeds queries (default: in gallery.json)")
+    embed.add_argument(
+        "--checkpoint", metavar="last|best|PATH", help="checkpoint of that run (default: in gallery.json)"
+    )
     cli.add_weights_flags(embed)
     embed.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     output = parser.add_argument_group("output")
-    output.add_argument("--json", type=Path, metavar="FILE", help="write the hits there too")
-    output.add_argument("--html", type=Path, metavar="FILE", help="write a sheet of the hits with pictures")
+    output.add_argument("--json", type=Path, metavar="FILE", help="also write the hits to this file")
+    output.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page of the hits with images")
     return parser
 
 

@@ -29,20 +29,26 @@ def parser() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__ or "", EXAMPLES)
     parser.add_argument("run", type=Path, nargs="?", help="run directory of robust-reid train")
     cli.add_config_flags(parser)
-    what = parser.add_argument_group("what is tested")
+    what = parser.add_argument_group("input")
     what.add_argument(
         "--features",
         type=Path,
         metavar="FILE|DIR",
-        help="evaluate these; an .npz file or a folder of robust-reid extract",
+        help="evaluate these features: an .npz file, or a folder of robust-reid extract",
     )
-    what.add_argument("--query-file", type=Path, metavar="FILE", help="features of the queries alone (.npz) …")
-    what.add_argument("--gallery-file", type=Path, metavar="FILE", help="… and of the gallery, in a file of its own")
-    what.add_argument("--leave-one-out", action="store_true", help="of --features: every row against all the others")
-    what.add_argument("--checkpoint", metavar="last|best|PATH", help="which weights of RUN (default: last)")
+    what.add_argument(
+        "--query-file", type=Path, metavar="FILE", help="features of the queries (.npz); needs --gallery-file"
+    )
+    what.add_argument(
+        "--gallery-file", type=Path, metavar="FILE", help="features of the gallery (.npz); needs --query-file"
+    )
+    what.add_argument(
+        "--leave-one-out", action="store_true", help="with --features: each row is a query against all others"
+    )
+    what.add_argument("--checkpoint", metavar="last|best|PATH", help="checkpoint of RUN (default: last)")
     cli.add_weights_flags(what)
-    how = parser.add_argument_group("how")
-    how.add_argument("--protocol", metavar="NAME|all|FILE.yaml", help="default: the run's, or all")
+    how = parser.add_argument_group("evaluation")
+    how.add_argument("--protocol", metavar="NAME|all|FILE.yaml", help="default: that of the run, else all")
     how.add_argument("--any-camera", action="store_true", help="count matches seen by the query's own camera too")
     how.add_argument(
         "--after",
@@ -52,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     output.add_argument("--full", action="store_true", help="also intervals, camera pairs, ROC and thresholds")
     output.add_argument("--markdown", action="store_true", help="print rows of a Markdown table as well")
-    output.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    output.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     return parser
 
 

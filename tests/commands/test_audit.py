@@ -200,10 +200,10 @@ def test_networks_that_have_not_seen_a_tracklet_judge_it_too(trained: Path, tmp_
     assert "no config to train with" in fails("audit", features_file(tmp_path / "f.npz"), "--folds", "2")
 
 
-def reweighing(told: str) -> list[str]:
-    """The words of the command that trains with the weights."""
-    (line,) = (line for line in told.splitlines() if "each label weighted by how likely it is right: " in line)
-    return shlex.split(line.partition("right: ")[2])[1:]
+def unreviewed(told: str, what: str) -> list[str]:
+    """The words of a command that trains without a review."""
+    (line,) = (line for line in told.splitlines() if "without a review" in line and what in line)
+    return shlex.split(line.partition(": robust-reid ")[2])
 
 
 def test_weights_train_as_the_audit_says(
@@ -212,7 +212,8 @@ def test_weights_train_as_the_audit_says(
     run, few = tmp_path / "a run", ["train.iterations=2", "test.protocols=market1501", "test.baselines=false"]
     shutil.copytree(trained, run)
     assert call("audit", run, "--no-page") == 0
-    words = reweighing(capsys.readouterr().err)
+    told = capsys.readouterr().err
+    words, drop = unreviewed(told, "weight each label"), unreviewed(told, "drop the")
     rows = {row["key"]: row for row in rows_of(run / "weights.csv")}
     found = {row["key"]: row for row in rows_of(run / "audit.csv")}
     assert rows.keys() == found.keys() and len(rows) > 4
@@ -220,6 +221,12 @@ def test_weights_train_as_the_audit_says(
         right = (1 - float(found[key]["suspicion"])) * (1 - float(found[key]["foreign_frames"]))
         assert float(row["label_right"]) == float(row["weight"]) == pytest.approx(right, abs=2e-4)
         assert float(row["before"]) == 1
+    first = [row["key"] for row in rows_of(run / "audit.csv")]
+    rate = json.loads((run / "audit.json").read_text())["wrong_labels"]["estimate"]
+    assert rows_of(run / "drop.csv") == [{"action": "drop", "key": key} for key in first[: round(rate * len(first))]]
+    dropped = experiment.load_data(config.load(run / "config.yaml", [f"data.corrections={run / 'drop.csv'}"]))
+    kept = {dropped.train.split.key(i) for i in range(len(dropped.train.split))}
+    assert drop[2].endswith("drop.csv") and kept == set(first[round(rate * len(first)) :]) and len(kept) < len(first)
     assert call(*words, *few) == 0
     again = Path(f"{run}-weighted")
     data = experiment.load_data(config.load(again / "config.yaml"))
@@ -243,7 +250,7 @@ def test_weights_train_as_the_audit_says(
 def test_a_gallery_has_no_weights_to_train_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("audit", features_file(tmp_path / "f.npz"), "--no-page") == 0
     assert (tmp_path / "f-audit/audit.csv").exists() and not (tmp_path / "f-audit/weights.csv").exists()
-    assert "weighted" not in capsys.readouterr().err
+    assert not (tmp_path / "f-audit/drop.csv").exists() and "without a review" not in capsys.readouterr().err
 
 
 def quickly_trained(folder: str, *settings: str) -> None:
@@ -262,7 +269,9 @@ def test_weights_that_a_person_has_set_are_kept(workplace: Path, capsys: pytest.
     Path("c.csv").unlink()
     capsys.readouterr()
     assert call("audit", "run", "--no-page", "--out", "found") == 0
-    words, rows = reweighing(capsys.readouterr().err), {row["key"]: row for row in rows_of(Path("found/weights.csv"))}
+    told, rows = capsys.readouterr().err, {row["key"]: row for row in rows_of(Path("found/weights.csv"))}
+    words = unreviewed(told, "weight each label")
+    assert 'data.corrections=["run/corrections.csv", "found/drop.csv"]' in unreviewed(told, "drop the")
     assert words[-4:] == [
         "data.weights=found/weights.csv",
         "data.corrections=run/corrections.csv",

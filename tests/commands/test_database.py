@@ -70,7 +70,7 @@ def test_extracted_into_a_database_is_extracted_and_pushed(
         assert call("extract", run, *options) == 130
     there = sum(parts)
     assert 0 < there < 9
-    assert f"has a tracklet {names[0]!r} already (and {there - 1} more); --resume auto" in fails(
+    assert f"already has a tracklet {names[0]!r} (and {there - 1} more); --resume auto" in fails(
         "extract", run, *options
     )
     assert "features of different models cannot be mixed" in fails("extract", other_run, *options, "--resume", "auto")
@@ -103,7 +103,7 @@ def test_what_a_database_takes_of_an_extraction(
     assert "damaged image" in fails(*options)
     assert not Path("people.db").exists()
     assert call(*options, "--skip-tracklets", "--index", "HNSW:M=8") == 0
-    assert "1 tracklet was left out, as none of the images can be read" in capsys.readouterr().err
+    assert "1 tracklet was left out, because none of their images can be read" in capsys.readouterr().err
     with milvus.opened(milvus.address(PLACE)) as opened:
         assert sorted(opened.rows(names)) == sorted([names[0], names[2]])
         assert opened.index == "HNSW"
@@ -121,7 +121,7 @@ def test_a_search_warns_of_a_push_that_was_killed(gallery: Path, capsys: pytest.
         collection.client.alter_collection_properties("demo", {f"robust_reid.{milvus.UNFINISHED}0": "days/monday"})
     capsys.readouterr()
     assert call("search", "--gallery", PLACE, key) == 0
-    warning = f"{PLACE}: incomplete: robust-reid gallery push days/monday {PLACE} has not come to its end"
+    warning = f"{PLACE}: incomplete: robust-reid gallery push days/monday {PLACE} has not finished"
     assert warning in capsys.readouterr().err
 
 

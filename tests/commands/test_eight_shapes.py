@@ -244,7 +244,7 @@ def test_boxes_and_videos_need_not_be_cut(
     first = next(row for row in table(Path("cut/meta.csv")))["path"]
     np.testing.assert_array_equal(decode(shown), decode(first))
     assert call("search", "uncut", keys[1][0], "--html", "hits.html") == 0
-    assert "no picture" not in capsys.readouterr().err
+    assert "no image" not in capsys.readouterr().err
     if shape == "videos":  # processes that decode have containers of their own
         assert call("train", "own_tracklets", "data.path=uncut.csv", *SHORT, "machine.workers=2", "--dry-run") == 0
         assert "24 images are cut out of a larger one or of a video each time it is read" in capsys.readouterr().err

@@ -125,7 +125,7 @@ def test_a_file_whose_outputs_differ_is_not_kept(
     monkeypatch.setattr(export, "_deployable", wrong)
     out = tmp_path / "out/model.pt2"
     message = fails("export", trained, "--format", "torch-export", "--out", out)
-    assert f"{out}: not kept: against PyTorch on " in message and "use another --format" in message
+    assert f"{out}: not written: against PyTorch on " in message and "use another --format" in message
     assert list(out.parent.iterdir()) == []
 
 
@@ -174,10 +174,10 @@ def test_a_weight_file_compared_on_images_of_ones_own(workplace: Path, trained: 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--out", "run.yaml"], "run.yaml: this file exists; choose another --out, or --overwrite"),
+        (["--out", "run.yaml"], "run.yaml: this file already exists; choose another --out, or use --overwrite"),
         (["--out", ".", "--overwrite"], "is a folder; expected a file to write"),
         (["--out", "m", "--format", "torchscript", "--dtype", "int8"], "--dtype int8: ONNX files only"),
-        (["--out", "m", "--dtype", "fp16", "--images", "."], "is judged on the test set, not on --images"),
+        (["--out", "m", "--dtype", "fp16", "--images", "."], "is checked on the test set, not on --images"),
         (["--out", "m", "--images", "nowhere"], "nowhere: no such folder; expected one of images to compare on"),
         (["--out", "m", "--images", "."], ".: expected at least 3 images to compare on, got 0"),
     ],

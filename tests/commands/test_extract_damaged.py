@@ -151,10 +151,10 @@ def test_such_a_tracklet_is_left_out_where_that_is_asked_for(
     assert about(out)["left_out"] == ["c"]
     assert "left_out" not in about(tmp_path / "expected")
     assert [str(c_unreadable / name) in listed(out) for name in ("c/0.jpg", "c/1.jpg")] == [True, True]
-    assert f"{out}: 1 tracklet was left out, as none of the images can be read, such as c; " in caplog.text
+    assert f"{out}: 1 tracklet was left out, because none of their images can be read, such as c; " in caplog.text
     caplog.clear()
     extracted(run, c_unreadable, out, skip_tracklets=True, resume=True)
-    assert "4 tracklets: all there already" in caplog.text
+    assert "4 tracklets: up to date" in caplog.text
 
 
 def test_a_restored_tracklet_is_added(run: Path, c_unreadable: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_what_was_begun_with_the_flag_is_not_finished_without(
         patch.setattr(extract, "_write", killed)
         with pytest.raises(KeyboardInterrupt):
             extracted(run, c_unreadable, tmp_path / "out", skip_tracklets=True)
-    with pytest.raises(DataError, match=r"begun with --skip-tracklets, and lacks 1 tracklet such as c"):
+    with pytest.raises(DataError, match=r"started with --skip-tracklets, and without 1 tracklet such as c"):
         extracted(run, c_unreadable, tmp_path / "out", resume=True)
     extracted(run, c_unreadable, tmp_path / "out", resume=True, skip_tracklets=True)
     assert about(tmp_path / "out")["left_out"] == ["c"]

@@ -236,7 +236,7 @@ def test_no_test_set_is_needed_in_the_layout_of_mars_either(
     assert Path("runs/run/checkpoints/best.pt").is_file()
     assert "mars-subset: no test set, so there is no mAP" in fails("test", "runs/run")
     message = fails("extract", "runs/run", "mars", "--out", "g")
-    assert "mars: no test set, which is what is embedded of a MARS layout" in message
+    assert "mars: no test set, and only the test set of a MARS layout is extracted" in message
     assert not Path("g").exists()
     assert call("import", "mars", "--out", "tracks.csv") == 0  # what the message says
     assert call("extract", "runs/run", "tracks.csv", "--out", "g") == 0

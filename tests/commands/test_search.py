@@ -200,7 +200,7 @@ def test_pictures_that_are_gone_are_grey(gallery: Path, capsys: pytest.CaptureFi
     del about["checksums"]["meta.csv"]  # as the error advises where a change was meant
     (gallery / "gallery.json").write_text(json.dumps(about))
     assert call("search", gallery, str(store.read(gallery).key[0]), "--html", "a.html") == 0
-    assert "no picture: " in capsys.readouterr().err
+    assert "no image: " in capsys.readouterr().err
     assert Path("a.html").read_text().count("data:image/jpeg") == 11
 
 

@@ -62,7 +62,7 @@ def test_the_file_may_be_elsewhere_and_must_be_the_one(theirs: Path, fails: Any)
     extracted("gallery", *THEIRS, "tracklets", *CPU)
     folder = next((theirs / "tracklets").iterdir())
     shutil.move("theirs.pth", "moved.pth")
-    assert "theirs.pth: the file that made gallery does not exist; say where it is with --weights" in fails(
+    assert "theirs.pth: the weight file that made gallery is missing; set its path with --weights" in fails(
         "search", "gallery", folder
     )
     assert call("search", "gallery", folder, "--weights", "moved.pth", "--device", "cpu") == 0
@@ -104,7 +104,7 @@ def test_a_run_fine_tunes_from_its_own_checkpoint_on_other_persons(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--weights", "theirs.pth"], "theirs.pth does not say which network it is of; expected --model NAME"),
+        (["--weights", "theirs.pth"], "theirs.pth does not name its network; set --model NAME"),
         (["--weights", "theirs.pth", "--model", "resnet18"], "theirs.pth (BoT) do not match resnet18: "),
         (["--weights", "theirs.pth", "--model", "resnet10"], "timm has no model 'resnet10'; nearest: resnet10t"),
         (["--weights", "nothing.pth", "--model", "resnet18"], "no such file: nothing.pth"),
