@@ -18,11 +18,14 @@ from demo_losses import run_cell
 from record import keep
 
 TRIPLET = "{name: triplet, margin: 0.3}"
-# Bag of Tricks for the demo's small network and images, without ImageNet weights, the last stride and the number of steps.
+# Losses, sampler and augmentation of Bag of Tricks, for the demo's small images; optimiser and schedule stay those of demo.yaml.
 BOT = [
     f"loss=[{{name: label_smoothing}}, {TRIPLET}]",
     "sampler={name: identities, K: 4, cross_camera: true}",
     "augment={resize: [64, 32], crop: [64, 32], pad: 4, flip: 0.5, erase: 0.5}",
+]
+# Its optimiser and schedule, scaled to the demo's number of steps. They are made for ImageNet weights.
+PUBLISHED = [
     "train.optimizer={name: adam, weight_decay: 5e-4}",
     "train.schedule={name: milestones, at: [180, 320], factor: 0.1}",
     "train.warmup=45",
@@ -45,6 +48,7 @@ RECIPES = {
     "demo.yaml": [],
     "demo.yaml, GeM": ["model.pooling=gem"],
     "BoT": BOT,
+    "BoT, published schedule": [*BOT, *PUBLISHED],
     "BoT, IMAE": with_loss("{name: imae_released, T: 8.0}", TRIPLET),
     "BoT, GCE": with_loss("{name: gce, q: 0.7}", TRIPLET),
     "BoT, IMAE, triplet weighted by w(p)": with_loss(
