@@ -95,8 +95,10 @@ def rows_of(
 
     Args:
         features: N rows.
-        camera, not_camera: numbers of cameras.
-        person, not_person: pids.
+        camera: numbers of the only cameras to search.
+        not_camera: numbers of cameras to leave out.
+        person: pids of the only persons to search.
+        not_person: pids to leave out.
         time: (N,) float64 seconds, NaN if unknown; None if no row has a time.
         after: the earliest time; rows of unknown time are left out.
         before: the time before which rows must begin; likewise.
