@@ -13,7 +13,8 @@ def load(source: str | Path, *, checkpoint: str = "last", device: str = "auto") 
     """Loads a trained network to embed images with.
 
     Args:
-        source: a run directory, a folder of `save_pretrained`, or an id of the Hugging Face hub such as `someone/model`.
+        source: a run directory, a folder of `save_pretrained`, an ONNX file exported with `--preprocessing outside`, or an id of the
+            Hugging Face hub such as `someone/model`.
         checkpoint: checkpoint of a run: `last`, `best`, or a path.
         device: auto, cpu, cuda or cuda:N.
 

@@ -38,6 +38,7 @@ class RunDirectory:
         self.split, self.ids = path / "split.csv", path / "ids.json"
         self.evidence = checkpoints / "evidence.npz"
         self.noise, self.nonfinite = path / "noise.csv", path / "nonfinite.csv"
+        self.weights = path / "trained_weights.csv"  # not weights.csv, which an audit of the run writes
         self.features, self.results, self.report = path / "features.npz", path / "eval.json", path / "report.html"
 
     def corrections(self, count: int) -> list[Path]:
@@ -122,18 +123,19 @@ class RunDirectory:
         with atomic(self.config_file) as temporary:
             temporary.write_text(config.dump(), encoding="utf-8")
 
-    def keep_data(self, benchmark: Benchmark, corrections: Sequence[bytes] = ()) -> None:
+    def keep_data(self, benchmark: Benchmark, corrections: Sequence[bytes] = (), weights: bytes | None = None) -> None:
         """Writes what defines the run's data.
 
         These are split.csv (the split, if it was drawn at random), ids.json (names of persons and cameras), and copies of the correction
-        files that were applied to the labels.
+        files that were applied to the labels and of the file of weights.
 
         Raises:
             DataError: a file cannot be written.
         """
         if benchmark.drawn is not None:
             write_parts(self.split, benchmark.drawn)
-        for copy, content in zip(self.corrections(len(corrections)), corrections, strict=True):
+        copies = dict(zip(self.corrections(len(corrections)), corrections, strict=True))
+        for copy, content in (copies if weights is None else {**copies, self.weights: weights}).items():
             with atomic(copy) as temporary:
                 temporary.write_bytes(content)
         if benchmark.names:
@@ -190,6 +192,7 @@ class RunDirectory:
             self.evidence,
             self.noise,
             self.nonfinite,
+            self.weights,
             *self.corrections(1),
             *self.path.glob("corrections-[0-9]*.csv"),
             *self.tensorboard.glob("events.*"),

@@ -37,6 +37,8 @@ def test_texts(text: str, seconds: float, again: str) -> None:
         ("inf", "milliseconds have to be divided by 1000"),
         ("1777915800000", "milliseconds have to be divided by 1000"),
         ("1960-01-01", "from 0 or 1970 on"),
+        ("20260504", "is it a date? Write it with separators"),
+        ("2026050417", "is it a date? Write it with separators"),
         ("x" * 9000, "got 'xxx"),
     ],
 )
@@ -46,10 +48,10 @@ def test_what_is_no_time(text: str, problem: str) -> None:
     assert problem in str(error.value) and len(str(error.value)) < 200
 
 
-@given(st.datetimes(datetime(1974, 1, 1), datetime(2500, 1, 1)) | st.floats(0, 9.9e7))
+@given(st.datetimes(datetime(1974, 1, 1), datetime(2500, 1, 1)) | st.floats(0, 9e6))
 def test_written_times_read_back(moment: datetime | float) -> None:
     """To a microsecond; and a written time stays as it is."""
-    seconds = moment if isinstance(moment, float) else moment.replace(tzinfo=UTC).timestamp()
+    seconds = round(moment if isinstance(moment, float) else moment.replace(tzinfo=UTC).timestamp(), 6)
     text = times.written(seconds)
     assert times.parse(text) == pytest.approx(seconds, abs=2e-6, rel=0)
     assert times.written(times.parse(text)) == text

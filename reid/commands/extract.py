@@ -123,7 +123,7 @@ class _Source:
         fingerprint: of model and preprocessing.
         dim: D.
         about: entries of gallery.json: run, checkpoint, preprocessing, source, names.
-        time: (T,) float64 seconds, NaN if unknown; None if no tracklet has a time.
+        time: (T,) float64 seconds, NaN if unknown; None if the source has no times.
     """
 
     split: Split
@@ -328,7 +328,7 @@ def _is_there(source: _Source, target: Target) -> bool:
     return (
         target.resume
         and target.mode != "overwrite"
-        and change.holds(target.folder, source.keys, source.fingerprint, among_others=among_others)
+        and change.holds(target.folder, source.keys, source.fingerprint, source.time, among_others=among_others)
     )
 
 

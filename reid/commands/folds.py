@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import numpy as np
 
 from reid.commands import train
 from reid.config import Config
-from reid.datasets.corrections import guard
+from reid.datasets.corrections import write_corrections
 from reid.errors import CheckpointError, ConfigError, DataError
 from reid.experiment import LabelledData
-from reid.files import atomic
 from reid.rundir import RunDirectory
 from reid.runtime import Runtime, wait_for_all
 
@@ -81,9 +79,7 @@ def train_folds(
         keys = [split.key(row) for row in np.flatnonzero(fold_T == fold).tolist()]
         keys += [] if held is None else [held.key(row) for row in range(len(held))]
         if runtime.is_main:
-            with atomic(left_out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerows([("action", "key"), *(("drop", guard(key)) for key in keys)])
+            write_corrections(left_out, (("drop", key) for key in keys))
         wait_for_all()
         logger.info("fold %d of %d: training without %d of %d tracklets", number, len(folds), len(keys), len(split))
         changed = {"corrections": [*corrections, str(left_out)], **({"holdout": 0.0} if drawn else {})}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -92,7 +93,7 @@ def run(config: Config, options: Options, runtime: Runtime | None = None) -> flo
         with contextlib.ExitStack() as stack:
             if runtime.is_main:
                 directory.prepare(config, overwrite=options.overwrite)
-                directory.keep_data(data.benchmark, [file.content for file in data.corrections])
+                directory.keep_data(data.benchmark, [file.content for file in data.corrections], data.weights_file)
                 directory.keep_noise(data.noisy)
                 if progress.source is not None:
                     directory.adopt(progress.source)
@@ -209,12 +210,18 @@ def _require_same_weights(state: dict[str, Any], data: experiment.LabelledData, 
     Raises:
         ConfigError: the checksums differ.
     """
-    before, now = state.get("weights", data.weights_sha256), data.weights_sha256  # earlier versions saved none
+    now = _digest_of_weights(data)
+    before = state.get("weights", now)  # earlier versions saved none
     if before != now:
         raise ConfigError(
-            f"{source}: cannot resume, data.weights has changed: trained with SHA-256 {before:.8}…, now {now:.8}…; give the same file, or "
-            "train anew with --output-dir"
+            f"{source}: cannot resume, data.weights has changed: trained with SHA-256 {before:.8}…, now {now:.8}…; use the same file with "
+            f"data.weights=FILE (copy: {RunDirectory(source.parent.parent).weights}), or start a new run with --output-dir"
         )
+
+
+def _digest_of_weights(data: experiment.LabelledData) -> str:
+    """The SHA-256 of data.weights; empty without one."""
+    return "" if data.weights_file is None else hashlib.sha256(data.weights_file).hexdigest()
 
 
 def _require_same_names(state: dict[str, Any], data: experiment.LabelledData, source: Path) -> None:
@@ -346,7 +353,7 @@ def _train(
                     if data.corrections
                     else {}
                 ),
-                **({"weights": data.weights_sha256} if data.weights_sha256 else {}),
+                **({"weights": _digest_of_weights(data)} if data.weights_file is not None else {}),
             },
             runtime,
             progress,
@@ -428,6 +435,7 @@ class StepHooks:
     def explain(self, error: NotFinite) -> NoReturn:
         """Writes the batches that were not finite, and raises the error with what to do."""
         self._write_nonfinite()
+        wait_for_all()  # torchrun kills the other processes when one exits
         listed = f"; batches: {self.directory.nonfinite}" if len(self.job.nonfinite.rows) else ""
         may_skip = not self.job.nonfinite.skips and self.job.nonfinite.some_are_finite
         leave_out = ", or leave such steps out with --resume auto train.nonfinite=skip" if may_skip else ""
@@ -453,6 +461,7 @@ class StepHooks:
             logger.warning("%s left out (first: %s: %s); list in %s", left_out, path, reason, listed)
 
     def _evaluate(self, holdout: Split) -> None:
+        self.job.nonfinite.check(self.job.data.split)
         features_model = _tested(self.job)
         share_buffers(features_model)
         model, preprocess, damaged = features_model.embedding, self.job.preprocess, self.job.damaged

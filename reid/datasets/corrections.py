@@ -105,7 +105,7 @@ class Corrected(NamedTuple):
 def write_corrections(file: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Writes corrections that need only an action and a key, such as drops."""
     with atomic(file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([REQUIRED, *rows])
+        csv.writer(stream, lineterminator="\n").writerows([REQUIRED, *((action, guard(key)) for action, key in rows)])
 
 
 def read_corrections(file: Path) -> Corrections:

@@ -250,6 +250,8 @@ def _read_parquet(path: Path, required: Sequence[str]) -> Table:
     columns = []
     for name, column in zip(header, held.columns, strict=True):
         try:
+            if pa.types.is_duration(column.type):  # as text it would be a number of its own unit
+                column = pc.divide(column.cast(pa.duration("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
             columns.append(pc.fill_null(column.cast(pa.string()), "").combine_chunks())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             if name in COLUMNS or name in required:

@@ -13,7 +13,6 @@ Shapes: T tracklets.
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -111,11 +110,6 @@ def _number(file: Path, line: int, column: str, text: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise DataError(f"{file}: line {line}, column {column}: expected a number >= 0, got {text!r}")
     return value
-
-
-def digest_of_file(file: Path) -> str:
-    """SHA-256 of a file that has been read before; 64 hexadecimal digits."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def scaled(weight_T: np.ndarray, source: str) -> np.ndarray:

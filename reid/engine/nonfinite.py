@@ -54,6 +54,7 @@ class Nonfinite:
         self.skips = policy == "skip"
         self.skipped, self.in_a_row = 0, 0
         self.rows = torch.zeros(0, 3, dtype=torch.float64)
+        self._met = 0  # the last step met, from 1
         self._first: tuple[Tensor, Tensor, Tensor] | None = None  # step from 0, frames (n,), loss (n,); -1 for none
 
     def watch(self, step: int, n: int, frames: Tensor, loss_B: Tensor, gradient: Tensor | None) -> None:
@@ -95,6 +96,7 @@ class Nonfinite:
         first = int(found.min())
         real = (frames >= 0) & (step == first)  # other processes may have met a later step
         self._keep(first, frames[real], loss[real])
+        self._met = first + 1
         raise NotFinite(f"training diverged at step {first + 1}: {self.in_words(split)}")
 
     def refuses(self, step: int, frames: Tensor, loss_B: Tensor, gradient: Tensor | None) -> bool:
@@ -110,6 +112,7 @@ class Nonfinite:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.skipped <= KEPT:
             self._keep(step, frames, loss_B)
+        self._met = step + 1
         if self.in_a_row >= IN_A_ROW:
             raise NotFinite(
                 f"training diverged: {IN_A_ROW} steps in a row, up to step {step + 1}, have a loss or gradient that is not finite, so it "
@@ -127,16 +130,18 @@ class Nonfinite:
 
     @property
     def some_are_finite(self) -> bool:
-        """Whether the last kept batch has finite losses too; if it has none, the weights are at fault."""
+        """Whether the last batch met has finite losses too; if it has none, the weights are at fault."""
         return bool(self._last[:, 2].isfinite().any())
 
     @property
     def _last(self) -> Tensor:
-        return self.rows[self.rows[:, 0] == self.rows[-1:, 0]]
+        return self.rows[self.rows[:, 0] == self._met]
 
     def in_words(self, split: Split) -> str:
-        """Says of the last kept batch how many of its losses are not finite, and names one of their images."""
+        """Says of the last batch met how many of its losses are not finite, and names one of their images."""
         batch = self._last
+        if not len(batch):
+            return "the loss or the gradient is not finite"
         bad = batch[~batch[:, 2].isfinite()]
         if not len(bad):
             return f"the gradient is not finite, though the losses of its {counted(len(batch), 'image')} are"
@@ -166,19 +171,20 @@ class Before:
     Args:
         model: its buffers are copied.
         loss: its buffers are copied too; of those named by the attribute `of_samples` of a loss only the rows of `frames`.
-        frames: (B,) int64, the samples of the step.
+        frames: (B,) int64, the samples of this process; a loss remembers those of all processes.
     """
 
     def __init__(self, model: nn.Module, loss: nn.Module, frames: Tensor) -> None:
-        self._modules, self._frames = (model, loss), frames
+        self._modules = model, loss
         self._by_row = {
             f"{name}.{one}".lstrip(".")
             for name, part in loss.named_modules()
             for one in getattr(part, "of_samples", ())
         }
+        self._frames = gather_rows(frames) if self._by_row else frames
         self._copies = [
             {
-                name: value[frames] if self._row_wise(module, name) else value.clone()
+                name: value[self._frames] if self._row_wise(module, name) else value.clone()
                 for name, value in module.named_buffers()
             }
             for module in self._modules

@@ -31,7 +31,7 @@ from reid.datasets.sources.places import PLACES
 from reid.datasets.sources.prid2011 import load_prid2011
 from reid.datasets.sources.veri776 import load_veri776
 from reid.datasets.splitting import Draw
-from reid.datasets.weights import digest_of_file, in_words, read_before, read_weights, scaled
+from reid.datasets.weights import in_words, read_before, read_weights, scaled
 from reid.engine.train import TrainingSet
 from reid.errors import ConfigError, DataError
 from reid.experiment.noise import notes_on, share_of, with_noise
@@ -69,7 +69,7 @@ class LabelledData:
         corrections: the corrections applied to `train` and `holdout`, in that order.
         corrected: description of their effect; empty without corrections.
         weights: description of the weights of training tracklets; empty if all have the same weight.
-        weights_sha256: of the content of the file `data.weights`; None without one.
+        weights_file: content of the file `data.weights`; None without one.
         before_T: (T,) float64 weights of `train.split` that do not come from an audit, as they were given; None if there are none.
     """
 
@@ -83,7 +83,7 @@ class LabelledData:
     corrections: tuple[Corrections, ...] = ()
     corrected: str = ""
     weights: str = ""
-    weights_sha256: str | None = None
+    weights_file: bytes | None = None
     before_T: np.ndarray | None = None
 
     @property
@@ -260,7 +260,7 @@ def load_data(config: Config, drawn: Mapping[str, str] | None = None, made: Path
         corrections,
         "; then ".join(str(mended.counts) for mended in rounds[1:]),
         "" if weight_T is None else in_words(weight_T),
-        None if config.data.weights is None else digest_of_file(Path(config.data.weights).expanduser()),
+        None if config.data.weights is None else Path(config.data.weights).expanduser().read_bytes(),
         None if before_T is None else before_T[rows],
     )
 

@@ -23,9 +23,11 @@ class OfExport:
 
     Args:
         file: the file.
+        threads: of one forward pass; 0: as many as there are cores. Extraction runs one forward pass on each core.
     """
 
     file: Path
+    threads: int = 1
 
     def __str__(self) -> str:
         return str(self.file)
@@ -41,23 +43,25 @@ class OfExport:
             "augment.resize": list(network.resize),
             "augment.crop": list(network.crop),
             "test.pooling": network.pooling,
-            "model.name": network.about["network"],
+            "test.baselines": False,
             "machine.device": "cpu",
             "machine.dtype": "float32",
         }
         settings = [f"{key}={json.dumps(value)}" for key, value in fixed.items()]
-        config = configs.changed(Config(name=self.file.stem), ["test.baselines=false"], "--weights")
-        config = configs.changed(config, [*settings, *overrides], "override")
+        named = configs.changed(Config(name=self.file.stem), [f"model.name={network.about['network']}"], "--weights")
+        config = configs.changed(named, [*settings, *overrides], "override")
+        if config.model != named.model:
+            raise ConfigError(f"model: {self.file} fixes the network; remove the settings of model")
         for key, expected in fixed.items():
             section, field = key.split(".")
             given = getattr(getattr(config, section), field)
             if given not in (expected, "auto"):
-                raise ConfigError(f"{key}: {self.file} fixes it to {expected}, got {given}; leave it out")
+                raise ConfigError(f"{key}: {self.file} fixes it to {expected}, got {given}; remove this setting")
         return configs.changed(config, settings, "--weights")
 
     def load(self, config: Config, runtime: Runtime) -> Trained:
         """See `Source`."""
-        network = OnnxNetwork(self.file, threads=1)  # extraction runs one forward pass on each core
+        network = OnnxNetwork(self.file, threads=self.threads)
         preprocess = Preprocess(network.resize, network.crop, network.mean.tolist(), network.std.tolist())
         return Trained(config, Exported(network).eval(), preprocess, {"weights": str(self.file.absolute())})
 

@@ -124,7 +124,7 @@ def find(place: str | Path, choice: str = "last") -> Source:
             return OfFolder(folder)
         return OfRun(folder, choice)
     if folder.is_file() and is_onnx(folder):
-        return OfExport(folder)
+        return OfExport(folder, threads=0)
     if folder.is_file():
         raise DataError(
             f"{place}: is a file; expected a run directory, a folder of save_pretrained, an exported ONNX file, or an id of the Hugging "

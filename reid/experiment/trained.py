@@ -178,15 +178,18 @@ def trained_on(config: Config) -> str:
 
 
 def data_as_trained(config: Config, directory: RunDirectory) -> LabelledData:
-    """Loads the data with the labels that a run was trained on, from the division, noise and corrections saved in its directory.
+    """Loads the data with the labels that a run was trained on, from the division, noise, corrections and weights saved in its directory.
 
     Raises:
         DataError: the data are not available.
     """
     copies = directory.corrections(len(config.data.correction_files))
+    kept: dict[str, Any] = {}
     if copies and all(copy.is_file() for copy in copies):
-        kept = config.data.model_copy(update={"corrections": [str(copy) for copy in copies]})
-        config = config.model_copy(update={"data": kept})
+        kept["corrections"] = [str(copy) for copy in copies]
+    if config.data.weights is not None and directory.weights.is_file():
+        kept["weights"] = str(directory.weights)
+    config = config.model_copy(update={"data": config.data.model_copy(update=kept)})
     return load_data(config, directory.drawn(), directory.made())
 
 

@@ -88,7 +88,7 @@ class Deployed(nn.Module):
 class Exported(nn.Module):
     """An exported ONNX file as a network: normalised images (B, C, h, w) float32 on the CPU -> features (B, D), not of unit length.
 
-    It has no parameters. A copy is the module itself; pickling stores only the file's path.
+    It has no parameters. A copy is the module itself; pickling stores the file's content.
     """
 
     def __init__(self, network: OnnxNetwork) -> None:
@@ -102,11 +102,11 @@ class Exported(nn.Module):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _exported, (self.network.file.absolute(), self.network.threads)
+        return _exported, (self.network.file, self.network.threads, self.network.content)
 
 
-def _exported(file: Path, threads: int) -> Exported:
-    return Exported(OnnxNetwork(file, threads=threads))
+def _exported(file: Path, threads: int, content: bytes) -> Exported:
+    return Exported(OnnxNetwork(file, threads=threads, content=content))
 
 
 def write(model: Deployed, format: str, path: Path, metadata: str) -> None:
@@ -169,14 +169,13 @@ def set_metadata(path: Path, metadata: str) -> None:
     model = onnx.load(path)
     del model.metadata_props[:]
     network = model.SerializeToString()
-    told = {
-        onnx_file.METADATA: metadata,
-        onnx_file.CHECKSUM: onnx_file.checksum(metadata, network),
-        onnx_file.LENGTH: str(len(network)),
-    }
-    properties = onnx.ModelProto()
-    onnx.helper.set_model_props(properties, told)
-    path.write_bytes(network + properties.SerializeToString())
+    tail = b""
+    for _ in range(2):  # the first one tells how long the file is
+        properties = onnx.ModelProto()
+        total = len(network) + len(tail)
+        onnx.helper.set_model_props(properties, onnx_file.properties(metadata, network, total))
+        tail = properties.SerializeToString()
+    path.write_bytes(network + tail)
 
 
 def load(path: Path, format: str, *, threads: int = 0) -> tuple[Run, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,8 @@ from PIL import Image
 
 from reid.errors import CheckpointError, ConfigError
 
-# Properties of the file: the metadata as JSON; the SHA-256 of metadata and network; the length of the network, which comes first.
+# Properties of the file: the metadata as JSON; the SHA-256 of metadata and network; the number of bytes of the network, which comes first,
+# and of the whole file, because anything appended would change the network.
 METADATA, CHECKSUM, LENGTH = "robust_reid", "robust_reid_sha256", "robust_reid_bytes"
 _LARGEST = 2**13  # pixels of one side that images are resized to
 _AT_ONCE = 8  # images at once, as in extraction: more do not fit the caches
@@ -38,9 +40,20 @@ def require_packages(what: str, *names: str) -> None:
         raise ConfigError(f"{what}: needs {', '.join(missing)}; install with: pip install 'robust-reid[export]'")
 
 
-def checksum(metadata: str, network: bytes) -> str:
-    """SHA-256 of the two parts of a file."""
-    return hashlib.sha256(metadata.encode() + network).hexdigest()
+def properties(metadata: str, network: bytes, total: int) -> dict[str, str]:
+    """The properties of a file, whose lengths do not depend on `total`, its number of bytes."""
+    checksum = hashlib.sha256(metadata.encode() + network).hexdigest()
+    return {METADATA: metadata, CHECKSUM: checksum, LENGTH: f"{len(network):012d} of {total:012d}"}
+
+
+def session(content: bytes, threads: int) -> tuple[Any, dict[str, str]]:
+    """A network as a session of ONNX Runtime, and the properties of its file; any exception of ONNX Runtime if it is none."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4  # fatal errors only: all are raised too
+    made = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return made, made.get_modelmeta().custom_metadata_map
 
 
 class OnnxNetwork:
@@ -52,8 +65,10 @@ class OnnxNetwork:
     Args:
         file: the file; nothing in it is executed except the operators of ONNX.
         threads: used for one forward pass; 0: as many as there are cores.
+        content: of the file, if it has been read already.
 
     Attributes:
+        content: of the file.
         about: the metadata.
         fingerprint: as in `gallery.json`.
         num_features: D.
@@ -67,14 +82,20 @@ class OnnxNetwork:
         ConfigError: onnxruntime is not installed, or the file takes images that are rounded to whole numbers.
     """
 
-    def __init__(self, file: Path, *, threads: int = 0) -> None:
+    def __init__(self, file: Path, *, threads: int = 0, content: bytes | None = None) -> None:
         require_packages(str(file), "onnxruntime")
-        self.file, self.threads = file, threads
         try:
-            content = file.read_bytes()
+            content = file.read_bytes() if content is None else content
         except OSError as error:
             raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
-        self._session, told = _session(content, file, threads)
+        self.file, self.threads, self.content = file, threads, content
+        try:
+            self._session, told = session(content, threads)
+        except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise CheckpointError(
+                f"{file}: not an ONNX file, or damaged: {reason[:200]}; export the network again"
+            ) from None
         self.about = _checked(told, content, file)
         try:
             self._set(self.about)
@@ -128,31 +149,15 @@ class OnnxNetwork:
         return (crop - 255 * self.mean[:, None, None]) / (255 * self.std[:, None, None])
 
 
-def _session(content: bytes, file: Path, threads: int) -> tuple[Any, dict[str, str]]:
-    """The network as a session of ONNX Runtime, and the properties of the file."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 4  # fatal errors only: all are raised too
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        return session, session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # its exceptions have no base class of their own
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise CheckpointError(
-            f"{file}: not an ONNX file, or damaged: {reason[:200]}; export the network again"
-        ) from None
-
-
 def _checked(told: dict[str, str], content: bytes, file: Path) -> dict[str, Any]:
     """The metadata, if the file is the one that was written."""
     if METADATA not in told:
         raise CheckpointError(
             f"{file}: not written by robust-reid export, so its preprocessing and pooling are unknown; expected a file that was"
         )
-    length = told.get(LENGTH, "")
-    network = content[: int(length)] if length.isdecimal() and len(length) < 20 else b""
-    if checksum(told[METADATA], network) != told.get(CHECKSUM):
+    length = told.get(LENGTH, "")[:12]
+    network = content[: int(length)] if re.fullmatch(r"\d{12}", length, re.ASCII) else b""
+    if properties(told[METADATA], network, len(content)) != told:
         raise CheckpointError(f"{file}: damaged or changed since its export: wrong checksum; export the network again")
     about = json.loads(told[METADATA])
     if not isinstance(about, dict):

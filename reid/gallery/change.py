@@ -19,13 +19,15 @@ from reid.gallery.store import Gallery
 from reid.tracklets import IdNames
 
 
-def holds(folder: Path, keys: Sequence[str], fingerprint: str, *, among_others: bool) -> bool:
+def holds(
+    folder: Path, keys: Sequence[str], fingerprint: str, time: np.ndarray | None = None, *, among_others: bool
+) -> bool:
     """Whether a folder is a complete gallery of exactly these tracklets, or with `among_others` of at least these.
 
     The features must come from the model with this fingerprint. Keys listed as left out (unreadable images) count as present.
 
     Raises:
-        DataError: the folder is complete and, without `among_others`, holds other tracklets or those of another model.
+        DataError: the folder is complete and, without `among_others`, holds other tracklets, times, or those of another model.
     """
     if not store.exists(folder):
         return False
@@ -34,10 +36,17 @@ def holds(folder: Path, keys: Sequence[str], fingerprint: str, *, among_others: 
     same_model = held.features.fingerprint == fingerprint
     if among_others:
         return same_model and set(keys) <= {*there, *left_out}
-    if not same_model or there != [key for key in keys if key not in left_out]:
+    rows = [row for row, key in enumerate(keys) if key not in left_out]
+    if not same_model or there != [keys[row] for row in rows]:
         difference = f"{len(there)} tracklets by model {held.features.fingerprint}; here {len(keys)} by {fingerprint}"
         raise DataError(f"{folder}: contains another gallery ({difference}); --add adds to it, --overwrite replaces it")
+    if not _same(held.time, None if time is None else time[rows]):
+        raise DataError(f"{folder}: has these tracklets, but other times, or none; --overwrite replaces them")
     return True
+
+
+def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    return one is other if one is None or other is None else np.array_equal(one, other, equal_nan=True)
 
 
 def require_addable(held: Gallery, keys: Iterable[str], fingerprint: str) -> None:

@@ -558,7 +558,7 @@ def _collection(where: Address, client: Any) -> Collection:
             what = (
                 "a newer version of this program; update this one"
                 if schema > SCHEMA
-                else "an older version; push it again"
+                else "an older version; push to another name"
             )
             raise DataError(f"{where}: schema {schema}, expected {SCHEMA}: made by {what}")
         [feature] = [field for field in told["fields"] if field["name"] == FEATURE]
@@ -641,7 +641,7 @@ def _missing(collection: Collection, rows: _Rows, *, overwrite: bool) -> np.ndar
     if different and not overwrite:
         more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
         raise DataError(
-            f"{collection.address}: has a different tracklet with the key {different[0]!r}{more} (features, ids or "
+            f"{collection.address}: has a different tracklet with the key {different[0]!r}{more} (features, ids, times or "
             "images differ); --overwrite replaces it"
         )
     return np.array(todo, np.int64)

@@ -68,7 +68,7 @@ class Gallery:
         path: (N,) texts, path of each tracklet's middle frame.
         about: the other entries of `gallery.json`: run, checkpoint, preprocessing, source.
         state: `records.state` of the folder when it was read, so that `open_index` can detect a later change.
-        time: (N,) float64 seconds when each tracklet begins (see `reid.times`), NaN if unknown; None if no tracklet has a time.
+        time: (N,) float64 seconds when each tracklet begins (see `reid.times`), NaN if unknown; None if the source had no times.
     """
 
     folder: Path

@@ -241,7 +241,10 @@ def test_weights_train_as_the_audit_says(
     assert {row["before"] for row in second} == {"1"} and [row["weight"] for row in second] == [
         row["label_right"] for row in second
     ]
+    was = (run / "weights.csv").read_bytes()
     (run / "weights.csv").write_text(f"key,weight\n{second[0]['key']},0.5\n")
+    assert (again / "trained_weights.csv").read_bytes() == was
+    assert call("audit", again, "--no-page") == 0 and rows_of(again / "weights.csv") == second  # from the copy
     message = fails(*words, *few, "--resume", "auto")
     assert "cannot resume, data.weights has changed: trained with SHA-256" in message
     assert not list(features_file(tmp_path / "f.npz").parent.glob("f-audit/weights.csv"))

@@ -1,13 +1,16 @@
 """Times from a table to a gallery, a database and the hits of an interval."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
-from reid.datasets.manifest import load_manifest
+from reid.datasets.manifest import load_manifest, load_rows
 from reid.gallery import store
 from tests.commands.conftest import call, tracklets
 
@@ -63,6 +66,13 @@ def test_times_stay_when_a_gallery_changes(timed: list[str], run: Path, data_roo
     np.testing.assert_array_equal(gallery.time, expected)
     assert call("extract", run, "more", "--out", "without") == 0
     assert "the gallery has no times" in fails("search", "without", name, "--after", "5")
+    assert call("extract", run, "t.csv", "--out", "whole", "--resume", "auto") == 0
+    assert call("extract", run, "t.csv", "--out", "whole", "--resume", "auto") == 0
+    Path("t.csv").write_text(Path("t.csv").read_text().replace(MOMENTS[2], "5"))
+    assert "whole: has these tracklets, but other times" in fails(
+        "extract", run, "t.csv", "--out", "whole", "--resume", "auto"
+    )
+    Path("t.csv").write_text(Path("t.csv").read_text().replace(",5\n", f",{MOMENTS[2]}\n"))
     assert call("extract", run, "t.csv", "--out", "without", "--add") == 0
     np.testing.assert_array_equal(store.open_gallery(Path("without")).time, [np.nan, 1777888800, *expected[:4]])
 
@@ -92,3 +102,16 @@ def test_a_table_whose_times_are_none_still_trains(timed: list[str], run: Path, 
         "extract", run, "u.csv", "--out", "v"
     )
     assert load_manifest(Path("u.csv"), to_train=False).name == "u"
+
+
+def test_times_of_other_programs(timed: list[str], fails: Any) -> None:
+    """Durations of Parquet, in whatever unit, are seconds; decimal commas stay right through an import."""
+    table = {"path": [f"t/{name}" for name in timed[:2]], "tracklet": ["a", "b"]}
+    for unit in ("s", "ns"):
+        elapsed = pa.array([datetime.timedelta(seconds=5), None], pa.duration(unit))
+        pyarrow.parquet.write_table(pa.table({**table, "time": elapsed}), "d.parquet")
+        np.testing.assert_array_equal(load_rows(Path("d.parquet"), with_times=True).time, [5, np.nan])
+    Path("c.csv").write_text(f"path;tracklet;time\nt/{timed[0]};a;12,5\nt/{timed[1]};b;\n")
+    assert call("import", "c.csv", "--out", "imported.csv") == 0
+    for file in ("c.csv", "imported.csv"):
+        np.testing.assert_array_equal(load_rows(Path(file), with_times=True).time, [12.5, np.nan])

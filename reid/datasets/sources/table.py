@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from reid import times
 from reid.datasets import table as tables
 from reid.datasets.images import is_image, is_video
 from reid.datasets.regions import MOST_FRAMES, SIDES
@@ -52,6 +53,8 @@ def _numbers(table: Table) -> dict[str, list[Any]]:
         if name in table:
             values = table.numbers(name, low=0, whole=True).tolist()
             numbers[name] = [None if value != value else int(value) for value in values]
+    if "time" in table:
+        numbers["time"] = [times.written(value) or None for value in table.times().tolist()]
     for name in SIDES:
         if name in table:
             numbers[name] = [None if value != value else value for value in table.sides(name).tolist()]
