@@ -328,7 +328,7 @@ def test_a_table_s_weights_are_in_the_file(workplace: Path, data_root: Path, fai
     assert data.train.weight_F is not None
     assert data.train.weight_F.numpy()[first] == pytest.approx(given / given.mean(), rel=1e-5)
     Path("mine.csv").write_text("key,weight\n")
-    assert "the table has a column weight; leave out one of them" in fails(
+    assert "the table already has a column weight; remove one of the two" in fails(
         "train", "run/config.yaml", "data.weights=mine.csv"
     )
     Path("own.csv").write_text("\n".join(lines).replace(",0.5", ",0.75"))

@@ -110,7 +110,7 @@ def test_what_a_database_takes_of_an_extraction(
         assert [row["row"] for row in opened.rows(names).values()] == [0, 2]
     with pytest.raises(SystemExit):
         call("extract", run, "mine", "--out", PLACE)
-    assert "is a database, which takes rows by --add" in capsys.readouterr().err
+    assert "is a database; use --add to add rows" in capsys.readouterr().err
 
 
 def test_a_search_warns_of_a_push_that_was_killed(gallery: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,10 +46,11 @@ def world(
 def write_manifest(file: Path, folder: Path) -> None:
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["path", "tracklet", "pid", "camid"])
+        writer.writerow(["path", "tracklet", "pid", "camid", "time"])
         for number, tracklet in enumerate(sorted(folder.iterdir())):
             for frame in sorted(tracklet.iterdir()):
-                writer.writerow([frame.relative_to(file.parent), tracklet.name, 1 + number // 3, 1 + number % 3])
+                ids = [tracklet.name, 1 + number // 3, 1 + number % 3]
+                writer.writerow([frame.relative_to(file.parent), *ids, f"2026-05-04T17:{number + 40}"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

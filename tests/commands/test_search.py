@@ -158,7 +158,7 @@ def test_a_run_that_has_moved(gallery: Path, data_root: Path, fails) -> None:
     [name] = tracklets(data_root, Path("mine"), slice(3, 4))
     about = json.loads((gallery / "gallery.json").read_text())
     (gallery / "gallery.json").write_text(json.dumps({**about, "run": "nowhere"}))
-    assert "say where it is by --run" in fails("search", gallery, f"mine/{name}")
+    assert "set its path with --run" in fails("search", gallery, f"mine/{name}")
     (gallery / "gallery.json").write_text(json.dumps({k: v for k, v in about.items() if k != "run"}))
     assert "names no run" in fails("search", gallery, f"mine/{name}")
     assert call("search", gallery, name) == 0  # a key needs no model

@@ -15,7 +15,7 @@ from reid import cli
 from reid.engine import train
 from reid.verbs.train import main
 
-def update(job, step):
+def update(job, step, norm):
     raise RuntimeError("illegal address")
 
 train._update = update

@@ -195,7 +195,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             ours = job.loss.remembered(every)
             job.loss.load_state_dict(memory)
             torch.testing.assert_close(job.loss.remembered(every), ours, rtol=0, atol=1e-5)
-            assert bool((ours.sum(1) > 0.3).all()) == (name != "skipping")  # an image in skipped steps only is not remembered
+            assert bool((ours.sum(1) > 0.3).all()) == (
+                name != "skipping"
+            )  # an image in skipped steps only is not remembered
     assert not results["remembering"][1]["keep_N"].all()  # the truncation had something to remember
     assert [result[-1] for result in results.values()] == [0, 0, 12, 12]  # of two parts the first is not exchanged
     assert results["skipping"][4] > 0
