@@ -19,11 +19,9 @@ from record import keep
 
 TRIPLET = "{name: triplet, margin: 0.3}"
 # Losses, sampler and augmentation of Bag of Tricks, for the demo's small images; optimiser and schedule stay those of demo.yaml.
-BOT = [
-    f"loss=[{{name: label_smoothing}}, {TRIPLET}]",
-    "sampler={name: identities, K: 4, cross_camera: true}",
-    "augment={resize: [64, 32], crop: [64, 32], pad: 4, flip: 0.5, erase: 0.5}",
-]
+SAMPLER = "sampler={name: identities, K: 4, cross_camera: true}"
+AUGMENT = "augment={resize: [64, 32], crop: [64, 32], pad: 4, flip: 0.5, erase: 0.5}"
+BOT = [f"loss=[{{name: label_smoothing}}, {TRIPLET}]", SAMPLER, AUGMENT]
 # Its optimiser and schedule, scaled to the demo's number of steps. They are made for ImageNet weights.
 PUBLISHED = [
     "train.optimizer={name: adam, weight_decay: 5e-4}",
@@ -47,6 +45,13 @@ def with_loss(*losses: str) -> list[str]:
 RECIPES = {
     "demo.yaml": [],
     "demo.yaml, GeM": ["model.pooling=gem"],
+    "demo.yaml, identity sampler": [SAMPLER],
+    "demo.yaml, pad and erase": [AUGMENT],
+    "demo.yaml, IMAE as released": ["loss=[{name: imae_released, T: 8.0}]"],
+    "demo.yaml, triplet": [f"loss=[{{name: imae_released, T: 8.0}}, {TRIPLET}]"],
+    "demo.yaml, triplet weighted by w(p)": [
+        "loss=[{name: imae_released, T: 8.0}, {name: triplet, margin: 0.3, weights: w}]"
+    ],
     "BoT": BOT,
     "BoT, published schedule": [*BOT, *PUBLISHED],
     "BoT, IMAE": with_loss("{name: imae_released, T: 8.0}", TRIPLET),
