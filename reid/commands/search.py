@@ -362,18 +362,17 @@ def _weights(maker: _Maker, options: Options) -> Path | None:
     return file
 
 
-def _model(maker: _Maker, options: Options) -> tuple[Source, list[str]]:
-    """Returns the model to embed queries with (given by the user, else the one that made the gallery) and overrides of its config.
+def _model(maker: _Maker, file: Path | None, options: Options) -> tuple[Source, list[str]]:
+    """Returns the model to embed queries with, of a weight file or else a run, and overrides of its config.
 
     Raises:
         ConfigError: gallery.json names no run or weight file, and none is given.
-        DataError: the run or weight file does not exist.
+        DataError: the run does not exist.
     """
     from reid.experiment import OfRun, OfWeights
     from reid.rundir import RunDirectory
 
     about = maker.about
-    file = _weights(maker, options)
     if file is not None:
         name = (about.get("model") or {}).get("name")
         settings = [one for one in _as_extracted(about) if not (options.size and one.startswith("augment."))]
@@ -403,7 +402,7 @@ def _embedded(maker: _Maker, queries: Sequence[Query], options: Options) -> np.n
         features, fingerprint = _embedded_without_torch(file, queries, options)
         source = str(file)
     else:
-        features, fingerprint, source = _embedded_by_torch(maker, queries, options)
+        features, fingerprint, source = _embedded_by_torch(maker, file, queries, options)
     if fingerprint != maker.fingerprint:
         raise DataError(
             f"{source}: its fingerprint is {fingerprint}, but {maker.place} was extracted with {maker.fingerprint}; features of different "
@@ -419,20 +418,18 @@ def _embedded_without_torch(file: Path, queries: Sequence[Query], options: Optio
             f"{file}: runs on the CPU, and contains network and input size; leave out --model, --size, --device"
         )
     network = OnnxNetwork(file)
-    features = []
-    for query in queries:
-        frames_nD = network.embed([decode(path) for path in query.frames]).astype(np.float64)
-        pooled_D = frames_nD.mean(0) if network.pooling == "mean" else frames_nD.max(0)
-        features.append(pooled_D / np.linalg.norm(pooled_D))
-    return np.array(features, np.float32), network.fingerprint
+    features = [network.embed_tracklet([decode(path) for path in query.frames]) for query in queries]
+    return np.stack(features), network.fingerprint
 
 
-def _embedded_by_torch(maker: _Maker, queries: Sequence[Query], options: Options) -> tuple[np.ndarray, str | None, str]:
+def _embedded_by_torch(
+    maker: _Maker, file: Path | None, queries: Sequence[Query], options: Options
+) -> tuple[np.ndarray, str | None, str]:
     """Returns features, fingerprint and source, by a run or weight file."""
     from reid.commands.extract import features_of
     from reid.runtime import start
 
-    source, settings = _model(maker, options)
+    source, settings = _model(maker, file, options)
     config = source.config([*settings, f"machine.device={json.dumps(options.device)}", "machine.workers=0"])
     stop = np.cumsum([len(query.frames) for query in queries])
     unknown = np.zeros(len(queries), np.int64)

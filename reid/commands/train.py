@@ -219,6 +219,16 @@ def _require_same_weights(state: dict[str, Any], data: experiment.LabelledData, 
         )
 
 
+def _about_labels(data: experiment.LabelledData) -> dict[str, Any]:
+    """What a checkpoint keeps of the corrections and weights of the labels."""
+    about: dict[str, Any] = {}
+    if data.corrections:
+        about["corrections"] = {"sha256": digest_of(data.corrections), "counts": data.corrected}
+    if data.weights_file is not None:
+        about["weights"] = _digest_of_weights(data)
+    return about
+
+
 def _digest_of_weights(data: experiment.LabelledData) -> str:
     """The SHA-256 of data.weights; empty without one."""
     return "" if data.weights_file is None else hashlib.sha256(data.weights_file).hexdigest()
@@ -347,14 +357,7 @@ def _train(
             job,
             data.holdout,
             data.benchmark.names,
-            {
-                **(
-                    {"corrections": {"sha256": digest_of(data.corrections), "counts": data.corrected}}
-                    if data.corrections
-                    else {}
-                ),
-                **({"weights": _digest_of_weights(data)} if data.weights_file is not None else {}),
-            },
+            _about_labels(data),
             runtime,
             progress,
             window,
@@ -439,7 +442,9 @@ class StepHooks:
         listed = f"; batches: {self.directory.nonfinite}" if len(self.job.nonfinite.rows) else ""
         may_skip = not self.job.nonfinite.skips and self.job.nonfinite.some_are_finite
         leave_out = ", or leave such steps out with --resume auto train.nonfinite=skip" if may_skip else ""
-        raise ReidError(f"{error}{listed}; lower train.lr or set train.clip_grad and start anew{leave_out}") from error
+        raise ReidError(
+            f"{error}{listed}; lower train.lr or set train.clip_grad, and start again{leave_out}"
+        ) from error
 
     def _write_nonfinite(self) -> None:
         if self.runtime.is_main:

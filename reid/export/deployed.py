@@ -186,13 +186,10 @@ def load(path: Path, format: str, *, threads: int = 0) -> tuple[Run, str]:
         threads: number of threads of ONNX Runtime; 0: as many as there are cores.
     """
     if format == "onnx":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors only
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        told = session.get_modelmeta().custom_metadata_map[onnx_file.METADATA]
-        return lambda images: tuple(session.run(["features", "length"], {"images": images})), told
+        session, properties = onnx_file.session(path.read_bytes(), threads)
+        return lambda images: tuple(session.run(["features", "length"], {"images": images})), properties[
+            onnx_file.METADATA
+        ]
     extra: dict[str, Any] = {METADATA: ""}
     with _quiet():
         if format == "torchscript":

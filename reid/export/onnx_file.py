@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from reid.errors import CheckpointError, ConfigError
 # and of the whole file, because anything appended would change the network.
 METADATA, CHECKSUM, LENGTH = "robust_reid", "robust_reid_sha256", "robust_reid_bytes"
 _LARGEST = 2**13  # pixels of one side that images are resized to
+_POOLINGS: dict[str, Callable[..., Any]] = {
+    "mean": np.mean,
+    "max": np.max,
+}  # as in `reid.models.pooling`, without torch
 _AT_ONCE = 8  # images at once, as in extraction: more do not fit the caches
 
 
@@ -126,7 +130,7 @@ class OnnxNetwork:
             raise ValueError(f"crop {self.crop} of {self.resize}")
         if not (np.isfinite(self.mean).all() and np.isfinite(self.std).all() and (self.std > 0).all()):
             raise ValueError(f"mean {self.mean} and std {self.std}")
-        if self.pooling not in ("mean", "max"):
+        if self.pooling not in _POOLINGS:
             raise ValueError(f"pooling {self.pooling!r}")
 
     def features(self, images_NChw: np.ndarray) -> np.ndarray:
@@ -134,10 +138,12 @@ class OnnxNetwork:
         features_ND, length_N = self._session.run(["features", "length"], {"images": images_NChw})
         return features_ND * length_N[:, None]
 
-    def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(N, D) float32 features, not scaled to unit length, of (any height, any width, C) uint8 RGB images."""
+    def embed_tracklet(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """(D,) float32 unit feature of a tracklet's images, (any height, any width, C) uint8 RGB each, pooled as in extraction."""
         parts = [images[i : i + _AT_ONCE] for i in range(0, len(images), _AT_ONCE)]
-        return np.concatenate([self.features(np.stack([self._prepared(image) for image in part])) for part in parts])
+        features = [self.features(np.stack([self._prepared(image) for image in part])) for part in parts]
+        pooled_D = _POOLINGS[self.pooling](np.concatenate(features).astype(np.float64), axis=0)
+        return (pooled_D / np.linalg.norm(pooled_D)).astype(np.float32)
 
     def _prepared(self, image: np.ndarray) -> np.ndarray:
         """The (C, h, w) input for an image, resized as in `reid.augment`: bilinear with antialiasing, without rounding."""

@@ -74,8 +74,8 @@ def by_export(folder: Path) -> Path:
     return folder / "a.onnx"
 
 
-def features(network: OnnxNetwork) -> list[list[float]]:
-    return network.embed([np.zeros((9, 5, 3), np.uint8)]).tolist()
+def features(network: OnnxNetwork) -> list[float]:
+    return network.embed_tracklet([np.zeros((9, 5, 3), np.uint8)]).tolist()
 
 
 WEIGHTS = {
